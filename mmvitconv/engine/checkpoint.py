@@ -1,0 +1,270 @@
+"""Reading checkpoints without running code from them, and writing such that this is possible."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+
+from mmvitconv.engine.modules import unwrap_model
+from mmvitconv.errors import CheckpointError
+from mmvitconv.registry import HOOKS
+from mmvitconv.weights import adapt_checkpoint, check_match, load_file
+
+KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
+TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer")
+PARTIAL_NAME = "checkpoint.partial"
+PLAIN_TYPES = (
+    *(bool, int, float, complex, str, bytes),
+    *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
+)
+
+
+def use_safe_loading() -> None:
+    """Make every checkpoint reader of MMEngine refuse files that carry code.
+
+    Local files and http(s) addresses go through :func:`mmvitconv.weights.load_file`, whichever door
+    they come through: ``init_cfg`` of any module, ``load_from``, resume or a test checkpoint. All
+    other ``torch.load`` calls of the process (MMEngine's remaining schemes, and the fall-back of
+    onedl-mmengine to unsafe reading) are bound to ``weights_only=True`` by PyTorch's own switch.
+    """
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    CheckpointLoader.register_scheme("", load_from_local, force=True)
+    CheckpointLoader.register_scheme(("http://", "https://"), load_from_http, force=True)
+
+
+def load_from_local(filename: str, map_location: Any = "cpu") -> dict:
+    """Read a local checkpoint safely.
+
+    Args:
+        filename: Path; ``~`` is expanded.
+        map_location: As in ``torch.load``.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: When the file is missing, damaged or unsafe.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file {filename!r}")
+    return load_file(path, map_location=map_location)
+
+
+def load_from_http(filename: str, map_location: Any = "cpu") -> dict:
+    """Download a checkpoint into PyTorch's cache, once per machine, and read it safely.
+
+    Args:
+        filename: Address beginning with ``http://`` or ``https://``.
+        map_location: As in ``torch.load``.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: When the download fails or the file is damaged or unsafe.
+    """
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(filename).path).name
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, str(target), progress=os.isatty(2))
+        except OSError as error:
+            raise CheckpointError(f"cannot download {filename}: {error}") from error
+    barrier()
+    return load_file(target, map_location=map_location)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a value into tensors, containers, numbers and strings, which every safe reader takes.
+
+    Args:
+        value: Nested containers with numbers, strings, tensors, numpy values, paths, or MMEngine's
+            history buffers.
+
+    Returns:
+        The same with history buffers and arrays as marked dicts, numpy scalars as Python's, paths as
+        strings, and other containers as list, tuple or dict.
+
+    Raises:
+        TypeError: When something inside is of another kind.
+    """
+    if value is None or type(value) in PLAIN_TYPES:
+        return value
+    if isinstance(value, HistoryBuffer):
+        logs, counts = value.data
+        return {
+            KIND: "HistoryBuffer",
+            "logs": torch.from_numpy(np.asarray(logs, dtype=np.float64).copy()),
+            "counts": torch.from_numpy(np.asarray(counts, dtype=np.float64).copy()),
+            "max_length": value.max_length,
+        }
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "biufc" and value.dtype != np.longdouble:
+            # older PyTorch has no unsigned tensors wider than a byte; the name restores the type
+            wide = value.astype(np.int64) if value.dtype.kind == "u" else value
+            return {
+                KIND: "ndarray",
+                "values": torch.from_numpy(np.ascontiguousarray(wide).copy()),
+                "shape": list(value.shape),
+                "dtype": value.dtype.name,
+            }
+        return to_plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str):  # a subclass would be pickled as a reference to its class
+        return str(value)
+    if isinstance(value, dict):
+        kind = OrderedDict if type(value) is OrderedDict else dict
+        return kind((to_plain(key), to_plain(item)) for key, item in value.items())
+    if isinstance(value, tuple):
+        return tuple(to_plain(item) for item in value)
+    if isinstance(value, (list, deque, set, frozenset)):
+        return [to_plain(item) for item in value]
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
+
+
+def from_plain(value: Any) -> Any:
+    """Undo :func:`to_plain`: rebuild history buffers and arrays.
+
+    Args:
+        value: What :func:`to_plain` returned; other values pass unchanged.
+
+    Returns:
+        The value with all marked dicts replaced by their objects.
+    """
+    if isinstance(value, dict):
+        if value.get(KIND) == "HistoryBuffer":
+            return HistoryBuffer(
+                value["logs"].cpu().numpy(), value["counts"].cpu().numpy(), value["max_length"]
+            )
+        if value.get(KIND) == "ndarray":
+            array = value["values"].cpu().numpy().astype(value["dtype"])
+            return array.reshape(value["shape"])
+        return type(value)((key, from_plain(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(from_plain(item) for item in value)
+    if type(value).__name__ == "HistoryBuffer" and not isinstance(value, HistoryBuffer):
+        # the inert stand-in of load_file, for a checkpoint that plain MMEngine wrote
+        state = vars(value)
+        return HistoryBuffer(state["_log_history"], state["_count_history"], state["max_length"])
+    return value
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(Hook):
+    """Writes checkpoints that can be read safely and checks those that are loaded.
+
+    Saving: MMEngine's history buffers and numpy values become plain data, so that
+    ``torch.load(weights_only=True)`` reads the file; with PyTorch >= 2.6 MMEngine could not resume
+    from its own checkpoints otherwise. Files are written under a temporary name first: a run that is
+    killed while it writes leaves the previous checkpoint intact.
+
+    Loading: the plain data become objects again, files in the layout of an architecture's original
+    authors are translated, and the keys are compared with the model's. When resuming or testing all
+    must agree, for ``load_from`` in training those of the backbone.
+
+    Raises:
+        CheckpointError: While loading, when keys or shapes differ, or when a file to resume from
+            holds weights only.
+    """
+
+    # Before every other hook: EMAHook exchanges the weights in its own after_load_checkpoint.
+    priority = "VERY_HIGH"
+
+    def before_run(self, runner: Runner) -> None:
+        """Make the runner write its checkpoints atomically."""
+        if getattr(runner.save_checkpoint, "atomic", False):
+            return
+        save_checkpoint = runner.save_checkpoint
+
+        def save_atomically(out_dir: str, filename: str, *args, **kwargs) -> None:
+            if "://" in str(out_dir):  # an object store has no half-written files
+                save_checkpoint(out_dir, filename, *args, **kwargs)
+                return
+            save_checkpoint(out_dir, PARTIAL_NAME, *args, **kwargs)
+            if is_main_process():
+                os.replace(Path(out_dir, PARTIAL_NAME), Path(out_dir, filename))
+
+        save_atomically.atomic = True
+        runner.save_checkpoint = save_atomically
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Replace everything in the checkpoint that a safe reader refuses.
+
+        Args:
+            runner: The runner that saves.
+            checkpoint: What will be written, changed in place.
+        """
+        for key in checkpoint.keys() - set(TENSOR_STATES) - {"message_hub"}:
+            checkpoint[key] = to_plain(checkpoint[key])
+        hub = dict(checkpoint["message_hub"])
+        information = {}
+        for key, value in hub["runtime_info"].items():
+            try:
+                information[key] = to_plain(value)
+            except TypeError as error:
+                runner.logger.warning(
+                    f"message hub entry {key!r} is left out of the checkpoint: {error}"
+                )
+        hub["runtime_info"] = information
+        # a resumed key without its value would only cause a warning at the next start
+        hub["resumed_keys"] = {
+            key: keep
+            for key, keep in hub["resumed_keys"].items()
+            if key in information or key in hub["log_scalars"]
+        }
+        checkpoint["message_hub"] = to_plain(hub)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Translate the checkpoint into the model's layout and compare the keys.
+
+        Args:
+            runner: The runner that loads.
+            checkpoint: What was read, changed in place.
+
+        Raises:
+            CheckpointError: See the class.
+        """
+        model = unwrap_model(runner.model)
+        resuming = bool(runner._resume)
+        if resuming:
+            missing = {"meta", "message_hub", "optimizer"} - checkpoint.keys()
+            if missing:
+                raise CheckpointError(
+                    "the checkpoint holds weights only and no state of a run "
+                    f"(no {', '.join(sorted(missing))}): start from it with "
+                    "--cfg-options load_from=PATH instead of --resume"
+                )
+        adapted = dict(adapt_checkpoint(checkpoint, model))
+        for key in adapted.keys() - set(TENSOR_STATES):
+            adapted[key] = from_plain(adapted[key])
+        training = isinstance(runner._train_loop, BaseLoop)
+        scope = "backbone" if training and not resuming else "all"
+        check_match(adapted["state_dict"], model, scope=scope)
+        checkpoint.clear()  # the runner goes on with the very dict it passed
+        checkpoint.update(adapted)
+
+        own = model.state_dict()
+        fitting = [
+            key
+            for key, value in adapted["state_dict"].items()
+            if key in own and own[key].shape == value.shape
+        ]
+        runner.logger.info(
+            f"checkpoint: {len(fitting)} of the model's {len(own)} tensors are loaded; "
+            f"checked: {'the backbone' if scope == 'backbone' else 'all keys'}"
+        )

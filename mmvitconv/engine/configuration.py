@@ -1,0 +1,324 @@
+"""Reading a config and the ``--cfg-options`` that change it, with every mistake named.
+
+This module is used before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmvitconv.errors import UserError
+
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+# What MMEngine's runner and the tools read from the config besides the arguments of the runner.
+RUNNER_EXTRAS = frozenset(
+    (
+        "activation_checkpointing",
+        "compile",
+        "custom_imports",
+        "efficient_conv_bn_eval",
+        "find_unused_parameters",
+        "model_wrapper_cfg",
+        "runner_type",
+        "sync_bn",
+        "tta_model",
+        "tta_pipeline",
+    )
+)
+# Keys that MMEngine takes out of a typed dict before it calls the class.
+BUILDER_KEYS = frozenset(("type", "_scope_", "_delete_"))
+BUILDER_EXTRAS = {
+    "default_hooks": frozenset(("priority",)),
+    "custom_hooks": frozenset(("priority",)),
+    "param_scheduler": frozenset(("convert_to_iter_based",)),
+    "optim_wrapper": frozenset(("constructor", "paramwise_cfg", "optimizer")),
+}
+# Dicts without a type whose keys MMEngine reads by name.
+UNTYPED = {
+    "auto_scale_lr": frozenset(("enable", "base_batch_size")),
+    "env_cfg": frozenset(("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit")),
+    "env_cfg.mp_cfg": frozenset(("mp_start_method", "opencv_num_threads")),
+    "randomness": frozenset(("seed", "diff_rank_seed", "deterministic")),
+    "train_cfg": frozenset(
+        (
+            *("type", "by_epoch", "max_epochs", "max_iters"),
+            *("val_interval", "val_begin", "dynamic_intervals"),
+        )
+    ),
+    "val_cfg": frozenset(("type", "fp16")),
+    "test_cfg": frozenset(("type", "fp16")),
+    "optim_wrapper.paramwise_cfg": frozenset(
+        (
+            *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
+            *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
+            *("bypass_duplicate", "custom_keys"),
+        )
+    ),
+}
+DATALOADER_EXTRAS = frozenset(("dataset", "num_batch_per_epoch", "_delete_"))
+
+
+class OptionAction(DictAction):
+    """MMEngine's parser of ``KEY=VALUE`` pairs, with a usage error for what is no pair."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the pairs and add them to earlier ones.
+
+        Args:
+            parser: Where a usage error is reported.
+            namespace: Receives a dict of dotted keys and values.
+            values: The arguments, each ``KEY=VALUE``.
+            option_string: The option as given.
+        """
+        for pair in values:
+            key, equals, _ = pair.partition("=")
+            if not key or not equals:
+                parser.error(f"{option_string} takes KEY=VALUE pairs, got {pair!r}")
+        earlier = getattr(namespace, self.dest) or {}
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, {**earlier, **getattr(namespace, self.dest)})
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument ``config`` and the option ``--cfg-options``.
+
+    Args:
+        parser: The parser to extend.
+    """
+    parser.add_argument("config", help="path of a config file, e.g. configs/fcvit/*.py")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionAction,
+        default=None,
+        metavar="KEY=VALUE",
+        help="change settings of the config, e.g. train_cfg.max_epochs=3 "
+        "param_scheduler.0.end=100 model.backbone.out_indices='(2,3)'",
+    )
+
+
+def load_config(path: str) -> Config:
+    """Read a config file.
+
+    Args:
+        path: Path of a ``.py``, ``.json`` or ``.yaml`` file.
+
+    Returns:
+        The config with its ``_base_`` files merged.
+
+    Raises:
+        UserError: When the file does not exist (with similar names) or cannot be parsed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = _similar_configs(file)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the folder configs/"
+        raise UserError(f"there is no config file {path!r}; {hint}")
+    if file.suffix not in CONFIG_SUFFIXES:
+        raise UserError(f"a config is a {', '.join(CONFIG_SUFFIXES)} file, got {path!r}")
+    try:
+        return Config.fromfile(path)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config {path} cannot be read: {reason}") from error
+
+
+def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:
+    """Merge ``--cfg-options`` into a config after checking every key.
+
+    MMEngine itself takes any key, so that a misspelt one would silently change nothing.
+
+    Args:
+        cfg: The config, changed in place.
+        options: Dotted keys and their values; numbers in a key are indices of a list.
+
+    Returns:
+        Notes for the user about options that are legal but have no effect.
+
+    Raises:
+        UserError: When a key neither exists nor is legal at its place, with similar names.
+    """
+    notes = []
+    # a new type decides which of the other keys are legal
+    ordered = sorted((options or {}).items(), key=lambda item: not item[0].endswith("type"))
+    for key, value in ordered:
+        _check_key(cfg, key)
+        note = _note_on_variable(cfg, key)
+        if note:
+            notes.append(note)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            raise UserError(f"--cfg-options {key}: {error}") from error
+    return notes
+
+
+def legal_arguments(function: Any) -> set[str] | None:
+    """Names that may be passed to a class or function, following ``**kwargs`` to parent classes.
+
+    Args:
+        function: Class or function.
+
+    Returns:
+        The names, or ``None`` when any name may be legal.
+    """
+    if not inspect.isclass(function):
+        return _named_parameters(function)[0] if not _named_parameters(function)[1] else None
+    names: set[str] = set()
+    for parent in function.__mro__[:-1]:
+        if "__init__" not in vars(parent):
+            continue
+        own, is_open = _named_parameters(parent.__init__)
+        names |= own - {"self"}
+        if not is_open:
+            return names
+    return None
+
+
+def _named_parameters(function: Any) -> tuple[set[str], bool]:
+    """Return the parameters' names and whether there are ``**kwargs`` besides."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return set(), True
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = {parameter.name for parameter in parameters if parameter.kind not in variadic}
+    return names, any(parameter.kind is variadic[0] for parameter in parameters)
+
+
+def _similar_configs(file: Path) -> list[str]:
+    """Return up to three config files with a name like that of ``file``."""
+    roots = [Path("configs"), Path(__file__).resolve().parents[2] / "configs"]
+    root = next((root for root in roots if root.is_dir()), None)
+    if root is None:
+        return []
+    files = {
+        candidate.stem: candidate
+        for candidate in sorted(root.rglob("*.py"))
+        if "_base_" not in candidate.parts
+    }
+    return [str(files[stem]) for stem in get_close_matches(file.stem, files, n=3, cutoff=0.6)]
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Raise a UserError unless ``key`` exists or is legal in ``cfg``."""
+    node: Any = cfg
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        place = ".".join(parts[:depth])
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(
+                    f"--cfg-options {key}: {place} is a list of {len(node)}, its keys are "
+                    f"0 to {len(node) - 1}, got {part!r}"
+                )
+            node = node[int(part)]
+        elif isinstance(node, (Config, dict)):
+            if part not in node:
+                _check_new_key(cfg, node, place, part, key)
+                return
+            node = node[part]
+        elif node is None:
+            return  # an unset argument may become a dict
+        else:
+            raise UserError(f"--cfg-options {key}: {place} is {node!r} and has no keys below it")
+
+
+def _check_new_key(cfg: Config, node: Any, place: str, part: str, key: str) -> None:
+    """Raise a UserError unless ``part`` may be added to the dict ``node`` at ``place``."""
+    legal, owner = _legal_names(cfg, node, place)
+    existing = set(node.keys())
+    if legal is not None and part in legal:
+        return
+    # of a dict whose reader is unknown, only what looks like a misspelling can be refused
+    near = get_close_matches(part, existing | (legal or set()), n=3, cutoff=0.6 if legal else 0.8)
+    if legal is None and not near:
+        return
+    where = f"below {place!r} " if place else ""
+    if near:
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
+    else:
+        hint = f"legal are {', '.join(sorted(existing | (legal or set())))}"
+    raise UserError(f"--cfg-options {key}: {owner} {where}has no {part!r}; {hint}")
+
+
+def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, str]:
+    """Return the names that may be added at ``place`` (``None``: unknown) and who reads them."""
+    top = place.partition(".")[0]
+    if not place:
+        from mmengine.runner import Runner
+
+        return (legal_arguments(Runner) or set()) - {"cfg"} | RUNNER_EXTRAS, "the config"
+    if "type" not in node and place in UNTYPED:
+        return set(UNTYPED[place]), "the config"
+    if top.endswith("_dataloader") and place == top:
+        from torch.utils.data import DataLoader
+
+        return (legal_arguments(DataLoader) or set()) | DATALOADER_EXTRAS, "the data loader"
+    kind = node.get("type") or ("OptimWrapper" if place == "optim_wrapper" else None)
+    if kind is None:
+        return None, "the config"
+    found = _find_class(kind, cfg.get("default_scope")) if isinstance(kind, str) else kind
+    names = None if found is None else legal_arguments(found)
+    if names is None:
+        return None, str(kind)
+    extras = BUILDER_EXTRAS.get(top, frozenset())
+    return names | BUILDER_KEYS | extras, str(kind)
+
+
+def _find_class(kind: str, scope: str | None) -> Any:
+    """Return what is registered under ``kind`` in any of MMEngine's registries, or ``None``."""
+    from mmengine.registry import Registry, root
+
+    for registry in vars(root).values():
+        if not isinstance(registry, Registry):
+            continue
+        with registry.switch_scope_and_registry(scope) as scoped:
+            found = scoped.get(kind)
+        if found is not None:
+            return found
+    return None
+
+
+def _note_on_variable(cfg: Config, key: str) -> str | None:
+    """Return a note when ``key`` is a helper variable that nothing reads after parsing."""
+    if "." in key or key not in cfg:
+        return None
+    from mmengine.runner import Runner
+
+    if key in (legal_arguments(Runner) or set()) | RUNNER_EXTRAS:
+        return None
+    old = cfg[key]
+    users = [
+        place
+        for place, value in _walk(cfg, "")
+        if place != key and not isinstance(value, (bool, type(None))) and value == old
+    ]
+    hint = f"set {' '.join(users[:4])} instead" if users else "set the values derived from it"
+    return f"--cfg-options {key} has no effect: it is a helper variable of the config file; {hint}"
+
+
+def _walk(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything inside ``node``."""
+    items: Any = ()
+    if isinstance(node, (Config, dict)):
+        items = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    for key, value in items:
+        inside = f"{place}.{key}" if place else str(key)
+        yield inside, value
+        yield from _walk(value, inside)

@@ -1,0 +1,146 @@
+"""Layer-wise learning-rate decay for the backbone of any model."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from mmvitconv.engine.modules import find_backbones, unwrap_model
+from mmvitconv.errors import UserError
+from mmvitconv.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+LEGAL_OPTIONS = (
+    "layer_decay_rate",
+    "bias_lr_mult",
+    "bias_decay_mult",
+    "norm_decay_mult",
+    "dwconv_decay_mult",
+    "flat_decay_mult",
+    "dcn_offset_lr_mult",
+    "bypass_duplicate",
+    "custom_keys",
+)
+
+
+@contextmanager
+def quiet_logger() -> Iterator[None]:
+    """Silence MMEngine's one line per parameter; what counts is logged in a compact table."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Gives the early layers of the backbone a smaller learning rate.
+
+    A parameter of layer ``i`` of ``n`` gets ``lr * layer_decay_rate ** (n - i - 1)``; ``i`` and
+    ``n`` come from the backbone's ``get_layer_depth(param_name, prefix)``. Necks, heads and all else
+    outside the backbone get the full rate. It works for classifiers, detectors, segmentors,
+    models that hold several of those, and for a bare backbone, wrapped or not. All other options are
+    those of MMEngine's default constructor and follow its rules; an ``lr_mult`` in ``custom_keys``
+    multiplies the decayed rate. Frozen parameters are left out.
+
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper with the key ``optimizer``.
+        paramwise_cfg: ``layer_decay_rate`` in (0, 1], default 1, and MMEngine's own options:
+            ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult``, ``custom_keys``, ...
+
+    Raises:
+        UserError: For an unknown option, a rate outside (0, 1], an optimizer without ``lr``, or a
+            backbone without ``get_layer_depth``.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        for option in self.paramwise_cfg:
+            if option not in LEGAL_OPTIONS:
+                near = get_close_matches(option, LEGAL_OPTIONS, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"legal: {list(LEGAL_OPTIONS)}"
+                raise UserError(f"paramwise_cfg has no option {option!r}; {hint}")
+        self.rate = self.paramwise_cfg.get("layer_decay_rate", 1.0)
+        if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
+            raise UserError(f"layer_decay_rate must be a number in (0, 1], got {self.rate!r}")
+        if self.base_lr is None:
+            raise UserError("layer-wise decay needs optimizer.lr in the config")
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Append the parameter groups of ``module`` to ``params``, equal settings merged.
+
+        Args:
+            params: List of groups, extended in place.
+            module: The whole model, or the backbone alone.
+            **kwargs: ``prefix`` and ``is_dcn_module``, which MMEngine passes to submodules.
+
+        Raises:
+            UserError: When a backbone has no ``get_layer_depth``.
+        """
+        if kwargs:  # MMEngine's own recursion into a submodule
+            super().add_params(params, module, **kwargs)
+            return
+        model = unwrap_model(module)
+        backbones = find_backbones(model)
+        for prefix, backbone in backbones:
+            if not hasattr(backbone, "get_layer_depth"):
+                raise UserError(
+                    f"layer-wise learning-rate decay needs a backbone with get_layer_depth; "
+                    f"{type(backbone).__name__} (at {prefix.rstrip('.') or 'the model'}) has none: "
+                    f"use a backbone of mmvitconv or mmpretrain, or drop the constructor"
+                )
+        single_groups: list[dict] = []
+        with quiet_logger():
+            super().add_params(single_groups, model)
+        names = {id(value): name for name, value in model.named_parameters()}
+
+        merged: dict[str, dict] = {}
+        per_layer: dict[float, list[dict]] = defaultdict(list)
+        for single in single_groups:
+            (parameter,) = single["params"]
+            scale = self._scale(names[id(parameter)], backbones)
+            # lr_mult and decay_mult are already part of lr and weight_decay
+            settings = {
+                key: value
+                for key, value in single.items()
+                if key not in ("params", "lr_mult", "decay_mult")
+            }
+            settings["lr"] = settings.get("lr", self.base_lr) * scale
+            if self.base_wd is not None:
+                settings.setdefault("weight_decay", self.base_wd)
+            identity = repr((scale, sorted(settings.items(), key=lambda item: item[0])))
+            if identity not in merged:
+                merged[identity] = {"params": [], **settings, "lr_scale": scale}
+                per_layer[scale].append(merged[identity])
+            merged[identity]["params"].append(parameter)
+        params.extend(merged.values())
+        self._log(per_layer)
+
+    def _scale(self, name: str, backbones: list[tuple[str, nn.Module]]) -> float:
+        """Return the factor on the learning rate of the parameter called ``name``."""
+        for prefix, backbone in backbones:
+            if name.startswith(prefix):
+                layer, layers = backbone.get_layer_depth(name, prefix)
+                return self.rate ** (layers - layer - 1)
+        return 1.0
+
+    def _log(self, per_layer: dict[float, list[dict]]) -> None:
+        """Log one line per learning-rate factor."""
+        lines = [f"layer-wise learning-rate decay {self.rate:g}:"]
+        for scale in sorted(per_layer):
+            groups = per_layer[scale]
+            tensors = sum(len(group["params"]) for group in groups)
+            lines.append(
+                f"  lr x {scale:.4g} = {self.base_lr * scale:.4g}: {tensors} tensors "
+                f"in {len(groups)} group(s)"
+            )
+        print_log("\n".join(lines), logger="current")

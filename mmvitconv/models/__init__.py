@@ -1,0 +1,3 @@
+"""All models; importing this package registers them."""
+
+from mmvitconv.models import backbones  # noqa: F401

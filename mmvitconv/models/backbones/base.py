@@ -1,0 +1,160 @@
+"""What every backbone of mmvitconv promises, in one place."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmvitconv.weights import load_backbone
+
+
+class Backbone(BaseModule, metaclass=ABCMeta):
+    """Base of all backbones: input and argument checks, freezing, pretrained weights, checkpointing.
+
+    A family builds its stages in ``__init__`` after calling this class's, and implements
+    :meth:`forward_stages`, :meth:`stage_modules`, :meth:`is_optional_key` and :meth:`get_layer_depth`.
+
+    Args:
+        num_stages: Number of stages of the architecture.
+        in_channels: Channels of the input image, at least 1.
+        out_indices: Stages whose features are returned, finest first. Negative ones count from the end.
+        frozen_stages: Stages ``0..frozen_stages`` and everything before them are frozen: no gradients, and
+            evaluation mode. -1 freezes nothing.
+        norm_eval: Keep all BatchNorm layers in evaluation mode while training.
+        with_cp: Trade time for memory: recompute each block in the backward pass.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None)`` loads our checkpoints and the
+            original authors' files; other initialisers are MMEngine's.
+
+    Raises:
+        ValueError: An argument is outside its legal range.
+    """
+
+    def __init__(
+        self,
+        num_stages: int,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if in_channels < 1:
+            raise ValueError(f"in_channels={in_channels} is illegal; give at least 1")
+        self.in_channels = in_channels
+        self.out_indices = _normalise_out_indices(out_indices, num_stages)
+        if not -1 <= frozen_stages < num_stages:
+            raise ValueError(
+                f"frozen_stages={frozen_stages} is illegal; give -1 (nothing frozen) to {num_stages - 1}"
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        # Deeper stages reach no output: they are not built, so that DDP finds no unused parameter.
+        self.num_stages = self.out_indices[-1] + 1
+
+    @abstractmethod
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The features of ``out_indices`` for a checked input of shape (B, in_channels, H, W)."""
+
+    @abstractmethod
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        """The modules that belong to a stage (its patch embedding, blocks and output norm)."""
+
+    @abstractmethod
+    def is_optional_key(self, key: str) -> bool:
+        """Whether checkpoints for other ``out_indices`` may lack this state-dict key, or have it in excess."""
+
+    @abstractmethod
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """The layer id of a parameter, for layer-wise learning-rate decay.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
+
+        Returns:
+            The id (0 is nearest to the image) and the number of ids, the head's included.
+        """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the features of ``out_indices``, finest first.
+
+        Args:
+            x: Images, shape (B, in_channels, H, W), B, H, W >= 1, floating point.
+
+        Returns:
+            Feature maps of shape (B, C_i, H_i, W_i), contiguous in the memory format of ``x``.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
+            raise ValueError(
+                f"{type(self).__name__} takes a tensor of shape (B, {self.in_channels}, H, W) with "
+                f"B, H, W >= 1, but got {tuple(x.shape)}"
+            )
+        return tuple(self.forward_stages(x))
+
+    def run_block(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def init_weights(self) -> None:
+        """Load pretrained weights (all of them or an error), or apply MMEngine's initialisers."""
+        pretrained = self._pretrained_cfg()
+        if pretrained is None:
+            super().init_weights()
+        elif not self.is_init:
+            load_backbone(self, pretrained["checkpoint"], pretrained.get("prefix"))
+            self._is_init = True
+
+    def _pretrained_cfg(self) -> dict[str, Any] | None:
+        configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
+        for config in configs:
+            if config is not None and config.get("type") == "Pretrained":
+                return config
+        return None
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch to training mode; frozen stages, and with ``norm_eval`` all BatchNorms, stay in eval."""
+        super().train(mode)
+        for stage in range(min(self.frozen_stages + 1, self.num_stages)):
+            for module in self.stage_modules(stage):
+                module.eval()
+                module.requires_grad_(False)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Non-negative, increasing stage indices, or a ValueError that says what is legal."""
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    legal = f"stages 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
+    if not given:
+        raise ValueError(f"out_indices is empty; give one or more of {legal}")
+    if any(not isinstance(i, int) or not -num_stages <= i < num_stages for i in given):
+        raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
+    indices = tuple(i % num_stages for i in given)
+    if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
+    return indices
+
+
+def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
+    """``y``, contiguous in channels_last when ``like`` is, else in the default format."""
+    channels_last = like.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not like.is_contiguous():
+        return y.contiguous(memory_format=torch.channels_last)
+    return y.contiguous()

@@ -1,0 +1,492 @@
+"""FCViT: attention turned into a fully convolutional block with a global context.
+
+Paper: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution",
+arXiv:2212.12552. Written from the architecture's description; the original code (Apache-2.0) was not
+copied. Original checkpoints load through :mod:`mmvitconv.weights.fcvit`.
+
+The network is a four-stage pyramid of pre-norm blocks. A block's token mixer adds a *global context* to
+its input, mixes space with a large depth-wise convolution and channels with a bottleneck, twice; the
+channel mixer is an inverted bottleneck with a small depth-wise convolution inside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvitconv.models.backbones.base import Backbone, keep_memory_format
+from mmvitconv.models.layers import ScaledResidual, drop_path_rates
+from mmvitconv.registry import MODELS
+
+__all__ = ["ARCHS", "FCViT", "FCViTArch"]
+
+
+@dataclass(frozen=True)
+class FCViTArch:
+    """Sizes and switches of an FCViT; the defaults are those of every released model.
+
+    Attributes:
+        depths: Blocks of each stage.
+        embed_dims: Channels of each stage.
+        mlp_ratios: Hidden width of the channel mixers over ``embed_dims``, for each stage.
+        num_heads: Heads of the global context; divides every entry of ``embed_dims``.
+        mix_sizes: Odd kernel sizes of the token mixer's one or two depth-wise convolutions.
+        fc_factor: Bottleneck after each of them has ``max(C // fc_factor, fc_min_value)`` channels; 1 or
+            less makes it a single C -> C projection.
+        fc_min_value: See ``fc_factor``.
+        use_global_context: Add the global context before each depth-wise convolution.
+        weighted_context: Weight the context at each position by its similarity; False adds one vector.
+        context_reduction: Reduction of the context's own bottleneck; divides ``embed_dims``.
+        context_compete: Halve that bottleneck by the maximum of its two halves; False uses a GELU.
+        dwconv_size: Odd kernel size inside the channel mixer; None for no convolution there.
+        use_spatial_att: Gate at the end of the token mixer.
+        spatial_att_size: Odd kernel size of that gate.
+        spatial_att_reduction: Reduction of that gate's bottleneck.
+        use_channel_att: Additive channel gate at the end of the channel mixer.
+        channel_att_sizes: Odd kernel sizes of its two convolutions along the channels.
+    """
+
+    depths: tuple[int, ...]
+    embed_dims: tuple[int, ...]
+    mlp_ratios: tuple[float, ...] = (8, 8, 4, 4)
+    num_heads: int = 8
+    mix_sizes: tuple[int, ...] = (11, 11)
+    fc_factor: int = 8
+    fc_min_value: int = 16
+    use_global_context: bool = True
+    weighted_context: bool = True
+    context_reduction: int = 8
+    context_compete: bool = True
+    dwconv_size: int | None = 3
+    use_spatial_att: bool = False
+    spatial_att_size: int = 3
+    spatial_att_reduction: int = 8
+    use_channel_att: bool = False
+    channel_att_sizes: tuple[int, int] = (3, 5)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # configs give lists
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        lengths = {len(self.depths), len(self.embed_dims), len(self.mlp_ratios)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(
+                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios={self.mlp_ratios} "
+                "must have one entry for each stage"
+            )
+        if min(self.depths) < 1 or min(self.embed_dims) < 1 or min(self.mlp_ratios) <= 0:
+            raise ValueError(
+                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios={self.mlp_ratios} "
+                "must be positive"
+            )
+        if len(self.mix_sizes) not in (1, 2):
+            raise ValueError(f"mix_sizes={self.mix_sizes} is illegal; give one or two kernel sizes")
+        sizes = (*self.mix_sizes, *self.channel_att_sizes, self.spatial_att_size, self.dwconv_size or 1)
+        if any(size < 1 or size % 2 == 0 for size in sizes):
+            raise ValueError(
+                f"kernel sizes must be odd and positive, but mix_sizes={self.mix_sizes}, dwconv_size="
+                f"{self.dwconv_size}, spatial_att_size={self.spatial_att_size}, channel_att_sizes="
+                f"{self.channel_att_sizes}"
+            )
+        for name in ("num_heads", "context_reduction"):
+            divisor = getattr(self, name)
+            if self.use_global_context and (
+                divisor < 1 or any(dims % divisor for dims in self.embed_dims)
+            ):
+                raise ValueError(
+                    f"{name}={divisor} is illegal; it must divide every entry of embed_dims="
+                    f"{self.embed_dims}"
+                )
+
+
+_TINY = FCViTArch(depths=(3, 3, 5, 2), embed_dims=(32, 64, 160, 320))
+_S12 = FCViTArch(depths=(2, 2, 6, 2), embed_dims=(64, 128, 320, 512))
+_S24 = FCViTArch(depths=(4, 4, 12, 4), embed_dims=(64, 128, 320, 512))
+_S48 = FCViTArch(depths=(8, 8, 24, 8), embed_dims=(64, 128, 320, 512))
+
+# The paper's names; b12, b24 and b48 are those of the original code.
+ARCHS: Mapping[str, FCViTArch] = {
+    "tiny": _TINY,
+    "s12": _S12,
+    "s24": _S24,
+    "s48": _S48,
+    "b12": _S12,
+    "b24": _S24,
+    "b48": _S48,
+}
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution and BatchNorm, without activation (section 1).
+
+    Args:
+        in_channels: Channels of the input.
+        embed_dims: Channels of the output.
+        kernel_size: Kernel size; the padding is half of it.
+        stride: Stride.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, kernel_size // 2)
+        self.norm = nn.BatchNorm2d(embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed a map of shape (B, in_channels, H, W)."""
+        return self.norm(self.proj(x))
+
+
+class GlobalContext(nn.Module):
+    """Adds a context vector to each position, weighted by its similarity to the mean (section 1.3).
+
+    The similarity of a token to the mean token is standardised over all heads and tokens of a sample,
+    rescaled per head and multiplied with a vector made from the mean. Computed as two batched products,
+    a (1 x d)(d x N) one and a rank-1 update, so that no map beside the result is ever made.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads: contiguous groups of channels.
+        reduction: Reduction of the bottleneck that makes the vector.
+        compete: Whether the bottleneck takes the maximum of two halves, else GELU.
+        weighted: Whether the vector is weighted by similarity, else added as it is.
+    """
+
+    eps = 1e-5
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, reduction: int, compete: bool, weighted: bool
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.compete = compete
+        hidden_dims = embed_dims // reduction
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims if compete else hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.rescale_weight = nn.Parameter(torch.ones(num_heads)) if weighted else None
+        self.rescale_bias = nn.Parameter(torch.zeros(num_heads)) if weighted else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` of shape (B, C, H, W) plus its global context."""
+        batch, channels, height, width = x.shape
+        mean = x.mean(dim=(2, 3))
+        vector = self.fc1(mean)
+        if self.compete:
+            first, second = vector.chunk(2, dim=1)
+            vector = self.fc2(torch.maximum(first, second))
+        else:
+            vector = self.fc2(F.gelu(vector))
+        vector = vector.to(x.dtype)
+        if self.rescale_weight is None:
+            return x + vector[:, :, None, None]
+
+        heads, head_dims = self.num_heads, channels // self.num_heads
+        query = mean.view(batch * heads, 1, head_dims) * head_dims**-0.5
+        tokens = x.reshape(batch * heads, head_dims, height * width)
+        similarity = torch.bmm(query.to(x.dtype), tokens).view(batch, heads, height * width)
+        weights = self._standardise(similarity).to(x.dtype)
+        out = torch.baddbmm(
+            tokens, vector.view(batch * heads, head_dims, 1), weights.view(batch * heads, 1, -1)
+        )
+        return out.view(batch, channels, height, width)
+
+    def _standardise(self, similarity: Tensor) -> Tensor:
+        """Standardise (B, heads, N) over heads and tokens in float32, then rescale each head."""
+        similarity = similarity.float() if similarity.dtype != torch.float64 else similarity
+        count = similarity.shape[1] * similarity.shape[2]
+        # One value has no unbiased deviation; the biased one (0) keeps a single token finite.
+        deviation, mean = torch.std_mean(
+            similarity, dim=(1, 2), correction=min(1, count - 1), keepdim=True
+        )
+        scale = self.rescale_weight[:, None] / (deviation + self.eps)
+        return similarity * scale + (self.rescale_bias[:, None] - mean * scale)
+
+
+def _depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+
+class Mix(nn.Module):
+    """One half of the token mixer: context, large depth-wise convolution, bottleneck (section 1.2)."""
+
+    def __init__(self, embed_dims: int, kernel_size: int, arch: FCViTArch) -> None:
+        super().__init__()
+        self.context = None
+        if arch.use_global_context:
+            self.context = GlobalContext(
+                embed_dims,
+                arch.num_heads,
+                arch.context_reduction,
+                arch.context_compete,
+                arch.weighted_context,
+            )
+        self.dwconv = _depthwise(embed_dims, kernel_size)
+        if arch.fc_factor <= 1:
+            self.fc1 = nn.Conv2d(embed_dims, embed_dims, 1)
+            self.fc2 = None
+        else:
+            hidden_dims = max(embed_dims // arch.fc_factor, arch.fc_min_value)
+            self.fc1 = nn.Conv2d(embed_dims, hidden_dims, 1)
+            self.fc2 = nn.Conv2d(hidden_dims, embed_dims, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a map of shape (B, C, H, W)."""
+        if self.context is not None:
+            x = self.context(x)
+        x = F.gelu(self.fc1(self.dwconv(x)))
+        return x if self.fc2 is None else F.gelu(self.fc2(x))
+
+
+class SpatialAtt(nn.Module):
+    """Optional gate: ``x * sigmoid(bottleneck(dwconv(x)))`` (section 1.5)."""
+
+    def __init__(self, embed_dims: int, kernel_size: int, reduction: int) -> None:
+        super().__init__()
+        self.dwconv = _depthwise(embed_dims, kernel_size)
+        self.fc1 = nn.Conv2d(embed_dims, embed_dims // reduction, 1)
+        self.fc2 = nn.Conv2d(embed_dims // reduction, embed_dims, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate a map of shape (B, C, H, W)."""
+        return x * torch.sigmoid(self.fc2(F.gelu(self.fc1(self.dwconv(x)))))
+
+
+class ChannelAtt(nn.Module):
+    """Optional additive gate: two convolutions along the channels of the pooled map (section 1.5)."""
+
+    def __init__(self, kernel_sizes: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv1d(1, 1, size, padding=size // 2) for size in kernel_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the gate to a map of shape (B, C, H, W)."""
+        signal = F.gelu(x).mean(dim=(2, 3)).unsqueeze(1)
+        signal = self.conv2(F.gelu(self.conv1(signal))).squeeze(1)
+        return x + signal[:, :, None, None]
+
+
+class TokenMixer(nn.Sequential):
+    """One or two mixes and the optional gate."""
+
+    def __init__(self, embed_dims: int, arch: FCViTArch) -> None:
+        super().__init__()
+        self.mixes = nn.Sequential(*[Mix(embed_dims, size, arch) for size in arch.mix_sizes])
+        if arch.use_spatial_att:
+            self.spatial_att = SpatialAtt(
+                embed_dims, arch.spatial_att_size, arch.spatial_att_reduction
+            )
+
+
+class ChannelMixer(nn.Module):
+    """Inverted bottleneck with a depth-wise convolution before its activation (section 1.4)."""
+
+    def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(embed_dims, hidden_dims, 1)
+        self.dwconv = None if arch.dwconv_size is None else _depthwise(hidden_dims, arch.dwconv_size)
+        self.fc2 = nn.Conv2d(hidden_dims, embed_dims, 1)
+        self.drop = nn.Dropout(drop_rate)
+        self.channel_att = ChannelAtt(arch.channel_att_sizes) if arch.use_channel_att else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of a map of shape (B, C, H, W)."""
+        x = self.fc1(x)
+        if self.dwconv is not None:
+            x = self.dwconv(x)
+        x = self.drop(self.fc2(self.drop(F.gelu(x))))
+        return x if self.channel_att is None else self.channel_att(x)
+
+
+class Block(nn.Module):
+    """Pre-norm token mixer and channel mixer, each with a residual connection (section 1.1)."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        drop_rate: float,
+        drop_path_rate: float,
+        layer_scale_init_value: float | None,
+        arch: FCViTArch,
+    ) -> None:
+        super().__init__()
+        for name in ("layer_scale_1", "layer_scale_2"):
+            gamma = None
+            if layer_scale_init_value is not None:
+                gamma = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
+            self.register_parameter(name, gamma)
+        self.norm1 = nn.GroupNorm(1, embed_dims)
+        self.token_mixer = TokenMixer(embed_dims, arch)
+        self.norm2 = nn.GroupNorm(1, embed_dims)
+        self.channel_mixer = ChannelMixer(embed_dims, hidden_dims, drop_rate, arch)
+        self.residual = ScaledResidual(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform a map of shape (B, C, H, W)."""
+        x = self.residual(x, self.token_mixer(self.norm1(x)), self.layer_scale_1)
+        return self.residual(x, self.channel_mixer(self.norm2(x)), self.layer_scale_2)
+
+
+@MODELS.register_module()
+class FCViT(Backbone):
+    """FCViT backbone (arXiv:2212.12552), strides 4, 8, 16 and 32.
+
+    Each output is normalised by a GroupNorm of one group over the whole canvas, so features depend on
+    padding. A classifier takes ``out_indices=(3,)``, global average pooling and a linear head: that is the
+    original order norm, mean, head.
+
+    Args:
+        arch: ``'tiny'``, ``'s12'``, ``'s24'``, ``'s48'`` (in the original code ``'b12'``, ``'b24'``, ``'b48'``),
+            or a dict of :class:`FCViTArch`'s fields.
+        in_channels: Channels of the input image, at least 1.
+        out_indices: Stages whose features are returned, finest first. Negative ones count from the end.
+        drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
+        frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
+        norm_eval: Keep the BatchNorms of the patch embeddings in evaluation mode while training.
+        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors' file.
+        drop_rate: Dropout in the channel mixers, in [0, 1).
+        layer_scale_init_value: Initial layer scale: 1e-5 in the original classifiers, 1e-6 in its dense
+            models; None for blocks without layer scale.
+
+    Raises:
+        ValueError: Unknown ``arch`` or an argument outside its legal range.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = "tiny",
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        drop_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-5,
+    ) -> None:
+        self_arch = _resolve_arch(arch)
+        super().__init__(
+            num_stages=len(self_arch.depths),
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        for name, rate in (("drop_path_rate", drop_path_rate), ("drop_rate", drop_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate} is illegal; give a number in [0, 1)")
+        self.arch = self_arch
+        rates = drop_path_rates(drop_path_rate, self_arch.depths)
+        self.patch_embeds = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        channels = in_channels
+        for stage in range(self.num_stages):
+            dims = self_arch.embed_dims[stage]
+            self.patch_embeds.append(PatchEmbed(channels, dims, *((3, 2) if stage else (7, 4))))
+            self.stages.append(
+                nn.Sequential(
+                    *[
+                        Block(
+                            dims,
+                            int(dims * self_arch.mlp_ratios[stage]),
+                            drop_rate,
+                            rate,
+                            layer_scale_init_value,
+                            self_arch,
+                        )
+                        for rate in rates[stage]
+                    ]
+                )
+            )
+            if stage in self.out_indices:
+                self.add_module(f"norm{stage}", nn.GroupNorm(1, dims))
+            channels = dims
+        self.out_channels = tuple(self_arch.embed_dims[stage] for stage in self.out_indices)
+        self.strides = tuple(4 * 2**stage for stage in self.out_indices)
+        self.apply(_init_parameters)
+        self.train()
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The normalised features of ``out_indices``."""
+        image, outs = x, []
+        for stage, (patch_embed, blocks) in enumerate(
+            zip(self.patch_embeds, self.stages, strict=True)
+        ):
+            x = patch_embed(x)
+            for block in blocks:
+                x = self.run_block(block, x)
+            if stage in self.out_indices:
+                outs.append(keep_memory_format(getattr(self, f"norm{stage}")(x), image))
+        return outs
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        """Patch embedding, blocks and output norm of a stage."""
+        norm = getattr(self, f"norm{stage}", None)
+        return [self.patch_embeds[stage], self.stages[stage], *([] if norm is None else [norm])]
+
+    def is_optional_key(self, key: str) -> bool:
+        """Output norms depend on ``out_indices``; so does the number of stages."""
+        part, _, rest = key.partition(".")
+        if part in ("stages", "patch_embeds"):
+            return self.num_stages <= int(rest.partition(".")[0]) < len(self.arch.depths)
+        return part in {f"norm{stage}" for stage in range(len(self.arch.depths))}
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """The layer id of a parameter: one id for each block, a patch embedding counts with the block after it.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
+
+        Returns:
+            0 for the stem, 1 to sum(depths) for the blocks, then the output norms and everything outside
+            the backbone; and the number of ids.
+        """
+        depths = self.arch.depths[: self.num_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, _, rest = param_name.removeprefix(prefix).partition(".")
+        if part == "patch_embeds":
+            stage = int(rest.partition(".")[0])
+            return (sum(depths[:stage]) + 1 if stage else 0), num_layers
+        if part == "stages":
+            stage, block = (int(index) for index in rest.split(".")[:2])
+            return sum(depths[:stage]) + block + 1, num_layers
+        return num_layers - 1, num_layers
+
+
+def _resolve_arch(arch: str | Mapping) -> FCViTArch:
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(
+                f"arch={arch!r} is unknown; give one of {', '.join(ARCHS)}, or a dict of FCViTArch's fields"
+            )
+        return ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise ValueError(f"arch must be a name or a dict, but got {type(arch).__name__}")
+    legal = [field.name for field in fields(FCViTArch)]
+    unknown = sorted(set(arch) - set(legal))
+    needed = sorted({"depths", "embed_dims"} - set(arch))
+    if unknown or needed:
+        raise ValueError(
+            f"the arch dict has unknown entries {unknown} and lacks {needed}; legal are {', '.join(legal)}"
+        )
+    return FCViTArch(**arch)
+
+
+def _init_parameters(module: nn.Module) -> None:
+    """Initialisation of section 1.6; norms and vectors keep torch's ones and zeros."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,57 @@
+"""The residual addition of MetaFormer-like blocks: layer scale, stochastic depth and add in one pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth rates that grow linearly over the whole network.
+
+    Args:
+        drop_path_rate: Rate of the last block, in [0, 1).
+        depths: Number of blocks of each stage.
+
+    Returns:
+        One list of rates per stage; the first block of the network has rate 0.
+    """
+    total = sum(depths)
+    rates = iter(drop_path_rate * j / max(total - 1, 1) for j in range(total))
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+class ScaledResidual(nn.Module):
+    """``x + drop_path(gamma * y)`` as a single fused multiply-add.
+
+    Args:
+        drop_path_rate: Chance in [0, 1) that a sample's branch is dropped while training; branches
+            that stay are divided by ``1 - drop_path_rate``.
+    """
+
+    def __init__(self, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x: Tensor, y: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """Add a branch to the trunk.
+
+        Args:
+            x: The trunk, shape (B, C, H, W).
+            y: The branch, shape (B, C, H, W).
+            gamma: Layer scale, shape (C,), or None.
+
+        Returns:
+            Tensor of x's shape and dtype.
+        """
+        y = y.to(x.dtype)
+        scale = None if gamma is None else gamma.to(x.dtype).view(1, -1, 1, 1)
+        if self.training and self.drop_path_rate > 0:
+            keep = 1.0 - self.drop_path_rate
+            kept = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
+            kept = kept.bernoulli_(keep).div_(keep)
+            scale = kept if scale is None else scale * kept
+        return x + y if scale is None else torch.addcmul(x, y, scale)
+
+    def extra_repr(self) -> str:
+        return f"drop_path_rate={self.drop_path_rate:.4g}"

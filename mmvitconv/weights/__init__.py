@@ -1,0 +1,14 @@
+"""Reading checkpoints safely, and the original authors' layouts turned into ours."""
+
+from mmvitconv.weights.convert import convert_state_dict, list_families
+from mmvitconv.weights.files import load_file
+from mmvitconv.weights.match import adapt_checkpoint, check_match, load_backbone
+
+__all__ = [
+    "adapt_checkpoint",
+    "check_match",
+    "convert_state_dict",
+    "list_families",
+    "load_backbone",
+    "load_file",
+]

@@ -1,0 +1,91 @@
+"""Original checkpoint layouts -> ours, for every family.
+
+A family is a module beside this one that defines
+
+* ``is_original(keys) -> bool``: whether these backbone keys are in the original layout;
+* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*`` and ``head.*``, raising
+  :class:`~mmvitconv.errors.CheckpointError` with a list when a key is left over or missing.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mmvitconv.errors import CheckpointError, UserError, shorten
+from mmvitconv.weights import fcvit
+
+_FAMILIES = {"fcvit": fcvit}
+
+# Where training scripts put the weights, in the order in which the original loaders look.
+_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+# Parts of a detector or segmentor beside the backbone; their layout did not change since mmdet 2 / mmseg 0.
+_OTHER_PARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.",
+                "auxiliary_head.")  # fmt: skip
+
+
+def list_families() -> list[str]:
+    """Names that :func:`convert_state_dict` knows."""
+    return sorted(_FAMILIES)
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The bare state dict of a checkpoint.
+
+    Args:
+        checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``, ``state_dict_ema`` or
+            ``model_ema`` (looked for in this order); a leading ``module.`` on every key is dropped.
+
+    Returns:
+        Tensors by key.
+
+    Raises:
+        CheckpointError: There is no state dict, or it holds something that is no tensor.
+    """
+    state_dict = next(
+        (checkpoint[name] for name in _WRAPPERS if isinstance(checkpoint.get(name), Mapping)),
+        checkpoint,
+    )
+    if not state_dict:
+        raise CheckpointError("the checkpoint holds no weights: its state dict is empty")
+    others = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(
+            f"the checkpoint holds no state dict: {shorten(others)} are not tensors; expected tensors "
+            f"by key, bare or under one of {', '.join(_WRAPPERS)}"
+        )
+    if all(key.startswith("module.") for key in state_dict):
+        return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def recognise(keys: Iterable[str]) -> str | None:
+    """The family in whose ORIGINAL layout these keys are, or None."""
+    keys = [key.removeprefix("backbone.") for key in keys]
+    return next((name for name, family in _FAMILIES.items() if family.is_original(keys)), None)
+
+
+def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
+    """Turn a checkpoint in a family's original layout into ours.
+
+    Args:
+        state_dict: Original weights of a classifier, a dense backbone, or a whole detector or segmentor:
+            bare or wrapped (see :func:`unwrap`), with or without ``module.`` and ``backbone.`` prefixes.
+        family: One of :func:`list_families`.
+
+    Returns:
+        ``backbone.*``, for a classifier ``head.*`` (the layout of an mmpretrain ``ImageClassifier``), and
+        the other parts of a detector or segmentor as they were.
+
+    Raises:
+        UserError: Unknown family.
+        CheckpointError: Keys are left over or missing; they are listed.
+    """
+    if family not in _FAMILIES:
+        raise UserError(f"unknown family {family!r}; known: {', '.join(list_families())}")
+    state_dict = unwrap(state_dict)
+    others: dict[str, Tensor] = {}
+    if any(key.startswith("backbone.") for key in state_dict):
+        others = {k: v for k, v in state_dict.items() if k.startswith(_OTHER_PARTS)}
+        state_dict = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k not in others}
+    return {**_FAMILIES[family].convert(state_dict), **others}

