@@ -66,8 +66,8 @@ class Complexity:
     Args:
         params: Number of parameters (shared ones once, buffers not).
         macs: Multiply-adds of the whole module.
-        by_module: Multiply-adds of each submodule that has any, children included, by its name in
-            ``named_modules()``.
+        by_module: Multiply-adds of each submodule that has any, those below it included, by its name
+            in ``named_modules()``.
         by_operator: Multiply-adds of each operator, by its name (``'aten.convolution'``).
         uncounted: Operators that do arithmetic but have no formula, with the number of calls.
     """
@@ -166,6 +166,10 @@ _FREE = frozenset(
         "std_mean norm linalg_vector_norm logsumexp count_nonzero median nanmedian mode cumsum "
         "cumprod cummax cummin logcumsumexp _softmax _safe_softmax _log_softmax equal "
         "allclose is_nonzero histc bincount "
+        # element-wise, but not tagged so (older releases of torch tag fewer)
+        "hardswish hardsigmoid hardtanh hardshrink softshrink elu celu selu glu leaky_relu "
+        "log_sigmoid_forward mish _prelu_kernel rrelu_with_noise softplus threshold complex polar "
+        "floor_divide isin cross linalg_cross "
         # norms
         "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
         "_native_batch_norm_legit_no_training _batch_norm_no_update _batch_norm_with_update "
@@ -182,6 +186,7 @@ _FREE = frozenset(
         "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d "
         # copies, layout, indexing, sorting
         "clone copy _to_copy contiguous cat stack _unsafe_view _reshape_copy repeat roll flip rot90 "
+        "as_strided squeeze unsqueeze t transpose "  # in place: not views to the signature
         "im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle tril "
         "triu diag_embed index _unsafe_index index_select index_put _unsafe_index_put "
         "_index_put_impl index_add index_copy index_fill gather scatter scatter_add scatter_reduce "
@@ -324,7 +329,7 @@ class _OperatorCounter(TorchDispatchMode):
         is_layer = any(args[position] in self._constants for position in factors)
         cost = Macs(layers=count) if is_layer else Macs(products=count)
         self.by_operator[name] = _add(self.by_operator[name], cost)
-        for module_name in set(self.path):
+        for module_name in _with_ancestors(self.path[-1]):
             self.by_module[module_name] = _add(self.by_module[module_name], cost)
 
     def _follow_constants(
@@ -348,6 +353,16 @@ class _OperatorCounter(TorchDispatchMode):
                     for value in tree_iter(given.get(argument.name)):
                         if isinstance(value, Tensor):
                             self._constants.discard(value)
+
+
+def _with_ancestors(name: str) -> list[str]:
+    """``['', 'a', 'a.b']`` for ``'a.b'``.
+
+    By name and not by call: mm* models call ``head.forward`` directly and lend modules to each other,
+    and so each product belongs to one branch of the tree only.
+    """
+    parts = name.split(".") if name else []
+    return [".".join(parts[:length]) for length in range(len(parts) + 1)]
 
 
 def _add(first: Macs, second: Macs) -> Macs:

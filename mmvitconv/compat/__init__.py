@@ -19,21 +19,40 @@ if TYPE_CHECKING:  # this file is imported at every start of Python: import noth
     from types import ModuleType
 
 __all__ = [
-    "INSTALL_COMPILED_MMCV",
     "OPERATOR_MODULE",
     "MissingOperatorError",
     "StandInFinder",
+    "install_line_of_compiled_mmcv",
     "provide_operators",
 ]
 
 OPERATOR_MODULE = "mmcv._ext"
 """Full name of the module in which mmcv keeps its compiled operators."""
 
-INSTALL_COMPILED_MMCV = (
-    "pip uninstall -y mmcv-lite && "
-    "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0"
-)
-"""Shell line that compiles mmcv's own operators (a C++ compiler, with a GPU also nvcc)."""
+
+def install_line_of_compiled_mmcv() -> str:
+    """Return the shell line that compiles mmcv's own operators.
+
+    It needs a C++ compiler, with a GPU also nvcc. The sources ask for C++17 (or 14), while recent
+    torch headers need C++20, hence the edit in the middle.
+
+    Returns:
+        One line for the stack that is installed: the upstream one or the onedl forks.
+    """
+    from importlib import metadata
+
+    try:
+        metadata.version("onedl-mmcv")
+        name, version, other = "onedl-mmcv", "2.3.6", "onedl-mmcv"
+    except metadata.PackageNotFoundError:
+        name, version, other = "mmcv", "2.1.0", "mmcv-lite"
+    folder = f"{name.replace('-', '_')}-{version}"
+    return (
+        f"pip download --no-deps --no-build-isolation --no-binary :all: {name}=={version} && "
+        f"tar xf {folder}.tar.gz && sed -i 's/std=c++1[47]/std=c++20/' {folder}/setup.py && "
+        f"pip uninstall -y {other} && "
+        f"MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps ./{folder}"
+    )
 
 
 class MissingOperatorError(UserError):
@@ -47,7 +66,7 @@ class MissingOperatorError(UserError):
         super().__init__(
             f"mmcv's operator {operator!r} was called, but mmcv is installed without compiled "
             f"operators and mmvitconv has no stand-in for this one. Install a compiled mmcv: "
-            f"{INSTALL_COMPILED_MMCV}"
+            f"{install_line_of_compiled_mmcv()}"
         )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from mmvitconv.datasets.fetch import WheelSource, read_members
 from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.progress import progress
 
 __all__ = ["VERSION", "convert", "read_source", "split_rows"]
 
@@ -87,7 +87,7 @@ def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = N
     description = f"MNIST digits, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
     with new_output(out_dir, "mnist", VERSION, description) as folder:
         for split, rows in split_rows(labels).items():
-            for row in track(rows, description=f"mnist {split}", transient=True):
+            for row in progress(rows, f"mnist {split}"):
                 path = folder / split / str(labels[row]) / f"{row:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(images[row]).save(path)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from mmvitconv.datasets.coco import CocoWriter
 from mmvitconv.datasets.fetch import WheelSource, read_members
 from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.progress import progress
 from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
 
 __all__ = ["CATEGORIES", "TILES", "VERSION", "convert", "read_source"]
@@ -108,7 +108,7 @@ def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = N
     with new_output(out_dir, "nuclei", VERSION, description) as folder:
         for split, tiles in TILES.items():
             writer = CocoWriter(CATEGORIES)
-            for tile in track(tiles, description=f"nuclei {split}", transient=True):
+            for tile in progress(tiles, f"nuclei {split}"):
                 window = np.s_[tile.top : tile.bottom, tile.left : tile.right]
                 add_tile(folder, split, tile, image[window], labels[window], whole_areas, writer)
             writer.write(folder / "annotations" / f"instances_{split}.json", description)

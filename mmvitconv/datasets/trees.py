@@ -12,11 +12,11 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from PIL import Image
-from rich.progress import track
 
 from mmvitconv.datasets.coco import CocoWriter
 from mmvitconv.datasets.fetch import WheelSource, read_members
 from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.progress import progress
 from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
 
 __all__ = ["CATEGORIES", "VERSION", "clip_boxes", "convert", "plan_tiles"]
@@ -184,7 +184,7 @@ def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = N
             for split, tiles in plan_tiles(*scene.image.size).items()
             for tile in tiles
         ]
-        for scene, split, tile in track(cuts, description="trees", transient=True):
+        for scene, split, tile in progress(cuts, "trees"):
             boxes = clip_boxes(scene.boxes, tile)
             if split == "train" and not boxes:
                 continue

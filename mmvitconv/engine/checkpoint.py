@@ -94,8 +94,8 @@ def to_plain(value: Any) -> Any:
             history buffers.
 
     Returns:
-        The same with history buffers and arrays as marked dicts, numpy scalars as Python's, paths as
-        strings, and other containers as list, tuple or dict.
+        The same with history buffers and arrays as marked dicts, numpy scalars as Python's, paths
+        as strings, and other containers as list, tuple or dict.
 
     Raises:
         TypeError: When something inside is of another kind.
@@ -170,8 +170,8 @@ class SafeCheckpointHook(Hook):
 
     Saving: MMEngine's history buffers and numpy values become plain data, so that
     ``torch.load(weights_only=True)`` reads the file; with PyTorch >= 2.6 MMEngine could not resume
-    from its own checkpoints otherwise. Files are written under a temporary name first: a run that is
-    killed while it writes leaves the previous checkpoint intact.
+    from its own checkpoints otherwise. Files are written under a temporary name first: a run that
+    is killed while it writes leaves the previous checkpoint intact.
 
     Loading: the plain data become objects again, files in the layout of an architecture's original
     authors are translated, and the keys are compared with the model's. When resuming or testing all

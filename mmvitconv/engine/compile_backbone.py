@@ -15,8 +15,8 @@ MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cu
 class CompileBackboneHook(Hook):
     """Compiles the backbone and leaves heads, losses and post-processing as they are.
 
-    Whole detectors break the graph at every data-dependent step; the backbone is a plain function of
-    tensors. Compilation is in place: parameters, state-dict keys and the module tree do not change.
+    Whole detectors break the graph at every data-dependent step; the backbone is a plain function
+    of tensors. Compilation is in place: parameters, state-dict keys and the module tree stay.
 
     Args:
         mode: Mode of ``torch.compile``; ``None`` is its default.

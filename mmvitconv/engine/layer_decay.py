@@ -46,11 +46,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Gives the early layers of the backbone a smaller learning rate.
 
     A parameter of layer ``i`` of ``n`` gets ``lr * layer_decay_rate ** (n - i - 1)``; ``i`` and
-    ``n`` come from the backbone's ``get_layer_depth(param_name, prefix)``. Necks, heads and all else
-    outside the backbone get the full rate. It works for classifiers, detectors, segmentors,
-    models that hold several of those, and for a bare backbone, wrapped or not. All other options are
-    those of MMEngine's default constructor and follow its rules; an ``lr_mult`` in ``custom_keys``
-    multiplies the decayed rate. Frozen parameters are left out.
+    ``n`` come from the backbone's ``get_layer_depth(param_name, prefix)``. Necks, heads and all
+    else outside the backbone get the full rate. It works for classifiers, detectors, segmentors,
+    models that hold several of those, and for a bare backbone, wrapped or not. All other options
+    are those of MMEngine's default constructor and follow its rules; an ``lr_mult`` in
+    ``custom_keys`` multiplies the decayed rate. Frozen parameters are left out.
 
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper with the key ``optimizer``.

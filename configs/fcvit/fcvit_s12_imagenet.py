@@ -1,0 +1,7 @@
+# FCViT-s12 on ImageNet-1k: 310 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/fcvit_s12_imagenet.py 8
+# Published: top-1 80.9 at 224 (README of the original repository, github.com/ma-xu/FCViT)
+# Measured:  @@
+_base_ = './fcvit_tiny_imagenet.py'
+model = dict(backbone=dict(arch='s12'), head=dict(in_channels=512))

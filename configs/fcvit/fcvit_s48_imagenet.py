@@ -1,0 +1,7 @@
+# FCViT-s48 on ImageNet-1k: 310 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/fcvit_s48_imagenet.py 8
+# Published: top-1 83.6 at 224 (README of the original repository, github.com/ma-xu/FCViT)
+# Measured:  @@
+_base_ = './fcvit_s24_imagenet.py'
+model = dict(backbone=dict(arch='s48', drop_path_rate=0.2))

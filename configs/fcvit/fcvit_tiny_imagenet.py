@@ -1,0 +1,15 @@
+# FCViT-tiny on ImageNet-1k: 310 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/fcvit_tiny_imagenet.py 8
+# Published: top-1 74.9 at 224 (README of the original repository, github.com/ma-xu/FCViT)
+# Measured:  @@
+_base_ = [
+    '../_base_/models/classifier.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/tasks/classification.py',
+]
+model = dict(
+    backbone=dict(type='mmvitconv.FCViT', arch='tiny', out_indices=(3,), drop_path_rate=0.1),
+    head=dict(in_channels=320),
+)

@@ -1,0 +1,9 @@
+# Semantic FPN with FCViT-S24 on ADE20K: 40k iterations, batch 8 x 4.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/fpn_fcvit_s24_ade20k.py 8
+# Published: mIoU 45.5 (README of the original repository)
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './fpn_fcvit_s12_ade20k.py'
+model = dict(backbone=dict(arch='s24'))

@@ -1,0 +1,9 @@
+# Semantic FPN with FCViT-tiny on ADE20K: 40k iterations, batch 8 x 4.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/fpn_fcvit_tiny_ade20k.py 8
+# Published: nothing for this size; the recipe is that of S12 and S24
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './fpn_fcvit_s12_ade20k.py'
+model = dict(backbone=dict(arch='tiny'), neck=dict(in_channels=[32, 64, 160, 320]))

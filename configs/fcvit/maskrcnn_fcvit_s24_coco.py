@@ -1,0 +1,9 @@
+# Mask R-CNN with FCViT-S24 on COCO: 1x, batch 8 x 4.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s24_coco.py 8
+# Published: box AP 44.1, mask AP 39.9 (README of the original repository)
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './maskrcnn_fcvit_s12_coco.py'
+model = dict(backbone=dict(arch='s24'))

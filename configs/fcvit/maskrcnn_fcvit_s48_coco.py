@@ -1,0 +1,9 @@
+# Mask R-CNN with FCViT-S48 on COCO: 1x, batch 8 x 4.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s48_coco.py 8
+# Published: nothing for this size; the recipe is that of S12 and S24
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './maskrcnn_fcvit_s12_coco.py'
+model = dict(backbone=dict(arch='s48'))

@@ -1,0 +1,9 @@
+# RetinaNet with FCViT-tiny on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/retinanet_fcvit_tiny_coco.py 8
+# Published: nothing: the authors give no RetinaNet recipe; this is the field's standard one
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './retinanet_fcvit_s12_coco.py'
+model = dict(backbone=dict(arch='tiny'), neck=dict(in_channels=[64, 160, 320]))

@@ -1,0 +1,9 @@
+# UperNet with FCViT-S24 on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/upernet_fcvit_s24_ade20k.py 8
+# Published: nothing: the authors give no UperNet recipe; this is the field's standard one
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './upernet_fcvit_s12_ade20k.py'
+model = dict(backbone=dict(arch='s24'))

@@ -1,0 +1,13 @@
+# UperNet with FCViT-tiny on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/fcvit/upernet_fcvit_tiny_ade20k.py 8
+# Published: nothing: the authors give no UperNet recipe; this is the field's standard one
+# Measured:  @@
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = './upernet_fcvit_s12_ade20k.py'
+model = dict(
+    backbone=dict(arch='tiny'),
+    decode_head=dict(in_channels=[32, 64, 160, 320]),
+    auxiliary_head=dict(in_channels=160),
+)

@@ -1,0 +1,195 @@
+"""Parameters and multiply-adds of the model that a config describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmvitconv.analysis.complexity import Complexity, Macs, count_complexity
+from mmvitconv.errors import UserError
+
+__all__ = ["ConfigComplexity", "PartComplexity", "measure_config"]
+
+# What papers report: the short side 800 and a usual width, not the pipeline's bound of 1333.
+_DETECTION_SHAPE = (800, 1280)
+_DETECTION_SCALE = (1333, 800)
+_DEFAULT_SHAPES: Mapping[str, tuple[int, int]] = {
+    "mmdet": _DETECTION_SHAPE,
+    "mmseg": (512, 512),
+    "mmpretrain": (224, 224),
+}
+_DEFAULT_PROPOSALS = 1000  # test_cfg.rpn.max_per_img of every published two-stage config
+
+
+@dataclass(frozen=True)
+class PartComplexity:
+    """What a child of the model costs.
+
+    Args:
+        name: Attribute of the model (``'backbone'``, ``'roi_head'``).
+        kind: Its class.
+        params: Number of parameters.
+        macs: Multiply-adds; zero if inference does not run it (auxiliary heads).
+    """
+
+    name: str
+    kind: str
+    params: int
+    macs: Macs
+
+
+@dataclass(frozen=True)
+class ConfigComplexity:
+    """What the model of a config costs for one image.
+
+    Args:
+        shape: Height and width of the image in pixels.
+        parts: The model's children, in the model's order.
+        model: The whole model, with the breakdown by module and operator.
+        notes: What was assumed, one sentence each.
+    """
+
+    shape: tuple[int, int]
+    parts: tuple[PartComplexity, ...]
+    model: Complexity
+    notes: tuple[str, ...]
+
+
+def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigComplexity:
+    """Build the model of a config without weights or data and count what one image costs on the CPU.
+
+    The network runs as in inference, without pre- and post-processing. A two-stage detector gets the
+    full number of proposals its config asks for instead of what untrained weights propose, and
+    (mmdet's rule) the first 100 of them reach the mask head, so counts do not vary.
+
+    Args:
+        cfg: A config of mmdet, mmseg or mmpretrain (``default_scope`` says which).
+        shape: Height and width of the image in pixels, at least 1. None takes the test size of the
+            config, otherwise 800 x 1280 (detection), 512 x 512 (segmentation) or 224 x 224
+            (classification).
+
+    Returns:
+        The counts of the model and its parts.
+
+    Raises:
+        UserError: The config has no model or is of no supported task, or the shape is not positive.
+    """
+    scope = cfg.get("default_scope")
+    if "model" not in cfg or scope not in _DEFAULT_SHAPES:
+        raise UserError(
+            f"This config has default_scope={scope!r} and {'a' if 'model' in cfg else 'no'} model; "
+            f"give a config with a model and default_scope one of {sorted(_DEFAULT_SHAPES)}."
+        )
+    if shape is None:
+        shape = _test_shape(cfg, scope)
+    if len(shape) != 2 or min(shape) < 1:
+        raise UserError(f"The shape {shape} is illegal; give a positive height and width.")
+
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(ConfigDict(_without_weights(cfg.model)))
+        image = torch.randn(1, _in_channels(cfg.model), *shape, generator=torch.Generator())
+        inputs: dict[str, Any] = {"inputs": image, "mode": "tensor"}
+        notes: list[str] = []
+        if scope == "mmdet":
+            inputs["data_samples"] = [_detection_sample(shape)]
+        with _fixed_proposals(model, shape, notes):
+            complexity = count_complexity(model, inputs)
+    return ConfigComplexity(shape, tuple(_parts(model, complexity)), complexity, tuple(notes))
+
+
+def _parts(model: nn.Module, complexity: Complexity) -> Iterator[PartComplexity]:
+    for name, child in model.named_children():
+        macs = complexity.by_module.get(name, Macs())
+        params = sum(parameter.numel() for parameter in child.parameters())
+        if params or macs.total:
+            yield PartComplexity(name, type(child).__name__, params, macs)
+
+
+def _without_weights(config: Any) -> Any:
+    """A copy of a model config that loads no file, whatever its init_cfg says."""
+    if isinstance(config, Mapping):
+        return {
+            key: None if key in ("init_cfg", "pretrained") else _without_weights(value)
+            for key, value in config.items()
+            if not (key in ("init_cfg", "pretrained") and value is None)
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_weights(value) for value in config)
+    return config
+
+
+def _in_channels(model: Mapping[str, Any]) -> int:
+    backbone = model.get("backbone") or {}
+    # Necks and heads have in_channels too; of a backbone it is the image's, where it is a number.
+    return backbone.get("in_channels", 3) if isinstance(backbone.get("in_channels", 3), int) else 3
+
+
+def _test_shape(cfg: Config, scope: str) -> tuple[int, int]:
+    if scope == "mmseg":
+        size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
+        return tuple(size) if size else _DEFAULT_SHAPES[scope]
+    for step in reversed(_test_pipeline(cfg)):
+        kind = str(step.get("type")).rpartition(".")[2]
+        if scope == "mmpretrain" and kind in ("CenterCrop", "Resize"):
+            size = step.get("crop_size", step.get("scale"))
+            if size is not None:
+                return (size, size) if isinstance(size, int) else (size[-1], size[0])
+        if scope == "mmdet" and kind in ("Resize", "FixScaleResize") and step.get("scale"):
+            scale = tuple(step["scale"])
+            return _DETECTION_SHAPE if scale == _DETECTION_SCALE else (min(scale), max(scale))
+    return _DEFAULT_SHAPES[scope]
+
+
+def _test_pipeline(cfg: Config) -> list[Mapping[str, Any]]:
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset and "dataset" in dataset:  # wrappers: RepeatDataset
+        dataset = dataset["dataset"]
+    return list(dataset.get("pipeline") or cfg.get("test_pipeline") or [])
+
+
+def _detection_sample(shape: tuple[int, int]) -> Any:
+    from mmdet.structures import DetDataSample
+
+    return DetDataSample(
+        metainfo={
+            "img_id": 0,
+            "img_shape": shape,
+            "ori_shape": shape,
+            "pad_shape": shape,
+            "batch_input_shape": shape,
+            "scale_factor": (1.0, 1.0),
+        }
+    )
+
+
+@contextmanager
+def _fixed_proposals(model: nn.Module, shape: tuple[int, int], notes: list[str]) -> Iterator[None]:
+    """Let the RPN of a two-stage detector run and propose a fixed number of boxes of all sizes."""
+    rpn, roi_head = getattr(model, "rpn_head", None), getattr(model, "roi_head", None)
+    if rpn is None or roi_head is None:
+        yield
+        return
+    from mmengine.structures import InstanceData
+
+    count = (rpn.test_cfg or {}).get("max_per_img", _DEFAULT_PROPOSALS)
+    corners = torch.rand(count, 2, 2, generator=torch.Generator()) * torch.tensor(shape[::-1])
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+
+    def propose(features: tuple[Tensor, ...], *_args: Any, **_kwargs: Any) -> list[InstanceData]:
+        rpn(features)
+        return [InstanceData(bboxes=boxes, scores=torch.ones(count), labels=torch.zeros(count))]
+
+    original: Callable[..., Any] = rpn.predict
+    rpn.predict = propose
+    notes.append(f"Heads on {count} proposals; the mask head on mmdet's number, usually 100.")
+    try:
+        yield
+    finally:
+        rpn.predict = original

@@ -1,0 +1,276 @@
+"""Tells, before anything heavy is built, whether the data that a config names exists."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmvitconv.errors import UserError
+
+__all__ = ["check_data", "find_missing"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a data set looks like on disk and how one gets it.
+
+    Attributes:
+        name: for messages.
+        tree: the folders and files expected.
+        origin: one sentence; ``{root}`` is the configured folder.
+        types: dataset types (without scope) that have this layout.
+        folder: last part of ``data_root`` that tells the layout; it counts more than the type.
+    """
+
+    name: str
+    tree: str
+    origin: str
+    types: tuple[str, ...] = ()
+    folder: str = ""
+
+
+CONVERTER = "Make it: python tools/dataset_converters/{name}.py --out-dir {{root}}"
+LAYOUTS = (
+    Layout(
+        name="nuclei (tiny)",
+        folder="nuclei",
+        tree="annotations/instances_{train,val}.json  train/  val/\n"
+        "images/{training,validation}/  annotations/{training,validation}/",
+        origin=CONVERTER.format(name="nuclei"),
+    ),
+    Layout(
+        name="trees (tiny)",
+        folder="trees",
+        tree="annotations/instances_{train,val}.json  train/  val/",
+        origin=CONVERTER.format(name="trees"),
+    ),
+    Layout(
+        name="mnist (tiny)",
+        folder="mnist",
+        tree="train/<digit>/*.png  val/<digit>/*.png",
+        origin=CONVERTER.format(name="mnist"),
+    ),
+    Layout(
+        name="COCO 2017",
+        types=("CocoDataset", "CocoPanopticDataset"),
+        tree="annotations/instances_{train,val}2017.json  train2017/*.jpg  val2017/*.jpg",
+        origin="Put COCO 2017 (https://cocodataset.org) at data/coco, or link it there: "
+        "ln -s /where/coco/is data/coco; check it: "
+        "python tools/dataset_converters/check_dataset.py coco data/coco",
+    ),
+    Layout(
+        name="ADE20K",
+        types=("ADE20KDataset",),
+        tree="images/{training,validation}/*.jpg  annotations/{training,validation}/*.png",
+        origin="Put ADEChallengeData2016 (http://sceneparsing.csail.mit.edu) at "
+        "data/ade/ADEChallengeData2016, or link it there; check it: "
+        "python tools/dataset_converters/check_dataset.py ade20k data/ade/ADEChallengeData2016",
+    ),
+    Layout(
+        name="ImageNet-1k",
+        types=("ImageNet",),
+        tree="train/<class>/*.JPEG  val/<class>/*.JPEG  (or val/*.JPEG with meta/val.txt)",
+        origin="Put ImageNet-1k (https://image-net.org) at data/imagenet, or link it there; check "
+        "it: python tools/dataset_converters/check_dataset.py imagenet data/imagenet",
+    ),
+)
+GENERIC = Layout(
+    name="a data set of your own",
+    tree="as data_root, data_prefix and ann_file of the config say",
+    origin="Put it there, or change these settings.",
+)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One path that a config names and that does not exist.
+
+    Attributes:
+        path: as the dataset would open it.
+        parent: the topmost folder of it that is missing; the path itself if its folder exists.
+        layout: what is expected there.
+        root: ``data_root``, or the path itself where there is none.
+        option: the key of ``--cfg-options`` that points elsewhere.
+    """
+
+    path: str
+    parent: str
+    layout: Layout
+    root: str
+    option: str
+
+
+def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
+    """Check that the data of a config exists; takes milliseconds and imports nothing heavy.
+
+    Args:
+        cfg: a config of mmdet, mmseg or mmpretrain: ``mmengine.Config`` or a plain dict.
+        splits: those that will be used, of 'train', 'val' and 'test'. A split whose dataloader is
+            missing or None is left out. Paths on other machines (``s3://...``, or ``backend_args``
+            with another backend than 'local') are not looked at.
+
+    Raises:
+        UserError: one message with every missing path, the layout expected, and how to get it.
+    """
+    missing = find_missing(cfg, splits)
+    if missing:
+        raise UserError(describe(missing))
+
+
+def find_missing(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> list[Missing]:
+    """Return the missing paths, those with the shortest missing parent first.
+
+    Args:
+        cfg: see :func:`check_data`.
+        splits: see :func:`check_data`.
+
+    Returns:
+        One entry per missing path and option; empty if all is there.
+
+    Raises:
+        UserError: if ``splits`` has an unknown name.
+    """
+    unknown = sorted(set(splits) - {"train", "val", "test"})
+    if unknown:
+        raise UserError(f"unknown split {unknown[0]!r}; legal are 'train', 'val' and 'test'")
+    scope = cfg.get("default_scope") or ""
+    found: list[Missing] = []
+    known_layouts: dict[str, Layout] = {}
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        for option, dataset in leaf_datasets(loader, f"{split}_dataloader"):
+            for path in dataset_paths(dataset, scope):
+                layout = recognise(dataset)
+                known_layouts[path] = layout
+                root = dataset.get("data_root")
+                key = f"{option}.{'data_root' if root else 'ann_file'}"
+                found += missing_path(path, layout, str(root or path), key)
+    for split in splits:
+        for option, evaluator in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+            path = evaluator.get("ann_file")
+            if isinstance(path, str) and path and not is_remote(path, evaluator):
+                # The evaluator knows no data set: take the layout from the dataset of that file.
+                layout = known_layouts.get(path, GENERIC)
+                found += missing_path(path, layout, path, f"{option}.ann_file")
+    return sorted(found, key=lambda entry: (len(entry.parent), entry.parent))
+
+
+def as_items(node: Any, option: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a mapping, or the mappings of a list, each with its key for ``--cfg-options``."""
+    if isinstance(node, Mapping):
+        yield option, node
+    elif isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from as_items(item, f"{option}.{index}")
+
+
+def leaf_datasets(node: Any, option: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the datasets inside a dataloader or wrapper that read files themselves."""
+    for key, item in as_items(node, option):
+        wrapped = [name for name in ("dataset", "datasets") if item.get(name)]
+        for name in wrapped:
+            yield from leaf_datasets(item[name], f"{key}.{name}")
+        if not wrapped and "dataloader" not in key.rpartition(".")[2]:
+            yield key, item
+
+
+def dataset_paths(dataset: Mapping[str, Any], scope: str) -> list[str]:
+    """Return the local paths that a dataset opens, joined as MMEngine's ``BaseDataset`` does.
+
+    Args:
+        dataset: config of a dataset that wraps no other one.
+        scope: ``default_scope`` of the config; mmpretrain expands ``~`` in the paths.
+
+    Returns:
+        Folders of ``data_prefix`` and the annotation file, without doubles.
+    """
+    prefix = dataset.get("data_prefix") or {}
+    # mmpretrain's ImageNet takes the name of the split as the folder.
+    prefix = prefix or (dataset.get("split") if type_name(dataset) == "ImageNet" else None) or {}
+    folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
+    files = dataset.get("ann_file") or []
+    files = [files] if isinstance(files, str) else list(files)
+    root = dataset.get("data_root") or ""
+    paths = []
+    for path in [*(folders or [""]), *files]:
+        if not isinstance(path, str):
+            continue
+        if is_mmpretrain(dataset, scope):
+            path = os.path.expanduser(path)
+        path = path if is_remote(path) else os.path.join(root, path)
+        if path and not is_remote(path, dataset):
+            paths.append(path)
+    return list(dict.fromkeys(paths))
+
+
+def is_mmpretrain(dataset: Mapping[str, Any], scope: str) -> bool:
+    """Tell whether mmpretrain builds this dataset."""
+    kind = str(dataset.get("type", ""))
+    return kind.startswith("mmpretrain.") or (scope == "mmpretrain" and "." not in kind)
+
+
+def is_remote(path: str, node: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether a path, or a dataset or evaluator that reads it, is not on this machine."""
+    backend = ((node or {}).get("backend_args") or {}).get("backend", "local")
+    return "://" in path or backend not in ("local", "LocalBackend")
+
+
+def missing_path(path: str, layout: Layout, root: str, option: str) -> list[Missing]:
+    """Return one entry if ``path`` does not exist, none otherwise."""
+    if os.path.exists(path):
+        return []
+    parent = path.rstrip("/") or path
+    while (above := os.path.dirname(parent)) and not os.path.exists(above):
+        parent = above
+    return [Missing(path, parent, layout, root, option)]
+
+
+def type_name(dataset: Mapping[str, Any]) -> str:
+    """Return the type of a dataset without its scope; types may be names or classes."""
+    kind = dataset.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def recognise(dataset: Mapping[str, Any]) -> Layout:
+    """Find the layout of a dataset by its folder, then by its type."""
+    folder = os.path.basename(os.path.normpath(dataset.get("data_root") or ""))
+    kind = type_name(dataset)
+    by_folder = (layout for layout in LAYOUTS if layout.folder and layout.folder == folder)
+    by_type = (layout for layout in LAYOUTS if kind in layout.types)
+    return next(by_folder, None) or next(by_type, None) or GENERIC
+
+
+def describe(missing: Sequence[Missing]) -> str:
+    """Write the message for missing paths, not empty."""
+    lines = ["the data that the config names is not there. Missing:"]
+    paths: dict[str, list[str]] = {}
+    for entry in missing:
+        paths.setdefault(entry.parent, [])
+        if entry.path.rstrip("/") not in (entry.parent, *paths[entry.parent]):
+            paths[entry.parent].append(entry.path.rstrip("/"))
+    for parent, needed in paths.items():
+        broken = " (a link that points nowhere)" if os.path.islink(parent) else ""
+        inside = f"  (needed: {', '.join(needed)})" if needed else ""
+        lines.append(f"  {parent}{broken}{inside}")
+    # Two splits of one data set need its layout once.
+    sources = {}
+    for entry in missing:
+        root = entry.root if entry.option.endswith("data_root") else ""
+        if root or not any(entry.layout is layout for layout, _ in sources):
+            sources[entry.layout, root] = None
+    for layout, root in sources:
+        where = f" in {root}" if root else ""
+        lines.append(f"Layout expected{where} ({layout.name}):")
+        lines += [f"  {line}" for line in layout.tree.splitlines()]
+        lines.append(layout.origin.replace("{root}", shlex.quote(root or "FOLDER")))
+    options = " ".join(
+        dict.fromkeys(
+            f"{entry.option}={'/your/path' if entry.option.endswith('data_root') else '/your/file'}"
+            for entry in sorted(missing, key=lambda entry: entry.option.split("_")[0] != "train")
+        )
+    )
+    lines.append(f"If it is elsewhere: --cfg-options {options}")
+    return "\n".join(lines)

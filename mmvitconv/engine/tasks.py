@@ -1,0 +1,144 @@
+"""What differs between detection, segmentation and classification when a model is tested.
+
+Each function changes a config in place. The tasks are told apart by ``default_scope``.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmvitconv.errors import UserError
+
+VISUALIZATION_HOOKS = {
+    "mmdet": "mmdet.DetVisualizationHook",
+    "mmseg": "mmseg.SegVisualizationHook",
+    "mmpretrain": "mmpretrain.VisualizationHook",
+}
+VISUALIZERS = {
+    "mmdet": "mmdet.DetLocalVisualizer",
+    "mmseg": "mmseg.SegLocalVisualizer",
+    "mmpretrain": "mmpretrain.UniversalVisualizer",
+}
+
+
+def task_scope(cfg: Config) -> str:
+    """Return the package whose task the config describes.
+
+    Args:
+        cfg: A config with ``default_scope``.
+
+    Returns:
+        ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
+
+    Raises:
+        UserError: For any other ``default_scope``.
+    """
+    scope = cfg.get("default_scope")
+    if scope not in VISUALIZERS:
+        raise UserError(
+            f"default_scope of the config must be one of {', '.join(VISUALIZERS)}, got {scope!r}"
+        )
+    return scope
+
+
+def enable_pictures(cfg: Config, show_dir: str) -> None:
+    """Make the test write a picture of every prediction.
+
+    Args:
+        cfg: The config.
+        show_dir: Directory of the pictures, created when missing.
+    """
+    scope = task_scope(cfg)
+    directory = str(Path(show_dir).resolve())
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    if hooks.get("visualization") is None:
+        hooks["visualization"] = ConfigDict(type=VISUALIZATION_HOOKS[scope])
+    hook = hooks["visualization"]
+    if cfg.get("visualizer") is None:
+        cfg.visualizer = ConfigDict(type=VISUALIZERS[scope], name="visualizer")
+    if not cfg.visualizer.get("vis_backends"):
+        cfg.visualizer["vis_backends"] = [ConfigDict(type="LocalVisBackend")]
+    if scope == "mmpretrain":
+        hook.update(enable=True, out_dir=directory, interval=1)
+    elif scope == "mmdet":
+        # an absolute path replaces the work directory that mmdet puts in front
+        hook.update(draw=True, test_out_dir=directory)
+    else:
+        hook.update(draw=True, interval=1)
+        cfg.visualizer["save_dir"] = directory
+
+
+def dump_predictions(cfg: Config, out: str) -> ConfigDict:
+    """Describe the evaluator that writes the raw predictions.
+
+    Args:
+        cfg: The config.
+        out: Path ending with ``.pkl`` or ``.pickle``.
+
+    Returns:
+        Config of a metric, to be added to the evaluator.
+    """
+    # mmdet's own compresses masks
+    kind = "mmdet.DumpDetResults" if task_scope(cfg) == "mmdet" else "DumpResults"
+    return ConfigDict(type=kind, out_file_path=str(Path(out)))
+
+
+def enable_test_time_augmentation(cfg: Config) -> None:
+    """Average the predictions over augmented copies of every image.
+
+    ``tta_model`` and ``tta_pipeline`` of the config decide how; without them the image and its
+    mirror image are merged.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        UserError: For a model with instance masks, which mmdet cannot merge, or a test data set
+            without a pipeline.
+    """
+    scope = task_scope(cfg)
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    if not dataset.get("pipeline"):
+        raise UserError("--tta needs test_dataloader.dataset.pipeline in the config")
+    if scope == "mmdet" and "mask_head" in (cfg.model.get("roi_head") or {}):
+        raise UserError(
+            "--tta cannot merge instance masks (mmdet merges boxes only): test without --tta, or "
+            "use a detector without a mask head"
+        )
+    if cfg.get("tta_model") is None:
+        cfg.tta_model = {
+            "mmdet": ConfigDict(
+                type="mmdet.DetTTAModel",
+                tta_cfg=ConfigDict(nms=ConfigDict(type="nms", iou_threshold=0.5), max_per_img=100),
+            ),
+            "mmseg": ConfigDict(type="mmseg.SegTTAModel"),
+            "mmpretrain": ConfigDict(type="mmpretrain.AverageClsScoreTTA"),
+        }[scope]
+    if cfg.get("tta_pipeline") is None:
+        cfg.tta_pipeline = _mirrored(dataset["pipeline"], scope)
+    dataset["pipeline"] = deepcopy(cfg.tta_pipeline)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _mirrored(pipeline: list[dict], scope: str) -> list[dict]:
+    """Return a test pipeline that gives every image plain and mirrored."""
+    kinds = [step["type"].rpartition(".")[2] for step in pipeline]
+    # Annotations are loaded after the image is mirrored: the ground truth must stay as it is.
+    first = next((index for index, kind in enumerate(kinds) if "Annotations" in kind), -1)
+    pack = deepcopy(pipeline[-1])
+    if scope == "mmdet" and "meta_keys" in pack:
+        pack["meta_keys"] = tuple(dict.fromkeys((*pack["meta_keys"], "flip", "flip_direction")))
+    tail = [*deepcopy(pipeline[first:-1]), pack] if first != -1 else [pack]
+    flips = [
+        ConfigDict(type="RandomFlip", prob=probability, direction="horizontal")
+        for probability in (0.0, 1.0)
+    ]
+    return [
+        *deepcopy(pipeline[:first]),
+        ConfigDict(type="TestTimeAug", transforms=[flips, *([step] for step in tail)]),
+    ]
