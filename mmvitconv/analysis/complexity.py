@@ -2,7 +2,7 @@
 
 The rule
     One multiply followed by one add is one MAC. Convolutions (grouped, transposed, deformable),
-    matrix products of every kind (so einsum too), scaled dot-product attention and FFTs are counted.
+    matrix products of every kind (so einsum too), scaled dot-product attention and FFTs count.
     Element-wise arithmetic, bias, norms, activations, softmax, reductions, pooling, interpolation,
     RoIAlign and moving data are free.
 
@@ -16,9 +16,10 @@ Two columns
     ``layers`` are products with something the input has no influence on: parameters and buffers,
     slices, casts and copies of them, and whatever is computed from these alone (folded norms,
     standardised or interpolated kernels). These are the "conv + linear" MACs of the usual tables,
-    also where a layer is written functionally. ``products`` are the rest: both operands depend on the
-    input (attention, similarities, outer products, kernels predicted from the input), and every
-    scaled dot-product attention and FFT.
+    also where a layer is written functionally. ``products`` are the rest: both operands depend on
+    the input (attention, similarities, outer products, kernels predicted from the input), and every
+    scaled dot-product attention and FFT. Tensors that a module keeps without registering them count
+    as input.
 
 An operator that is neither counted nor known to be free is reported as uncounted. A custom operator
 gets its formula through :func:`torch.utils.flop_counter.register_flop_formula`.
@@ -38,6 +39,8 @@ from torch import Tensor, nn
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from mmvitconv.analysis.free_operators import FREE_OPERATORS
 
 __all__ = ["Complexity", "Macs", "count_complexity"]
 
@@ -66,8 +69,8 @@ class Complexity:
     Args:
         params: Number of parameters (shared ones once, buffers not).
         macs: Multiply-adds of the whole module.
-        by_module: Multiply-adds of each submodule that has any, those below it included, by its name
-            in ``named_modules()``.
+        by_module: Multiply-adds of each submodule that has any, those below it included, by its
+            name in ``named_modules()``.
         by_operator: Multiply-adds of each operator, by its name (``'aten.convolution'``).
         uncounted: Operators that do arithmetic but have no formula, with the number of calls.
     """
@@ -137,7 +140,9 @@ _FORMULAS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "aten.addr": lambda args, out: args[1].numel() * args[2].numel(),
     "aten.addbmm": lambda args, out: args[1].numel() * args[2].shape[-1],
     "aten._cdist_forward": lambda args, out: out.numel() * args[0].shape[-1],
-    "aten._scaled_dot_product_flash_attention_for_cpu": lambda args, out: _attention_macs(*args[:3]),
+    "aten._scaled_dot_product_flash_attention_for_cpu": lambda args, out: _attention_macs(
+        *args[:3]
+    ),
     "aten._scaled_dot_product_fused_attention_overrideable": lambda args, out: _attention_macs(
         *args[:3]
     ),
@@ -156,52 +161,6 @@ _FACTORS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("convolution", "_convolution", "cudnn_convolution"), (0, 1)),
     **dict.fromkeys(("convolution_overrideable", "_slow_conv2d_forward", "deform_conv2d"), (0, 1)),
 }
-
-# Free by the rule above, without the tags or the signature that _is_free recognises. Names without
-# the trailing underscore of the in-place form; a star stands for any ending.
-_FREE = frozenset(
-    (
-        # reductions, softmax, cumulative sums, comparisons of whole tensors
-        "sum nansum mean amax amin aminmax max min argmax argmin all any prod var std var_mean "
-        "std_mean norm linalg_vector_norm logsumexp count_nonzero median nanmedian mode cumsum "
-        "cumprod cummax cummin logcumsumexp _softmax _safe_softmax _log_softmax equal "
-        "allclose is_nonzero histc bincount "
-        # element-wise, but not tagged so (older releases of torch tag fewer)
-        "hardswish hardsigmoid hardtanh hardshrink softshrink elu celu selu glu leaky_relu "
-        "log_sigmoid_forward mish _prelu_kernel rrelu_with_noise softplus threshold complex polar "
-        "floor_divide isin cross linalg_cross "
-        # norms
-        "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
-        "_native_batch_norm_legit_no_training _batch_norm_no_update _batch_norm_with_update "
-        "_batch_norm_impl_index native_layer_norm native_group_norm _fused_rms_norm _weight_norm "
-        "_weight_norm_interface batch_norm_elemt batch_norm_stats "
-        "batch_norm_gather_stats_with_counts "
-        # pooling, interpolation, padding
-        "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices "
-        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
-        "fractional_max_pool2d max_unpool2d upsample_nearest1d upsample_nearest2d "
-        "upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d upsample_linear1d "
-        "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa "
-        "_upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d affine_grid_generator "
-        "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d "
-        # copies, layout, indexing, sorting
-        "clone copy _to_copy contiguous cat stack _unsafe_view _reshape_copy repeat roll flip rot90 "
-        "as_strided squeeze unsqueeze t transpose "  # in place: not views to the signature
-        "im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle tril "
-        "triu diag_embed index _unsafe_index index_select index_put _unsafe_index_put "
-        "_index_put_impl index_add index_copy index_fill gather scatter scatter_add scatter_reduce "
-        "masked_select masked_scatter masked_fill take put embedding repeat_interleave nonzero "
-        "sort topk kthvalue unique_dim _unique2 unique_consecutive bucketize searchsorted "
-        "_local_scalar_dense item lift_fresh lift fill zero resize set _conj _assert_async "
-        "_foreach_copy _pin_memory is_pinned split_with_sizes_copy "
-        # tensors shaped like another one, random numbers
-        "empty_like zeros_like ones_like full_like new_empty new_zeros new_ones new_full "
-        "new_empty_strided rand_like randn_like randint_like bernoulli normal uniform exponential "
-        "random native_dropout multinomial "
-        # torchvision
-        "nms roi_align roi_pool ps_roi_align ps_roi_pool"
-    ).split()
-)
 
 
 def _operator_name(operator: Any) -> str:
@@ -224,7 +183,7 @@ def _is_free(operator: torch._ops.OpOverload, tensors: list[Tensor]) -> bool:
     )
     if not tags.isdisjoint(operator.tags) or any(returned_views):
         return True
-    return _base_name(operator._overloadpacket.__name__) in _FREE
+    return _base_name(operator._overloadpacket.__name__) in FREE_OPERATORS
 
 
 def _macs(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
@@ -292,7 +251,11 @@ class _OperatorCounter(TorchDispatchMode):
         self._constants = _Constants(module)
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run one operator and account for it."""
         kwargs = kwargs or {}
@@ -340,7 +303,7 @@ class _OperatorCounter(TorchDispatchMode):
         out: Any,
         tensors: list[Tensor],
     ) -> None:
-        """What is made of constants only is a constant; writing an activation into one ends that."""
+        """What is made of constants only is constant, until an activation is written into it."""
         if all(tensor in self._constants for tensor in tensors):
             for value in tree_iter(out):
                 if isinstance(value, Tensor):
@@ -358,8 +321,8 @@ class _OperatorCounter(TorchDispatchMode):
 def _with_ancestors(name: str) -> list[str]:
     """``['', 'a', 'a.b']`` for ``'a.b'``.
 
-    By name and not by call: mm* models call ``head.forward`` directly and lend modules to each other,
-    and so each product belongs to one branch of the tree only.
+    By name and not by call: mm* models call ``head.forward`` directly and lend modules to each
+    other, and so each product belongs to one branch of the tree only.
     """
     parts = name.split(".") if name else []
     return [".".join(parts[:length]) for length in range(len(parts) + 1)]

@@ -63,11 +63,12 @@ class ConfigComplexity:
 
 
 def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigComplexity:
-    """Build the model of a config without weights or data and count what one image costs on the CPU.
+    """Build the model of a config without weights or data and count what one image costs.
 
-    The network runs as in inference, without pre- and post-processing. A two-stage detector gets the
-    full number of proposals its config asks for instead of what untrained weights propose, and
-    (mmdet's rule) the first 100 of them reach the mask head, so counts do not vary.
+    The network runs as in inference, on the CPU, without pre- and post-processing. A two-stage
+    detector gets the full number of proposals its config asks for instead of what untrained weights
+    propose, so counts do not vary; how many of them reach the mask head is mmdet's choice (100, in
+    a cascade all).
 
     Args:
         cfg: A config of mmdet, mmseg or mmpretrain (``default_scope`` says which).
@@ -79,7 +80,8 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
         The counts of the model and its parts.
 
     Raises:
-        UserError: The config has no model or is of no supported task, or the shape is not positive.
+        UserError: The config has no model, one that cannot be built, or is of no supported task; or
+            the shape is not positive.
     """
     scope = cfg.get("default_scope")
     if "model" not in cfg or scope not in _DEFAULT_SHAPES:
@@ -93,7 +95,10 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
         raise UserError(f"The shape {shape} is illegal; give a positive height and width.")
 
     with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(ConfigDict(_without_weights(cfg.model)))
+        try:
+            model = MODELS.build(ConfigDict(_without_weights(cfg.model)))
+        except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
+            raise UserError(f"The model of this config cannot be built: {error}") from error
         image = torch.randn(1, _in_channels(cfg.model), *shape, generator=torch.Generator())
         inputs: dict[str, Any] = {"inputs": image, "mode": "tensor"}
         notes: list[str] = []
@@ -176,6 +181,7 @@ def _fixed_proposals(model: nn.Module, shape: tuple[int, int], notes: list[str])
     if rpn is None or roi_head is None:
         yield
         return
+    from mmdet.models.roi_heads import CascadeRoIHead
     from mmengine.structures import InstanceData
 
     count = (rpn.test_cfg or {}).get("max_per_img", _DEFAULT_PROPOSALS)
@@ -188,7 +194,12 @@ def _fixed_proposals(model: nn.Module, shape: tuple[int, int], notes: list[str])
 
     original: Callable[..., Any] = rpn.predict
     rpn.predict = propose
-    notes.append(f"Heads on {count} proposals; the mask head on mmdet's number, usually 100.")
+    note = f"The RoI head gets {count} proposals"
+    if getattr(roi_head, "with_mask", False):
+        # StandardRoIHead.forward cuts them, CascadeRoIHead.forward does not.
+        masks = "all" if isinstance(roi_head, CascadeRoIHead) else "the first 100"
+        note += f", its mask head {masks} of them (as mmdet's forward does)"
+    notes.append(f"{note}.")
     try:
         yield
     finally:

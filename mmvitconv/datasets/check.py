@@ -290,7 +290,8 @@ def check_imagenet(root: Path, num_classes: int = 1000, sample: int | None = 200
                 report.warn(f"not {num_classes} classes", f"{folder}: {len(classes[split])}")
         for path in progress(take_sample(images, sample), f"{split}: images"):
             image_size(report, path)
-    if len(classes) == 2:
+    # A flat folder has been reported above; comparing its classes would only repeat it.
+    if len(classes) == 2 and all(classes.values()):
         for name in sorted(classes["train"] ^ classes["val"]):
             report.error("class folder is in only one of train and val", name)
     return report

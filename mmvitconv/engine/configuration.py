@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -151,18 +152,19 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:
     Raises:
         UserError: When a key neither exists nor is legal at its place, with similar names.
     """
+    options = options or {}
     notes = []
+    trial = deepcopy(cfg)  # with one option after another, so that later keys see earlier values
     # a new type decides which of the other keys are legal
-    ordered = sorted((options or {}).items(), key=lambda item: not item[0].endswith("type"))
-    for key, value in ordered:
-        _check_key(cfg, key)
-        note = _note_on_variable(cfg, key)
+    for key in sorted(options, key=lambda key: not key.endswith(".type")):
+        if key.rpartition(".")[2] == "_delete_":
+            continue
+        _check_key(trial, key)
+        note = _note_on_variable(trial, key)
         if note:
             notes.append(note)
-        try:
-            cfg.merge_from_dict({key: value})
-        except (TypeError, KeyError, IndexError, ValueError) as error:
-            raise UserError(f"--cfg-options {key}: {error}") from error
+        _merge(trial, {key: options[key]})
+    _merge(cfg, options)  # at once, as "_delete_" works on the keys that come with it
     return notes
 
 
@@ -237,6 +239,21 @@ def _check_key(cfg: Config, key: str) -> None:
             raise UserError(f"--cfg-options {key}: {place} is {node!r} and has no keys below it")
 
 
+def _merge(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options whose keys are known to be legal."""
+    for key in options:
+        node: Any = cfg
+        for part in key.split(".")[:-1]:
+            inside = node[int(part)] if isinstance(node, (list, tuple)) else node.get(part, {})
+            if inside is None:  # MMEngine does not put keys below a value that is None
+                node[part] = inside = {}
+            node = inside
+    try:
+        cfg.merge_from_dict(options)
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise UserError(f"--cfg-options {' '.join(options)}: {error}") from error
+
+
 def _check_new_key(cfg: Config, node: Any, place: str, part: str, key: str) -> None:
     """Raise a UserError unless ``part`` may be added to the dict ``node`` at ``place``."""
     legal, owner = _legal_names(cfg, node, place)
@@ -283,10 +300,13 @@ def _find_class(kind: str, scope: str | None) -> Any:
     """Return what is registered under ``kind`` in any of MMEngine's registries, or ``None``."""
     from mmengine.registry import Registry, root
 
+    from mmvitconv.engine.quiet import quiet_logger
+
     for registry in vars(root).values():
         if not isinstance(registry, Registry):
             continue
-        with registry.switch_scope_and_registry(scope) as scoped:
+        # MMEngine warns of each registry that the scope does not extend
+        with quiet_logger(), registry.switch_scope_and_registry(scope) as scoped:
             found = scoped.get(kind)
         if found is not None:
             return found

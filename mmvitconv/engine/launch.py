@@ -260,6 +260,11 @@ def _test(session: Session, argv: Sequence[str] | None) -> None:
     if args.amp:
         cfg.test_cfg["fp16"] = True
     if args.show_dir:
+        if args.tta and cfg.get("default_scope") == "mmpretrain":
+            raise UserError(
+                "--show-dir and --tta do not go together for classification: mmpretrain draws the "
+                "one image that the model saw; draw without --tta"
+            )
         enable_pictures(cfg, args.show_dir)
     if args.tta:
         enable_test_time_augmentation(cfg)

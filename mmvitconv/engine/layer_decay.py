@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from mmvitconv.engine.modules import find_backbones, unwrap_model
+from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
 from mmvitconv.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -27,18 +25,6 @@ LEGAL_OPTIONS = (
     "bypass_duplicate",
     "custom_keys",
 )
-
-
-@contextmanager
-def quiet_logger() -> Iterator[None]:
-    """Silence MMEngine's one line per parameter; what counts is logged in a compact table."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -99,7 +85,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     f"use a backbone of mmvitconv or mmpretrain, or drop the constructor"
                 )
         single_groups: list[dict] = []
-        with quiet_logger():
+        with quiet_logger():  # MMEngine logs a line per parameter
             super().add_params(single_groups, model)
         names = {id(value): name for name, value in model.named_parameters()}
 

@@ -112,8 +112,8 @@ def enable_test_time_augmentation(cfg: Config) -> None:
         )
     if cfg.get("tta_model") is None:
         cfg.tta_model = {
-            "mmdet": ConfigDict(
-                type="mmdet.DetTTAModel",
+            "mmdet": ConfigDict(  # mmdet registers it with MMEngine, without a scope
+                type="DetTTAModel",
                 tta_cfg=ConfigDict(nms=ConfigDict(type="nms", iou_threshold=0.5), max_per_img=100),
             ),
             "mmseg": ConfigDict(type="mmseg.SegTTAModel"),

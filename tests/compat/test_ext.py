@@ -574,16 +574,7 @@ def test_deform_conv_layers_in_half_precision(dtype):
         torch.testing.assert_close(out.float(), expected, rtol=2**-5, atol=2**-5)
 
 
-def test_modulated_deform_conv_without_images():
-    layer = ops.ModulatedDeformConv2dPack(4, 4, 3, padding=1)
-    x = torch.zeros(0, 4, 5, 5, requires_grad=True)
-    out = layer(x)
-    assert out.shape == (0, 4, 5, 5)
-    out.sum().backward()
-    assert torch.count_nonzero(layer.weight.grad) == 0
-
-
-# ------------------------------------------------------------------------------ deformable attention
+# ----------------------------------------------------------------------------- deformable attention
 
 
 def attention_inputs(dtype=torch.float64):

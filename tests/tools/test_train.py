@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
+from mmengine.visualization import Visualizer
 from PIL import Image
+
+from mmvitconv.engine.launch import run_print_config, run_testing, run_training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +103,7 @@ def write_images(folder: Path) -> None:
         for index in range(6):
             low, high = (0, 128) if label == "black" else (128, 256)
             pixels = generator.integers(low, high, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{index}.png")
+            Image.fromarray(pixels).save(folder / label / f"{label}_{index}.png")
 
 
 def write_config(folder: Path, name: str, extra: str = "") -> Path:
@@ -130,10 +136,31 @@ def read_spy(config: Path) -> list[dict]:
     return [json.loads(line) for line in config.with_suffix(".jsonl").read_text().splitlines()]
 
 
-def error_of(result: subprocess.CompletedProcess) -> str:
-    assert result.returncode in (1, 2), result.stdout[-2000:] + result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    return result.stderr.strip()
+TOOLS = {"train": run_training, "test": run_testing, "print_config": run_print_config}
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained):
+    """Run a tool inside this process; gives its exit code and what it wrote to stderr."""
+    # what the tools and the runner change for the whole process
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.syspath_prepend(str(trained[0]))
+    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
+    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
+
+    def run_tool(tool: str, *arguments: object) -> tuple[int, str]:
+        try:
+            code = TOOLS[tool]([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        return code, "\n".join(line for line in error.splitlines() if "Warning" not in line)
+
+    return run_tool
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +239,7 @@ def test_resume_auto_falls_back_to_a_readable_checkpoint(trained, tmp_path: Path
 def test_mixed_precision_learning_rate_scaling_and_no_validation(trained, tmp_path: Path) -> None:
     result = run(
         *("train.py", trained[1], "--work-dir", tmp_path, "--amp", "--auto-scale-lr"),
-        *("--no-validate", "--resume", "--compile"),
+        *("--no-validate", "--resume"),
         *("--cfg-options", "train_cfg.max_epochs=1", "param_scheduler=None"),
         *("optim_wrapper.accumulative_counts=2",),
         folder=trained[0],
@@ -224,7 +251,6 @@ def test_mixed_precision_learning_rate_scaling_and_no_validation(trained, tmp_pa
     # 2 images x 2 accumulated steps of the 16 that the rate of 0.01 is meant for
     assert "lr: 2.5000e-03" in result.stdout
     assert "CPUAmpOptimWrapper" in (tmp_path / "whole.py").read_text()
-    assert "torch.compile: backbone (ResNet)" in result.stdout
     assert "Epoch(val)" not in result.stdout
     assert "best checkpoint" not in result.stdout
 
@@ -233,8 +259,14 @@ def test_test_writes_metrics_predictions_and_pictures(trained, tmp_path: Path) -
     folder, config, _ = trained
     out, pictures = tmp_path / "new" / "predictions.pkl", tmp_path / "pictures"
     result = run(
-        *("test.py", config, folder / "work_whole" / "epoch_3.pth", "--work-dir", tmp_path / "work"),
-        *("--out", out, "--show-dir", pictures, "--tta"),
+        *(
+            "test.py",
+            config,
+            folder / "work_whole" / "epoch_3.pth",
+            "--work-dir",
+            tmp_path / "work",
+        ),
+        *("--out", out, "--show-dir", pictures),
         folder=folder,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
@@ -244,43 +276,58 @@ def test_test_writes_metrics_predictions_and_pictures(trained, tmp_path: Path) -
     assert f"pictures: 12 in {pictures}" in result.stdout
 
 
+def test_test_merges_mirror_images(trained, call, tmp_path: Path) -> None:
+    folder, config, _ = trained
+    out = tmp_path / "predictions.pkl"
+    work = ("--work-dir", tmp_path / "work")
+    code, error = call(
+        "test", config, folder / "work_whole/epoch_3.pth", "--tta", "--out", out, *work
+    )
+    assert (code, "error" in error) == (0, False)
+    assert len(pickle.loads(out.read_bytes())) == 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train.py", "{folder}/whole.yp"], 1, "there is no config file"),
-        (["train.py", "{config}", "--cfg-options", "model.backbone.depht=18"], 1, "'depth'"),
-        (["train.py", "{config}", "--cfg-options", "no-equals"], 2, "KEY=VALUE"),
-        (["train.py", "{config}", "--cfg-options", "model.backbone.depth=19"], 1, "depth 19"),
-        (["train.py", "{config}", "--resume", "nothing.pth"], 1, "no file 'nothing.pth'"),
-        (["train.py", "{config}", "--cfg-options", "load_from=gone.pth"], 1, "no file 'gone.pth'"),
+        (["train", "{folder}/whole.yp"], 1, "there is no config file"),
+        (["train", "{config}", "--cfg-options", "model.backbone.depht=18"], 1, "'depth'"),
+        (["train", "{config}", "--cfg-options", "no-equals"], 2, "KEY=VALUE"),
+        (["train", "{config}", "--cfg-options", "model.backbone.depth=19"], 1, "depth 19"),
+        (["train", "{config}", "--resume", "nothing.pth"], 1, "no file 'nothing.pth'"),
+        (["train", "{config}", "--cfg-options", "load_from=gone.pth"], 1, "no file 'gone.pth'"),
         (
-            [*("train.py", "{config}", "--cfg-options"), "train_dataloader.dataset.data_root=/none"],
+            [*("train", "{config}", "--cfg-options"), "train_dataloader.dataset.data_root=/none"],
             1,
             "/none",
         ),
-        (["train.py", "{config}", "--launcher", "pytorch"], 1, "tools/dist_train.sh"),
-        (["test.py", "{config}", "{folder}/work_whole/epoch_9.pth"], 1, "epoch_1.pth, epoch_2.pth"),
-        (["test.py", "{config}", "{folder}/whole.py"], 1, "damaged or not a PyTorch checkpoint"),
-        (["test.py", "{config}", "x.pth", "--out", "x.json"], 2, ".pkl"),
-        (["misc/print_config.py", "{config}", "--cfg-options", "modle.x=1"], 1, "'model'"),
+        (["train", "{config}", "--launcher", "pytorch"], 1, "tools/dist_train.sh"),
+        (["test", "{config}", "{folder}/work_whole/epoch_9.pth"], 1, "epoch_1.pth, epoch_2.pth"),
+        (["test", "{config}", "{folder}/whole.py"], 1, "whole.py'"),
+        (["test", "{config}", "x.pth", "--out", "x.json"], 2, ".pkl"),
+        (["print_config", "{config}", "--cfg-options", "modle.x=1"], 1, "'model'"),
     ],
 )
-def test_wrong_input_is_one_sentence(trained, arguments, code, message) -> None:
+def test_wrong_input_is_one_sentence(trained, call, arguments, code, message) -> None:
     folder, config, _ = trained
     filled = [argument.format(folder=folder, config=config) for argument in arguments]
-    result = run(*filled, folder=folder)
-    assert message in error_of(result)
-    assert result.returncode == code
-    if code == 1:
-        assert result.stderr.strip().count("error:") == 1
+    exit_code, error = call(*filled)
+    assert message in error
+    assert exit_code == code
+    assert error.count("error:") == 1
 
 
-def test_debug_shows_the_traceback(trained) -> None:
+def test_classification_cannot_draw_augmented_copies(trained, call) -> None:
     folder, config, _ = trained
-    options = ("--debug", "--cfg-options", "model.backbone.depth=19")
-    result = run("train.py", config, *options, folder=folder)
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr
+    checkpoint = folder / "work_whole" / "epoch_1.pth"
+    code, error = call("test", config, checkpoint, "--tta", "--show-dir", folder / "pictures")
+    assert code == 1
+    assert "--show-dir and --tta do not go together" in error
+
+
+def test_debug_shows_the_traceback(trained, call) -> None:
+    with pytest.raises(ValueError, match="did you mean"):
+        call("train", trained[1], "--debug", "--cfg-options", "model.backbone.depht=18")
 
 
 def test_wrong_path_is_noticed_without_importing_a_task_package(tmp_path: Path) -> None:
@@ -294,44 +341,58 @@ def test_wrong_path_is_noticed_without_importing_a_task_package(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("door", ["load_from", "resume", "init_cfg", "test"])
-def test_checkpoint_with_code_is_refused_at_every_door(trained, tmp_path: Path, door: str) -> None:
+def test_checkpoint_with_code_is_refused_at_every_door(
+    trained, call, tmp_path: Path, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, config, _ = trained
     marker, bad = tmp_path / "marker", tmp_path / "bad.pth"
     good = torch.load(folder / "work_whole" / "epoch_1.pth", weights_only=True)
     torch.save({**good, "extra": Exploit(marker)}, bad)
     arguments = {
-        "load_from": ("train.py", config, "--cfg-options", f"load_from={bad}"),
-        "resume": ("train.py", config, "--resume", bad),
+        "load_from": ("train", config, "--cfg-options", f"load_from={bad}"),
+        "resume": ("train", config, "--resume", bad),
         "init_cfg": (
-            *("train.py", config, "--cfg-options", "model.backbone.init_cfg.type=Pretrained"),
+            *("train", config, "--cfg-options", "model.backbone.init_cfg.type=Pretrained"),
             f"model.backbone.init_cfg.checkpoint={bad}",
         ),
-        "test": ("test.py", config, bad),
+        "test": ("test", config, bad),
     }[door]
-    result = run(
-        *arguments,
-        *("--work-dir", tmp_path / "work"),
-        folder=folder,
-        TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1",
-    )
-    message = error_of(result)
-    assert str(bad) in message
-    assert "refused" in message
+    code, error = call(*arguments, "--work-dir", tmp_path / f"work_{door}")
+    assert code == 1
+    assert str(bad) in error
+    assert "refused" in error
+    assert error.count("error:") == 1
     assert not marker.exists()
+    # the file is armed, or the test would prove nothing
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    torch.load(bad, weights_only=False)
+    assert marker.exists()
 
 
-def test_checkpoint_of_another_model_is_refused(trained, tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_refused(trained, call, tmp_path: Path) -> None:
     folder, config, _ = trained
     state = torch.load(folder / "work_whole" / "epoch_1.pth", weights_only=True)["state_dict"]
     other = {key: value for key, value in state.items() if "layer4" not in key}
     torch.save({"state_dict": other}, tmp_path / "other.pth")
     options = ("--cfg-options", f"load_from={tmp_path / 'other.pth'}")
-    result = run("train.py", config, "--work-dir", tmp_path / "work", *options, folder=folder)
-    assert "backbone.layer4" in error_of(result)
+    code, error = call("train", config, "--work-dir", tmp_path / "work", *options)
+    assert code == 1
+    assert "backbone.layer4" in error
+
+
+def test_weights_alone_cannot_be_resumed(trained, call, tmp_path: Path) -> None:
+    folder, config, _ = trained
+    state = torch.load(folder / "work_whole" / "epoch_1.pth", weights_only=True)["state_dict"]
+    torch.save({"state_dict": state}, tmp_path / "weights.pth")
+    resume = ("--resume", tmp_path / "weights.pth")
+    code, error = call("train", config, "--work-dir", tmp_path / "work", *resume)
+    assert code == 1
+    assert "load_from=PATH instead of --resume" in error
 
 
 def test_print_config(trained) -> None:
     folder, config, _ = trained
-    result = run("misc/print_config.py", config, "--cfg-options", "train_cfg.max_epochs=7", folder=folder)
+    options = ("--cfg-options", "train_cfg.max_epochs=7")
+    result = run("misc/print_config.py", config, *options, folder=folder)
     assert result.returncode == 0, result.stderr
     assert "max_epochs=7" in result.stdout

@@ -17,9 +17,9 @@ from mmvitconv.engine.configuration import add_config_arguments, apply_options, 
 from mmvitconv.errors import UserError
 
 RULE = (
-    "One multiplication with its addition counts 1; figures in FLOPs are about twice as large. layers: "
-    "convolutions and linear layers. products: attention, similarities and FFT. Bias, norms, "
-    "activations, softmax, pooling and RoIAlign are free."
+    "One multiplication with its addition counts 1; figures in FLOPs are about twice as large. "
+    "layers: convolutions and linear layers. products: attention, similarities and FFT. Bias, "
+    "norms, activations, softmax, pooling and RoIAlign are free."
 )
 
 

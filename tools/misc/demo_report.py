@@ -83,7 +83,8 @@ def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
         CheckpointError: if the file is unsafe or damaged, or its keys or shapes do not match.
     """
     # The checkpoint holds all weights: no pretrained backbone has to be read first.
-    cfg.model.backbone.init_cfg = None
+    if "init_cfg" in cfg.model.backbone:
+        cfg.model.backbone.init_cfg = None
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     content = load_file(checkpoint)
     try:
@@ -179,12 +180,12 @@ def draw_objects(axis: plt.Axes, boxes: np.ndarray, masks: np.ndarray | None) ->
             size = right - left, bottom - top
             axis.add_patch(plt.Rectangle((left, top), *size, fill=False, edgecolor=colour))
         return
+    fillings = np.zeros((*masks.shape[1:], 4))
     for mask, colour in zip(masks, colours, strict=True):
         if mask.any():
-            filling = np.zeros((*mask.shape, 4))
-            filling[mask] = [*colour[:3], 0.35]
-            axis.imshow(filling)
+            fillings[mask] = [*colour[:3], 0.35]
             axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1)
+    axis.imshow(fillings)
 
 
 def ground_truth(info: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:

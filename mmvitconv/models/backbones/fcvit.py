@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models.backbones.base import Backbone, keep_memory_format
 from mmvitconv.models.layers import ScaledResidual, drop_path_rates
+from mmvitconv.ops import depthwise_conv2d
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -183,10 +184,19 @@ class GlobalContext(nn.Module):
             return x + vector[:, :, None, None]
 
         heads, head_dims = self.num_heads, channels // self.num_heads
-        query = mean.view(batch * heads, 1, head_dims) * head_dims**-0.5
+        query = (mean * head_dims**-0.5).to(x.dtype)
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            # Tokens are rows here: all heads in one product with a block-diagonal matrix.
+            mask = torch.eye(heads, dtype=x.dtype, device=x.device)
+            mask = mask.repeat_interleave(head_dims, dim=0)  # (C, heads)
+            tokens = x.permute(0, 2, 3, 1).view(batch, height * width, channels)
+            similarity = torch.bmm(tokens, query.unsqueeze(2) * mask)
+            weights = self._standardise(similarity.transpose(1, 2)).transpose(1, 2)
+            out = torch.baddbmm(tokens, weights.to(x.dtype), (vector.unsqueeze(2) * mask).mT)
+            return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
         tokens = x.reshape(batch * heads, head_dims, height * width)
-        similarity = torch.bmm(query.to(x.dtype), tokens).view(batch, heads, height * width)
-        weights = self._standardise(similarity).to(x.dtype)
+        similarity = torch.bmm(query.view(batch * heads, 1, head_dims), tokens)
+        weights = self._standardise(similarity.view(batch, heads, height * width)).to(x.dtype)
         out = torch.baddbmm(
             tokens, vector.view(batch * heads, head_dims, 1), weights.view(batch * heads, 1, -1)
         )
@@ -204,8 +214,15 @@ class GlobalContext(nn.Module):
         return similarity * scale + (self.rescale_bias[:, None] - mean * scale)
 
 
-def _depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+class DepthwiseConv2d(nn.Conv2d):
+    """Depth-wise convolution that keeps the size, see :func:`mmvitconv.ops.depthwise_conv2d`."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve a map of shape (B, C, H, W)."""
+        return depthwise_conv2d(x, self.weight, self.bias)
 
 
 class Mix(nn.Module):
@@ -222,7 +239,7 @@ class Mix(nn.Module):
                 arch.context_compete,
                 arch.weighted_context,
             )
-        self.dwconv = _depthwise(embed_dims, kernel_size)
+        self.dwconv = DepthwiseConv2d(embed_dims, kernel_size)
         if arch.fc_factor <= 1:
             self.fc1 = nn.Conv2d(embed_dims, embed_dims, 1)
             self.fc2 = None
@@ -244,7 +261,7 @@ class SpatialAtt(nn.Module):
 
     def __init__(self, embed_dims: int, kernel_size: int, reduction: int) -> None:
         super().__init__()
-        self.dwconv = _depthwise(embed_dims, kernel_size)
+        self.dwconv = DepthwiseConv2d(embed_dims, kernel_size)
         self.fc1 = nn.Conv2d(embed_dims, embed_dims // reduction, 1)
         self.fc2 = nn.Conv2d(embed_dims // reduction, embed_dims, 1)
 
@@ -282,21 +299,62 @@ class TokenMixer(nn.Sequential):
 class ChannelMixer(nn.Module):
     """Inverted bottleneck with a depth-wise convolution before its activation (section 1.4)."""
 
+    slice_bytes = 8 * 2**20
+
     def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(embed_dims, hidden_dims, 1)
-        self.dwconv = None if arch.dwconv_size is None else _depthwise(hidden_dims, arch.dwconv_size)
+        self.dwconv = None if arch.dwconv_size is None else DepthwiseConv2d(hidden_dims, arch.dwconv_size)
         self.fc2 = nn.Conv2d(hidden_dims, embed_dims, 1)
         self.drop = nn.Dropout(drop_rate)
         self.channel_att = ChannelAtt(arch.channel_att_sizes) if arch.use_channel_att else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels of a map of shape (B, C, H, W)."""
-        x = self.fc1(x)
-        if self.dwconv is not None:
-            x = self.dwconv(x)
-        x = self.drop(self.fc2(self.drop(F.gelu(x))))
+        if self._pays_to_slice(x):
+            x = self._forward_sliced(x)
+        else:
+            x = self.fc1(x)
+            if self.dwconv is not None:
+                x = self.dwconv(x)
+            x = self.drop(self.fc2(self.drop(F.gelu(x))))
         return x if self.channel_att is None else self.channel_att(x)
+
+    def _pays_to_slice(self, x: Tensor) -> bool:
+        """Whether the hidden map is so large that CPUs are better off to make it slice by slice.
+
+        The allocator returns blocks of 32 MB and more to the system at once, so that every operation on them
+        pays for fresh pages. Only without gradients, where no hidden map is kept, and when nobody
+        listens to the layers.
+        """
+        size = x.numel() // x.shape[1] * self.fc1.out_channels * x.element_size()
+        layers = (self.fc1, self.dwconv, self.fc2)
+        return (
+            x.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and not (self.training and self.drop.p > 0)
+            and not torch.compiler.is_compiling()
+            and size > 2 * self.slice_bytes
+            and not any(layer is not None and layer._forward_hooks for layer in layers)
+        )
+
+    def _forward_sliced(self, x: Tensor) -> Tensor:
+        """The same without the full hidden map: slices of it are made, used and summed up."""
+        batch, channels, height, width = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        step = max(self.slice_bytes // (tokens.shape[0] * x.element_size()), 16)
+        out = None
+        for start in range(0, self.fc1.out_channels, step):
+            rows = slice(start, start + step)
+            hidden = F.linear(tokens, self.fc1.weight[rows, :, 0, 0], self.fc1.bias[rows])
+            hidden = hidden.view(batch, height, width, -1).permute(0, 3, 1, 2)
+            if self.dwconv is not None:
+                hidden = depthwise_conv2d(hidden, self.dwconv.weight[rows], self.dwconv.bias[rows])
+            hidden = torch.ops.aten.gelu_(hidden).permute(0, 2, 3, 1).reshape(tokens.shape[0], -1)
+            bias = self.fc2.bias if start == 0 else None
+            part = F.linear(hidden, self.fc2.weight[:, rows, 0, 0], bias)
+            out = part if out is None else out.add_(part)
+        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -415,6 +473,8 @@ class FCViT(Backbone):
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """The normalised features of ``out_indices``."""
         image, outs = x, []
+        if x.device.type == "cpu":  # oneDNN's convolutions and our products are faster so
+            x = x.contiguous(memory_format=torch.channels_last)
         for stage, (patch_embed, blocks) in enumerate(
             zip(self.patch_embeds, self.stages, strict=True)
         ):

@@ -1,0 +1,65 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Plain pip users: see README.md.
+# PYTHON chooses the interpreter that the environment is made from: make setup PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+REQUIREMENTS := requirements/upstream.txt requirements/dev.txt
+DEMO_CONFIG := configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
+DEMO_DIR := work_dirs/demo
+BEGIN := $(shell date +%s)
+
+.PHONY: help setup demo test lint clean
+.NOTPARALLEL:
+
+help:
+	@echo "make setup   create $(VENV) and install everything, if needed"
+	@echo "make demo    train, test and show Mask R-CNN with FCViT on microscopy images"
+	@echo "make test    run the whole test suite"
+	@echo "make lint    check the style (ruff)"
+	@echo "make clean   remove caches, builds and the demo's results, keep $(VENV) and data"
+
+# The stamp holds a checksum of what the environment was made from: unchanged means nothing to do.
+setup:
+	@set -eu; \
+	wanted="$$(cat $(REQUIREMENTS) setup.py pyproject.toml | cksum) $(CURDIR)"; \
+	if [ -x $(BIN)/python ] && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$wanted" ]; then exit 0; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  if ! $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	      >/dev/null 2>&1; then \
+	    found="$$($(PYTHON) --version 2>/dev/null || echo 'no working Python')"; \
+	    echo "error: mmvitconv needs Python 3.10 - 3.13, but '$(PYTHON)' is $$found;" \
+	      "install one and name it: make setup PYTHON=python3.12" >&2; exit 1; \
+	  fi; \
+	  if ! $(PYTHON) -m venv --clear $(VENV); then \
+	    echo "error: '$(PYTHON)' cannot create $(VENV); install its venv module" \
+	      "(Debian, Ubuntu: apt install python3-venv) and try again" >&2; exit 1; \
+	  fi; \
+	fi; \
+	echo "Installing into $(VENV): a few minutes and about 6 GB the first time"; \
+	$(BIN)/python -m pip install --disable-pip-version-check -q \
+	  $(addprefix -r ,$(REQUIREMENTS)); \
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e . --no-deps; \
+	echo "$$wanted" > $(STAMP)
+
+demo: setup
+	@set -eu; rm -f $(DEMO_DIR)/best_*.pth; \
+	$(BIN)/python tools/dataset_converters/nuclei.py; \
+	$(BIN)/python tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR); \
+	best="$$(ls -t $(DEMO_DIR)/best_*.pth | head -n 1)"; \
+	if [ -z "$$best" ]; then echo "error: no $(DEMO_DIR)/best_*.pth was written" >&2; exit 1; fi; \
+	$(BIN)/python tools/test.py $(DEMO_CONFIG) "$$best" --work-dir $(DEMO_DIR); \
+	$(BIN)/python tools/misc/demo_report.py $(DEMO_CONFIG) "$$best" --out-dir $(DEMO_DIR); \
+	echo "checkpoint: $$best"; \
+	echo "total time: $$(( $$(date +%s) - $(BEGIN) )) seconds"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(DEMO_DIR)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

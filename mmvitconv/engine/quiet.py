@@ -1,0 +1,25 @@
+"""Silencing MMEngine where it would bury what counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.logging import MMLogger
+
+
+@contextmanager
+def quiet_logger() -> Iterator[None]:
+    """Let MMEngine's current logger pass errors only.
+
+    Yields:
+        Nothing.
+    """
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,5 @@
+"""Functional operators that have a faster exact form than torch's own."""
+
+from mmvitconv.ops.depthwise_conv import depthwise_conv2d
+
+__all__ = ["depthwise_conv2d"]

@@ -1,0 +1,64 @@
+"""The start-up file: present after both kinds of installation, harmless, gone after removal."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COLD_IMPORT = "import sys, mmcv.ops; print('mmvitconv' in sys.modules, mmcv._ext.__file__)"
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """A copy of what a build needs: building writes into the source folder."""
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(
+        ROOT / "mmvitconv", folder / "mmvitconv", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_installation(tmp_path, sources, editable):
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    site = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
+    # Everything else comes from the running environment, without running its start-up files.
+    (site / "zz_outer.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n"
+    )
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    options = ("--no-build-isolation", "--no-deps", "--no-index", "--quiet")
+    run(*pip, "install", *options, *(("-e",) if editable else ()), sources)
+
+    assert (site / "mmvitconv.pth").is_file()
+    assert (site / "mmvitconv").is_dir() != editable
+    origin = run(python, "-I", "-c", "import mmvitconv; print(mmvitconv.__file__)").stdout
+    assert origin.startswith(str(sources if editable else site))
+    # Nothing of ours is imported by hand here.
+    cold = run(python, "-I", "-W", "ignore", "-c", COLD_IMPORT).stdout.split()
+    assert cold == ["True", str(Path(origin).parent / "compat" / "ext.py")]
+
+    # The package vanishes without pip (a deleted clone): no word about it.
+    moved = (sources if editable else site) / "mmvitconv"
+    shutil.move(moved, tmp_path / "moved")
+    silent = run(python, "-I", "-c", "print('alive')")
+    shutil.move(tmp_path / "moved", moved)
+    assert (silent.stdout, silent.stderr) == ("alive\n", "")
+
+    run(*pip, "uninstall", "--yes", "--quiet", "mmvitconv")
+    assert not list(site.glob("*mmvitconv*"))

@@ -1,0 +1,86 @@
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODEL_WRAPPERS
+from torch import distributed, nn
+
+from mmvitconv.engine.distributed import LAUNCHER_VARIABLES, prepare_distributed
+from mmvitconv.errors import UserError
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No launcher's variables, no GPU, and no process group left over."""
+    for variables in LAUNCHER_VARIABLES.values():
+        for target, source in variables.items():
+            monkeypatch.setenv(target, "0")  # restored afterwards
+            monkeypatch.delenv(target)
+            monkeypatch.delenv(source, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    monkeypatch.setattr("mmvitconv.engine.distributed.get_device", lambda: "cpu")
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+def test_gloo_and_the_wrapper_are_chosen(
+    launcher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    started = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda **kw: started.append(kw))
+    variables = LAUNCHER_VARIABLES[launcher]
+    for target, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variables[target], value)
+    cfg = Config({"env_cfg": {"dist_cfg": {"backend": "nccl"}}})
+    prepare_distributed(cfg, launcher)
+    assert started == [{"backend": "gloo"}]
+    assert cfg.env_cfg.dist_cfg.backend == "gloo"
+    assert cfg.model_wrapper_cfg.type == "mmvitconv.CPUDistributedDataParallel"
+    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["3", "4", "1"]
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_nothing_happens_without_a_launcher() -> None:
+    cfg = Config({"a": 1})
+    prepare_distributed(cfg, "none")
+    assert cfg.to_dict() == {"a": 1}
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_missing_variables_are_named() -> None:
+    with pytest.raises(UserError, match=r"SLURM_PROCID.*slurm_train\.sh"):
+        prepare_distributed(Config({}), "slurm")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmvitconv.engine.distributed.get_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="there are 2; start at most 2 processes"):
+        prepare_distributed(Config({}), "pytorch")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_wrapper_drops_devices_and_synchronised_norms(tmp_path) -> None:
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4))
+    wrapped = MODEL_WRAPPERS.build(
+        {
+            "type": "mmvitconv.CPUDistributedDataParallel",
+            "module": model,
+            "device_ids": [0],
+            "output_device": 0,
+        }
+    )
+    assert not any(isinstance(child, nn.SyncBatchNorm) for child in wrapped.modules())
+    wrapped(torch.rand(2, 3, 5, 5)).sum().backward()
+    assert model[0].weight.grad is not None

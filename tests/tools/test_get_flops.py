@@ -1,0 +1,79 @@
+"""The command, as a user runs it and as a function."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+TOOL = "tools/analysis_tools/get_flops.py"
+CONFIG = "configs/fcvit/fcvit_tiny_imagenet.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("get_flops", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# specs/fcvit.md section 2: 0.900 for the layers, 0.903 with similarity and outer product; the
+# classifier's head of 320 x 1000 changes no digit. Parameters: trunk and final norm, with the head.
+COSTS = ["0.900", "0.003", "0.903"]
+
+
+def test_the_command_in_a_fresh_process():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", TOOL, CONFIG], capture_output=True, text=True, check=True
+    )
+    assert "224 x 224" in done.stdout
+    backbone, whole = (
+        next(line for line in done.stdout.splitlines() if start in line)
+        for start in ("backbone (FCViT)", "whole model")
+    )
+    assert [cell.strip() for cell in backbone.split("│")[2:6]] == ["4,463,752", *COSTS]
+    assert [cell.strip() for cell in whole.split("│")[2:6]] == ["4,784,752", *COSTS]
+    assert "Every operator that ran is counted or free" in done.stdout
+
+
+def test_shape_and_options(tool, capsys):
+    arguments = [CONFIG, "--shape", "64", "96", "--cfg-options", "model.head.num_classes=7"]
+    assert tool.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "64 x 96" in printed
+    assert f"{320 * 7 + 7:,}" in printed
+    assert tool.main([CONFIG, "--shape", "32"]) == 0
+    assert "32 x 32" in capsys.readouterr().out
+
+
+def test_uncounted_operators_and_idle_parts_are_listed(tool, capsys):
+    from mmvitconv.analysis import Complexity, ConfigComplexity, Macs, PartComplexity
+
+    model = Complexity(5, Macs(7), uncounted={"aten.linalg_inv_ex": 2})
+    parts = (
+        PartComplexity("backbone", "Net", 2, Macs(7)),
+        PartComplexity("auxiliary_head", "Head", 3, Macs()),
+    )
+    tool.show(ConfigComplexity((1, 1), parts, model, ("A note.",)), tool.Console(width=100))
+    printed = capsys.readouterr().out
+    assert "Not counted, no formula: aten.linalg_inv_ex (2x)." in printed
+    assert "not run at inference: auxiliary_head." in printed
+    assert "A note." in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["configs/fcvit/nothing.py"], "configs/fcvit/nothing.py"),
+        ([CONFIG, "--shape", "0", "5"], "(0, 5)"),
+        ([CONFIG, "--cfg-options", "model.backbone.arhc=tiny"], "arhc"),
+        ([CONFIG, "--cfg-options", "model.backbone.arch=huge"], "huge"),
+    ],
+)
+def test_mistakes_are_one_sentence(tool, capsys, arguments, words):
+    assert tool.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert words in captured.err
+    assert "whole model" not in captured.out
