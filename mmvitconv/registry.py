@@ -13,9 +13,7 @@ from mmengine.registry import Registry
 
 __all__ = ["HOOKS", "MODELS", "MODEL_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS"]
 
-MODELS = Registry(
-    "model", parent=ENGINE_MODELS, scope="mmvitconv", locations=["mmvitconv.models"]
-)
+MODELS = Registry("model", parent=ENGINE_MODELS, scope="mmvitconv", locations=["mmvitconv.models"])
 HOOKS = Registry("hook", parent=ENGINE_HOOKS, scope="mmvitconv", locations=["mmvitconv.engine"])
 MODEL_WRAPPERS = Registry(
     "model_wrapper",

@@ -87,5 +87,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
     others: dict[str, Tensor] = {}
     if any(key.startswith("backbone.") for key in state_dict):
         others = {k: v for k, v in state_dict.items() if k.startswith(_OTHER_PARTS)}
-        state_dict = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k not in others}
+        state_dict = {
+            k.removeprefix("backbone."): v for k, v in state_dict.items() if k not in others
+        }
     return {**_FAMILIES[family].convert(state_dict), **others}

@@ -122,9 +122,7 @@ def _refusal(path: Path, error: Exception) -> str:
     """Says what a refused file asked for; torch's own text would advise to switch safety off."""
     text = str(error)
     if "Unsupported" not in text and "GLOBAL" not in text and "blocked" not in text.lower():
-        return (
-            f"checkpoint {str(path)!r} is damaged or not a PyTorch checkpoint; fetch or save it again"
-        )
+        return f"checkpoint {str(path)!r} is damaged or not a PyTorch checkpoint; fetch or save it again"
     asked = text.split("GLOBAL ", 1)[-1].split(" ", 1)[0] if "GLOBAL " in text else "code"
     return (
         f"checkpoint {str(path)!r} was refused: reading it would run {asked!r}; only tensors and plain "

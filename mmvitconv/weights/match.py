@@ -61,7 +61,9 @@ def check_match(
     unexpected = [prefix + key for key in state_dict if key not in own]
     if scope == "backbone":
         missing = [key for key in missing if not _is_optional(model, key.removeprefix(prefix))]
-        unexpected = [key for key in unexpected if not _is_optional(model, key.removeprefix(prefix))]
+        unexpected = [
+            key for key in unexpected if not _is_optional(model, key.removeprefix(prefix))
+        ]
     name = type(model).__name__
     if missing or unexpected:
         raise CheckpointError(
@@ -98,7 +100,9 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
         prefix = "backbone."
     if prefix:
         prefix = prefix.rstrip(".") + "."
-        state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        state_dict = {
+            k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
+        }
         if not state_dict:
             raise CheckpointError(f"checkpoint {filename!r} has no key below {prefix!r}")
     else:

@@ -17,8 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitconv.models.backbones.base import Backbone, keep_memory_format
-from mmvitconv.models.layers import ScaledResidual, drop_path_rates
-from mmvitconv.ops import depthwise_conv2d
+from mmvitconv.models.layers import (
+    DepthwiseConv2d,
+    PointwiseConv2d,
+    ScaledResidual,
+    drop_path_rates,
+)
+from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -85,7 +90,12 @@ class FCViTArch:
             )
         if len(self.mix_sizes) not in (1, 2):
             raise ValueError(f"mix_sizes={self.mix_sizes} is illegal; give one or two kernel sizes")
-        sizes = (*self.mix_sizes, *self.channel_att_sizes, self.spatial_att_size, self.dwconv_size or 1)
+        sizes = (
+            *self.mix_sizes,
+            *self.channel_att_sizes,
+            self.spatial_att_size,
+            self.dwconv_size or 1,
+        )
         if any(size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(
                 f"kernel sizes must be odd and positive, but mix_sizes={self.mix_sizes}, dwconv_size="
@@ -144,8 +154,8 @@ class GlobalContext(nn.Module):
     """Adds a context vector to each position, weighted by its similarity to the mean (section 1.3).
 
     The similarity of a token to the mean token is standardised over all heads and tokens of a sample,
-    rescaled per head and multiplied with a vector made from the mean. Computed as two batched products,
-    a (1 x d)(d x N) one and a rank-1 update, so that no map beside the result is ever made.
+    rescaled per head and multiplied with a vector made from the mean. The map is read twice and written
+    once: a matrix product gives the similarities, a fused multiply-add the result.
 
     Args:
         embed_dims: Channels C.
@@ -168,6 +178,9 @@ class GlobalContext(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.rescale_weight = nn.Parameter(torch.ones(num_heads)) if weighted else None
         self.rescale_bias = nn.Parameter(torch.zeros(num_heads)) if weighted else None
+        if weighted:  # (C, heads): which channel is in which head
+            heads = torch.eye(num_heads).repeat_interleave(embed_dims // num_heads, dim=0)
+            self.register_buffer("head_mask", heads, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of shape (B, C, H, W) plus its global context."""
@@ -183,46 +196,49 @@ class GlobalContext(nn.Module):
         if self.rescale_weight is None:
             return x + vector[:, :, None, None]
 
-        heads, head_dims = self.num_heads, channels // self.num_heads
+        heads, head_dims, length = self.num_heads, channels // self.num_heads, height * width
         query = (mean * head_dims**-0.5).to(x.dtype)
         if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-            # Tokens are rows here: all heads in one product with a block-diagonal matrix.
-            mask = torch.eye(heads, dtype=x.dtype, device=x.device)
-            mask = mask.repeat_interleave(head_dims, dim=0)  # (C, heads)
-            tokens = x.permute(0, 2, 3, 1).view(batch, height * width, channels)
-            similarity = torch.bmm(tokens, query.unsqueeze(2) * mask)
-            weights = self._standardise(similarity.transpose(1, 2)).transpose(1, 2)
-            out = torch.baddbmm(tokens, weights.to(x.dtype), (vector.unsqueeze(2) * mask).mT)
+            tokens = x.permute(0, 2, 3, 1).view(batch, length, channels)
+            # All heads in one product, by a block-diagonal matrix.
+            similarity = torch.bmm(tokens, query.unsqueeze(2) * self.head_mask.to(x.dtype))
+            weights = self._standardise(similarity, heads_last=True).to(x.dtype)
+            out = torch.addcmul(
+                tokens.view(batch, length, heads, head_dims),
+                weights.unsqueeze(3),
+                vector.view(batch, 1, heads, head_dims),
+            )
             return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        tokens = x.reshape(batch * heads, head_dims, height * width)
+        tokens = x.reshape(batch * heads, head_dims, length)
         similarity = torch.bmm(query.view(batch * heads, 1, head_dims), tokens)
-        weights = self._standardise(similarity.view(batch, heads, height * width)).to(x.dtype)
-        out = torch.baddbmm(
-            tokens, vector.view(batch * heads, head_dims, 1), weights.view(batch * heads, 1, -1)
+        weights = self._standardise(similarity.view(batch, heads, length), heads_last=False)
+        out = torch.addcmul(
+            tokens.view(batch, heads, head_dims, length),
+            weights.to(x.dtype).unsqueeze(2),
+            vector.view(batch, heads, head_dims, 1),
         )
         return out.view(batch, channels, height, width)
 
-    def _standardise(self, similarity: Tensor) -> Tensor:
-        """Standardise (B, heads, N) over heads and tokens in float32, then rescale each head."""
-        similarity = similarity.float() if similarity.dtype != torch.float64 else similarity
-        count = similarity.shape[1] * similarity.shape[2]
+    def _standardise(self, similarity: Tensor, heads_last: bool) -> Tensor:
+        """Standardise over heads and tokens of a sample in float32, then rescale each head."""
+        if similarity.dtype != torch.float64:
+            similarity = similarity.float()
         # One value has no unbiased deviation; the biased one (0) keeps a single token finite.
+        count = similarity.shape[1] * similarity.shape[2]
         deviation, mean = torch.std_mean(
-            similarity, dim=(1, 2), correction=min(1, count - 1), keepdim=True
+            similarity.flatten(1), dim=1, correction=min(1, count - 1), keepdim=True
         )
-        scale = self.rescale_weight[:, None] / (deviation + self.eps)
-        return similarity * scale + (self.rescale_bias[:, None] - mean * scale)
+        scale = self.rescale_weight / (deviation + self.eps)  # (B, heads)
+        shift = self.rescale_bias - mean * scale
+        dim = 1 if heads_last else 2
+        return torch.addcmul(shift.unsqueeze(dim), similarity, scale.unsqueeze(dim))
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """Depth-wise convolution that keeps the size, see :func:`mmvitconv.ops.depthwise_conv2d`."""
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve a map of shape (B, C, H, W)."""
-        return depthwise_conv2d(x, self.weight, self.bias)
+def _gelu(x: Tensor, layer: nn.Module) -> Tensor:
+    """GELU of a layer's output; in place when neither gradients nor the layer's listeners need it."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer._forward_hooks:
+        return F.gelu(x)
+    return torch.ops.aten.gelu_(x)
 
 
 class Mix(nn.Module):
@@ -241,19 +257,19 @@ class Mix(nn.Module):
             )
         self.dwconv = DepthwiseConv2d(embed_dims, kernel_size)
         if arch.fc_factor <= 1:
-            self.fc1 = nn.Conv2d(embed_dims, embed_dims, 1)
+            self.fc1 = PointwiseConv2d(embed_dims, embed_dims)
             self.fc2 = None
         else:
             hidden_dims = max(embed_dims // arch.fc_factor, arch.fc_min_value)
-            self.fc1 = nn.Conv2d(embed_dims, hidden_dims, 1)
-            self.fc2 = nn.Conv2d(hidden_dims, embed_dims, 1)
+            self.fc1 = PointwiseConv2d(embed_dims, hidden_dims)
+            self.fc2 = PointwiseConv2d(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix a map of shape (B, C, H, W)."""
         if self.context is not None:
             x = self.context(x)
-        x = F.gelu(self.fc1(self.dwconv(x)))
-        return x if self.fc2 is None else F.gelu(self.fc2(x))
+        x = _gelu(self.fc1(self.dwconv(x)), self.fc1)
+        return x if self.fc2 is None else _gelu(self.fc2(x), self.fc2)
 
 
 class SpatialAtt(nn.Module):
@@ -262,8 +278,8 @@ class SpatialAtt(nn.Module):
     def __init__(self, embed_dims: int, kernel_size: int, reduction: int) -> None:
         super().__init__()
         self.dwconv = DepthwiseConv2d(embed_dims, kernel_size)
-        self.fc1 = nn.Conv2d(embed_dims, embed_dims // reduction, 1)
-        self.fc2 = nn.Conv2d(embed_dims // reduction, embed_dims, 1)
+        self.fc1 = PointwiseConv2d(embed_dims, embed_dims // reduction)
+        self.fc2 = PointwiseConv2d(embed_dims // reduction, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate a map of shape (B, C, H, W)."""
@@ -299,13 +315,17 @@ class TokenMixer(nn.Sequential):
 class ChannelMixer(nn.Module):
     """Inverted bottleneck with a depth-wise convolution before its activation (section 1.4)."""
 
-    slice_bytes = 8 * 2**20
+    slice_bytes = 4 * 2**20
 
-    def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch) -> None:
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(embed_dims, hidden_dims, 1)
-        self.dwconv = None if arch.dwconv_size is None else DepthwiseConv2d(hidden_dims, arch.dwconv_size)
-        self.fc2 = nn.Conv2d(hidden_dims, embed_dims, 1)
+        self.fc1 = PointwiseConv2d(embed_dims, hidden_dims)
+        self.dwconv = (
+            None if arch.dwconv_size is None else DepthwiseConv2d(hidden_dims, arch.dwconv_size)
+        )
+        self.fc2 = PointwiseConv2d(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
         self.channel_att = ChannelAtt(arch.channel_att_sizes) if arch.use_channel_att else None
 
@@ -314,10 +334,10 @@ class ChannelMixer(nn.Module):
         if self._pays_to_slice(x):
             x = self._forward_sliced(x)
         else:
+            layer = self.fc1 if self.dwconv is None else self.dwconv
             x = self.fc1(x)
-            if self.dwconv is not None:
-                x = self.dwconv(x)
-            x = self.drop(self.fc2(self.drop(F.gelu(x))))
+            x = _gelu(x if self.dwconv is None else self.dwconv(x), layer)
+            x = self.drop(self.fc2(self.drop(x)))
         return x if self.channel_att is None else self.channel_att(x)
 
     def _pays_to_slice(self, x: Tensor) -> bool:
@@ -334,27 +354,24 @@ class ChannelMixer(nn.Module):
             and not torch.is_grad_enabled()
             and not (self.training and self.drop.p > 0)
             and not torch.compiler.is_compiling()
-            and size > 2 * self.slice_bytes
+            and size > 1.5 * self.slice_bytes
             and not any(layer is not None and layer._forward_hooks for layer in layers)
         )
 
     def _forward_sliced(self, x: Tensor) -> Tensor:
         """The same without the full hidden map: slices of it are made, used and summed up."""
-        batch, channels, height, width = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        step = max(self.slice_bytes // (tokens.shape[0] * x.element_size()), 16)
+        step = max(self.slice_bytes * x.shape[1] // (x.numel() * x.element_size()), 16)
         out = None
         for start in range(0, self.fc1.out_channels, step):
             rows = slice(start, start + step)
-            hidden = F.linear(tokens, self.fc1.weight[rows, :, 0, 0], self.fc1.bias[rows])
-            hidden = hidden.view(batch, height, width, -1).permute(0, 3, 1, 2)
+            hidden = pointwise_conv2d(x, self.fc1.weight[rows], self.fc1.bias[rows])
             if self.dwconv is not None:
                 hidden = depthwise_conv2d(hidden, self.dwconv.weight[rows], self.dwconv.bias[rows])
-            hidden = torch.ops.aten.gelu_(hidden).permute(0, 2, 3, 1).reshape(tokens.shape[0], -1)
-            bias = self.fc2.bias if start == 0 else None
-            part = F.linear(hidden, self.fc2.weight[:, rows, 0, 0], bias)
+            hidden = torch.ops.aten.gelu_(hidden)
+            bias = self.fc2.bias if out is None else None
+            part = pointwise_conv2d(hidden, self.fc2.weight[:, rows], bias)
             out = part if out is None else out.add_(part)
-        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return out
 
 
 class Block(nn.Module):

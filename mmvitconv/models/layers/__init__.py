@@ -1,5 +1,6 @@
 """Layers that two families share."""
 
+from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.residual import ScaledResidual, drop_path_rates
 
-__all__ = ["ScaledResidual", "drop_path_rates"]
+__all__ = ["DepthwiseConv2d", "PointwiseConv2d", "ScaledResidual", "drop_path_rates"]

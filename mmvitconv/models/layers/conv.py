@@ -1,0 +1,37 @@
+"""Convolution layers on the operators of :mod:`mmvitconv.ops`."""
+
+from torch import Tensor, nn
+
+from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """Depth-wise convolution with bias that keeps the size.
+
+    Args:
+        channels: Channels of input and output.
+        kernel_size: Odd kernel size.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve a map of shape (B, C, H, W)."""
+        return depthwise_conv2d(x, self.weight, self.bias)
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """1x1 convolution with bias.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project a map of shape (B, in_channels, H, W)."""
+        return pointwise_conv2d(x, self.weight, self.bias)
