@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Up to so many positions the product wins: a convolution first reorders its weights at each call.
-_MAX_TOKENS = 1024
+_MAX_TOKENS = 512
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ its input, mixes space with a large depth-wise convolution and channels with a b
 channel mixer is an inverted bottleneck with a small depth-wise convolution inside.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -347,22 +348,26 @@ class ChannelMixer(nn.Module):
         pays for fresh pages. Only without gradients, where no hidden map is kept, and when nobody
         listens to the layers.
         """
-        size = x.numel() // x.shape[1] * self.fc1.out_channels * x.element_size()
         layers = (self.fc1, self.dwconv, self.fc2)
         return (
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not (self.training and self.drop.p > 0)
             and not torch.compiler.is_compiling()
-            and size > 1.5 * self.slice_bytes
+            and self._hidden_bytes(x) > 1.5 * self.slice_bytes
             and not any(layer is not None and layer._forward_hooks for layer in layers)
         )
 
+    def _hidden_bytes(self, x: Tensor) -> int:
+        return x.numel() // x.shape[1] * self.fc1.out_channels * x.element_size()
+
     def _forward_sliced(self, x: Tensor) -> Tensor:
         """The same without the full hidden map: slices of it are made, used and summed up."""
-        step = max(self.slice_bytes * x.shape[1] // (x.numel() * x.element_size()), 16)
+        hidden_dims = self.fc1.out_channels
+        num_slices = math.ceil(self._hidden_bytes(x) / self.slice_bytes)
+        step = 16 * math.ceil(hidden_dims / num_slices / 16)  # whole vectors
         out = None
-        for start in range(0, self.fc1.out_channels, step):
+        for start in range(0, hidden_dims, step):
             rows = slice(start, start + step)
             hidden = pointwise_conv2d(x, self.fc1.weight[rows], self.fc1.bias[rows])
             if self.dwconv is not None:
