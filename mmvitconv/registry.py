@@ -1,29 +1,46 @@
 """Child registries of MMEngine's root registries, scope ``mmvitconv``.
 
-MMEngine imports ``<scope>.registry`` by itself when it meets a prefixed type, and a registry imports
-its ``locations`` on first use. So ``type='mmvitconv.FCViT'`` works in any MM project without
-``custom_imports``.
+MMEngine imports ``<scope>.registry`` by itself when it meets a prefixed type, and a registry
+imports its ``locations`` on first use. So ``type='mmvitconv.FCViT'`` works in any MM project
+without ``custom_imports``.
 """
 
 from mmengine.registry import HOOKS as ENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as ENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as ENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-__all__ = ["HOOKS", "MODELS", "MODEL_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS"]
+__all__ = ["HOOKS", "MODELS", "MODEL_WRAPPERS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS"]
 
-MODELS = Registry("model", parent=ENGINE_MODELS, scope="mmvitconv", locations=["mmvitconv.models"])
-HOOKS = Registry("hook", parent=ENGINE_HOOKS, scope="mmvitconv", locations=["mmvitconv.engine"])
+SCOPE = "mmvitconv"
+MODELS = Registry("model", parent=ENGINE_MODELS, scope=SCOPE, locations=["mmvitconv.models"])
+HOOKS = Registry(
+    "hook",
+    parent=ENGINE_HOOKS,
+    scope=SCOPE,
+    locations=[
+        "mmvitconv.engine.amp",
+        "mmvitconv.engine.checkpoint",
+        "mmvitconv.engine.compile_backbone",
+    ],
+)
 MODEL_WRAPPERS = Registry(
     "model_wrapper",
     parent=ENGINE_MODEL_WRAPPERS,
-    scope="mmvitconv",
-    locations=["mmvitconv.engine"],
+    scope=SCOPE,
+    locations=["mmvitconv.engine.distributed"],
+)
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper",
+    parent=ENGINE_OPTIM_WRAPPERS,
+    scope=SCOPE,
+    locations=["mmvitconv.engine.amp"],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=ENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope="mmvitconv",
-    locations=["mmvitconv.engine"],
+    scope=SCOPE,
+    locations=["mmvitconv.engine.layer_decay"],
 )

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/fcvit_s24_imagenet.py 8
 # Published: top-1 82.5 at 224 (README of the original repository, github.com/ma-xu/FCViT)
-# Measured:  @@
+# Measured:  not trained here; model 26.96M parameters; backbone 26.45M, 5.06G MACs at 224x224
 _base_ = './fcvit_s12_imagenet.py'
 model = dict(backbone=dict(arch='s24'))
 test_pipeline = [

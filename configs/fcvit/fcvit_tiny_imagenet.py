@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/fcvit_tiny_imagenet.py 8
 # Published: top-1 74.9 at 224 (README of the original repository, github.com/ma-xu/FCViT)
-# Measured:  @@
+# Measured:  not trained here; model 4.78M parameters; backbone 4.46M, 0.90G MACs at 224x224
 _base_ = [
     '../_base_/models/classifier.py',
     '../_base_/datasets/imagenet_224.py',

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/fpn_fcvit_s24_ade20k.py 8
 # Published: mIoU 45.5 (README of the original repository)
-# Measured:  @@
+# Measured:  not trained here; model 30.71M parameters; backbone 26.45M, 26.42G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = './fpn_fcvit_s12_ade20k.py'

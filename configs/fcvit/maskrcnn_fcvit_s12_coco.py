@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s12_coco.py 8
 # Published: box AP 42.3, mask AP 38.6 (README of the original repository)
-# Measured:  @@
+# Measured:  not trained here; model 34.36M parameters; backbone 14.19M, 53.96G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [

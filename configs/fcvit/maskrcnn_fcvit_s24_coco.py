@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s24_coco.py 8
 # Published: box AP 44.1, mask AP 39.9 (README of the original repository)
-# Measured:  @@
+# Measured:  not trained here; model 46.62M parameters; backbone 26.45M, 103.19G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = './maskrcnn_fcvit_s12_coco.py'

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_tiny_coco.py 8
 # Published: nothing for this size; the recipe is that of S12 and S24
-# Measured:  @@
+# Measured:  not trained here; model 24.52M parameters; backbone 4.46M, 18.39G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = './maskrcnn_fcvit_s12_coco.py'

@@ -2,7 +2,7 @@
 #
 # Command:   python tools/train.py configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
 # Published: nothing: the data set is ours, for a first run on a CPU
-# Measured:  @@
+# Measured:  not trained here; model 6.41M parameters; backbone 4.46M, 0.66G MACs at 192x192
 # Data:      python tools/dataset_converters/nuclei.py
 _base_ = [
     '../_base_/models/maskrcnn_fpn.py',
@@ -30,13 +30,13 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
-        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, T_max=30, convert_to_iter_based=True
+        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, T_max=20, convert_to_iter_based=True
     ),
 ]
 optim_wrapper = dict(

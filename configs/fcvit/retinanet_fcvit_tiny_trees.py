@@ -2,7 +2,7 @@
 #
 # Command:   python tools/train.py configs/fcvit/retinanet_fcvit_tiny_trees.py
 # Published: nothing: the data set is ours, for a first run on a CPU
-# Measured:  @@
+# Measured:  not trained here; model 5.50M parameters; backbone 4.46M, 2.90G MACs at 400x400
 # Data:      python tools/dataset_converters/trees.py
 _base_ = [
     '../_base_/models/retinanet_fpn.py',

@@ -245,16 +245,19 @@ class SafeCheckpointHook(Hook):
             missing = {"meta", "message_hub", "optimizer"} - checkpoint.keys()
             if missing:
                 raise CheckpointError(
-                    "the checkpoint holds weights only and no state of a run "
+                    f"{runner._load_from} holds weights only and no state of a run "
                     f"(no {', '.join(sorted(missing))}): start from it with "
                     "--cfg-options load_from=PATH instead of --resume"
                 )
-        adapted = dict(adapt_checkpoint(checkpoint, model))
-        for key in adapted.keys() - set(TENSOR_STATES):
-            adapted[key] = from_plain(adapted[key])
         training = isinstance(runner._train_loop, BaseLoop)
         scope = "backbone" if training and not resuming else "all"
-        check_match(adapted["state_dict"], model, scope=scope)
+        try:
+            adapted = adapt_checkpoint(checkpoint, model)
+            check_match(adapted["state_dict"], model, scope=scope)
+        except CheckpointError as error:
+            raise CheckpointError(f"{runner._load_from}: {error}") from error
+        for key in adapted.keys() - set(TENSOR_STATES):
+            adapted[key] = from_plain(adapted[key])
         checkpoint.clear()  # the runner goes on with the very dict it passed
         checkpoint.update(adapted)
 

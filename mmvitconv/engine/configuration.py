@@ -6,6 +6,7 @@ This module is used before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -41,6 +42,13 @@ BUILDER_EXTRAS = {
     "param_scheduler": frozenset(("convert_to_iter_based",)),
     "optim_wrapper": frozenset(("constructor", "paramwise_cfg", "optimizer")),
 }
+PARAMWISE_OPTIONS = frozenset(
+    (
+        *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
+        *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
+        *("bypass_duplicate", "custom_keys"),
+    )
+)
 # Dicts without a type whose keys MMEngine reads by name.
 UNTYPED = {
     "auto_scale_lr": frozenset(("enable", "base_batch_size")),
@@ -55,19 +63,13 @@ UNTYPED = {
     ),
     "val_cfg": frozenset(("type", "fp16")),
     "test_cfg": frozenset(("type", "fp16")),
-    "optim_wrapper.paramwise_cfg": frozenset(
-        (
-            *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
-            *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
-            *("bypass_duplicate", "custom_keys"),
-        )
-    ),
+    "optim_wrapper.paramwise_cfg": PARAMWISE_OPTIONS,
 }
 DATALOADER_EXTRAS = frozenset(("dataset", "num_batch_per_epoch", "_delete_"))
 
 
 class OptionAction(DictAction):
-    """MMEngine's parser of ``KEY=VALUE`` pairs, with a usage error for what is no pair."""
+    """MMEngine's parser of ``KEY=VALUE`` pairs that also takes dicts and names what is no pair."""
 
     def __call__(
         self,
@@ -88,9 +90,20 @@ class OptionAction(DictAction):
             key, equals, _ = pair.partition("=")
             if not key or not equals:
                 parser.error(f"{option_string} takes KEY=VALUE pairs, got {pair!r}")
-        earlier = getattr(namespace, self.dest) or {}
         super().__call__(parser, namespace, values, option_string)
-        setattr(namespace, self.dest, {**earlier, **getattr(namespace, self.dest)})
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Parse one value; MMEngine's parser, which this one replaces, knows no dicts."""
+        if "{" not in val and "dict(" not in val:
+            return DictAction._parse_iterable(val)
+        try:
+            return ast.literal_eval(val)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(
+                f"--cfg-options: a value with dicts is written as in Python, "
+                f"\"[{{'type': 'EMAHook'}}]\", got {val!r}"
+            ) from error
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +172,7 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:
     for key in sorted(options, key=lambda key: not key.endswith(".type")):
         if key.rpartition(".")[2] == "_delete_":
             continue
-        _check_key(trial, key)
+        _check_kind(key, _check_key(trial, key), options[key])
         note = _note_on_variable(trial, key)
         if note:
             notes.append(note)
@@ -215,8 +228,8 @@ def _similar_configs(file: Path) -> list[str]:
     return [str(files[stem]) for stem in get_close_matches(file.stem, files, n=3, cutoff=0.6)]
 
 
-def _check_key(cfg: Config, key: str) -> None:
-    """Raise a UserError unless ``key`` exists or is legal in ``cfg``."""
+def _check_key(cfg: Config, key: str) -> Any:
+    """Return the value at ``key``, None for a new one; a UserError when it is not legal."""
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -231,12 +244,23 @@ def _check_key(cfg: Config, key: str) -> None:
         elif isinstance(node, (Config, dict)):
             if part not in node:
                 _check_new_key(cfg, node, place, part, key)
-                return
+                return None
             node = node[part]
         elif node is None:
-            return  # an unset argument may become a dict
+            return None  # an unset argument may become a dict
         else:
             raise UserError(f"--cfg-options {key}: {place} is {node!r} and has no keys below it")
+    return node
+
+
+def _check_kind(key: str, old: Any, new: Any) -> None:
+    """Raise a UserError when a value would replace a whole group of settings."""
+    is_group = isinstance(old, dict) and ("." not in key or "type" in old)
+    if is_group and not isinstance(new, (dict, list, type(None))):
+        raise UserError(
+            f"--cfg-options {key}={new}: {key} is a group of settings; set one of them, "
+            f"{key}.{next(iter(old), 'NAME')}=VALUE"
+        )
 
 
 def _merge(cfg: Config, options: dict[str, Any]) -> None:

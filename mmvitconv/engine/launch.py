@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
@@ -171,7 +172,9 @@ def root_cause(error: BaseException) -> BaseException:
     """
     while True:
         cause, context = error.__cause__, error.__context__
-        if cause is not None and not isinstance(error, UserError):
+        if cause is not None:
+            if isinstance(error, UserError):
+                return error
             error = cause
         elif context is not None and str(context) and str(context) in str(error):
             error = context
@@ -259,7 +262,10 @@ def _test(session: Session, argv: Sequence[str] | None) -> None:
     cfg.resume = False
     if args.amp:
         cfg.test_cfg["fp16"] = True
+    if args.out:
+        require_writable(Path(args.out).parent, "--out")
     if args.show_dir:
+        require_writable(Path(args.show_dir), "--show-dir")
         if args.tta and cfg.get("default_scope") == "mmpretrain":
             raise UserError(
                 "--show-dir and --tta do not go together for classification: mmpretrain draws the "
@@ -273,7 +279,6 @@ def _test(session: Session, argv: Sequence[str] | None) -> None:
     if args.out:
         from mmengine.registry import METRICS
 
-        Path(args.out).resolve().parent.mkdir(parents=True, exist_ok=True)
         runner.test_evaluator.metrics.append(METRICS.build(dump_predictions(cfg, args.out)))
     metrics = runner.test()
     for name, value in metrics.items():
@@ -343,6 +348,27 @@ def check_checkpoint(path: str, role: str) -> str:
     others = sorted(other.name for other in folder.glob("*.pth")) if folder.is_dir() else []
     hint = f"; {folder} holds {', '.join(others[:6])}" if others else ""
     raise UserError(f"{role}: there is no file {path!r}{hint}")
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Create a folder, or raise when it cannot be written.
+
+    Args:
+        folder: The folder.
+        option: The command-line option that names it.
+
+    Raises:
+        UserError: When the folder cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option}: the folder {str(folder)!r} cannot be written ({error.strerror}); "
+            "give another one"
+        ) from error
 
 
 def _base_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -474,6 +500,12 @@ def _enable_amp(cfg: Config) -> None:
 
 def _build(session: Session, cfg: Config, args: argparse.Namespace) -> Runner:
     """Import what is heavy and build the runner."""
+    require_writable(Path(cfg.work_dir), "--work-dir")
+    cfg.custom_hooks = list(cfg.get("custom_hooks") or [])
+    if not all(isinstance(hook, dict) for hook in cfg.custom_hooks):
+        raise UserError(
+            f"custom_hooks must be a list of dicts with a type, got {cfg.custom_hooks!r}"
+        )
     from mmengine.device import get_device
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
@@ -485,12 +517,13 @@ def _build(session: Session, cfg: Config, args: argparse.Namespace) -> Runner:
     use_safe_loading()
     prepare_distributed(cfg, args.launcher)
     wrapper = cfg.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":
-        wrapper["type"] = "CPUAmpOptimWrapper"
     wanted = ["mmvitconv.SafeCheckpointHook"]
+    if args.amp or wrapper.get("type") == "AmpOptimWrapper":
+        wanted.append("mmvitconv.Float32BoxesHook")
+    if wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":
+        wrapper["type"] = "mmvitconv.CPUAmpOptimWrapper"
     if args.compile:
         wanted.append("mmvitconv.CompileBackboneHook")
-    cfg.custom_hooks = list(cfg.get("custom_hooks") or [])
     present = {hook.get("type") for hook in cfg.custom_hooks}
     cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

@@ -9,22 +9,11 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from mmvitconv.engine.configuration import PARAMWISE_OPTIONS
 from mmvitconv.engine.modules import find_backbones, unwrap_model
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
 from mmvitconv.registry import OPTIM_WRAPPER_CONSTRUCTORS
-
-LEGAL_OPTIONS = (
-    "layer_decay_rate",
-    "bias_lr_mult",
-    "bias_decay_mult",
-    "norm_decay_mult",
-    "dwconv_decay_mult",
-    "flat_decay_mult",
-    "dcn_offset_lr_mult",
-    "bypass_duplicate",
-    "custom_keys",
-)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -51,9 +40,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         for option in self.paramwise_cfg:
-            if option not in LEGAL_OPTIONS:
-                near = get_close_matches(option, LEGAL_OPTIONS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"legal: {list(LEGAL_OPTIONS)}"
+            if option not in PARAMWISE_OPTIONS:
+                near = get_close_matches(option, PARAMWISE_OPTIONS, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"legal: {sorted(PARAMWISE_OPTIONS)}"
+                )
                 raise UserError(f"paramwise_cfg has no option {option!r}; {hint}")
         self.rate = self.paramwise_cfg.get("layer_decay_rate", 1.0)
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:

@@ -184,6 +184,7 @@ def load(model: nn.Module, checkpoint: dict, training: bool, resume: bool = Fals
     runner = SimpleNamespace(
         model=model,
         _resume=resume,
+        _load_from="given.pth",
         _train_loop=Loop() if training else {},
         logger=MMLogger.get_current_instance(),
     )

@@ -6,7 +6,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
 
-from mmvitconv.engine import LayerDecayOptimWrapperConstructor
+from mmvitconv.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmvitconv.errors import UserError
 
 OPTIMIZER = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}

@@ -305,6 +305,13 @@ def test_test_merges_mirror_images(trained, call, tmp_path: Path) -> None:
         (["test", "{config}", "{folder}/work_whole/epoch_9.pth"], 1, "epoch_1.pth, epoch_2.pth"),
         (["test", "{config}", "{folder}/whole.py"], 1, "whole.py'"),
         (["test", "{config}", "x.pth", "--out", "x.json"], 2, ".pkl"),
+        (["train", "{config}", "--work-dir", "{config}/x"], 1, "cannot be written"),
+        (
+            ["test", "{config}", "{folder}/work_whole/epoch_1.pth", "--out", "{config}/x.pkl"],
+            1,
+            "--out: the folder",
+        ),
+        (["train", "{config}", "--cfg-options", "custom_hooks=[EMAHook]"], 1, "list of dicts"),
         (["print_config", "{config}", "--cfg-options", "modle.x=1"], 1, "'model'"),
     ],
 )
@@ -330,11 +337,11 @@ def test_debug_shows_the_traceback(trained, call) -> None:
         call("train", trained[1], "--debug", "--cfg-options", "model.backbone.depht=18")
 
 
-def test_wrong_path_is_noticed_without_importing_a_task_package(tmp_path: Path) -> None:
+def test_wrong_path_is_noticed_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from mmvitconv.engine.launch import run_training; "
         "print(run_training(['nowhere.py']), [m for m in sys.modules if m in "
-        "('mmdet', 'mmseg', 'mmpretrain', 'mmcv')])"
+        "('torch', 'mmdet', 'mmseg', 'mmpretrain', 'mmcv')])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "1 []"
@@ -378,6 +385,7 @@ def test_checkpoint_of_another_model_is_refused(trained, call, tmp_path: Path) -
     code, error = call("train", config, "--work-dir", tmp_path / "work", *options)
     assert code == 1
     assert "backbone.layer4" in error
+    assert str(tmp_path / "other.pth") in error
 
 
 def test_weights_alone_cannot_be_resumed(trained, call, tmp_path: Path) -> None:

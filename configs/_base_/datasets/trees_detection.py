@@ -9,6 +9,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(400, 400), keep_ratio=True),  # the tiles' own size
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',

@@ -150,11 +150,3 @@ def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) ->
     if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices
-
-
-def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
-    """``y``, contiguous in channels_last when ``like`` is, else in the default format."""
-    channels_last = like.is_contiguous(memory_format=torch.channels_last)
-    if channels_last and not like.is_contiguous():
-        return y.contiguous(memory_format=torch.channels_last)
-    return y.contiguous()

@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, keep_memory_format
+from mmvitconv.models.backbones.base import Backbone
 from mmvitconv.models.layers import (
+    CanvasNorm,
     DepthwiseConv2d,
     PointwiseConv2d,
     ScaledResidual,
     drop_path_rates,
+    keep_memory_format,
 )
 from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
 from mmvitconv.registry import MODELS
@@ -397,9 +399,9 @@ class Block(nn.Module):
             if layer_scale_init_value is not None:
                 gamma = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
             self.register_parameter(name, gamma)
-        self.norm1 = nn.GroupNorm(1, embed_dims)
+        self.norm1 = CanvasNorm(embed_dims)
         self.token_mixer = TokenMixer(embed_dims, arch)
-        self.norm2 = nn.GroupNorm(1, embed_dims)
+        self.norm2 = CanvasNorm(embed_dims)
         self.channel_mixer = ChannelMixer(embed_dims, hidden_dims, drop_rate, arch)
         self.residual = ScaledResidual(drop_path_rate)
 
@@ -485,7 +487,7 @@ class FCViT(Backbone):
                 )
             )
             if stage in self.out_indices:
-                self.add_module(f"norm{stage}", nn.GroupNorm(1, dims))
+                self.add_module(f"norm{stage}", CanvasNorm(dims))
             channels = dims
         self.out_channels = tuple(self_arch.embed_dims[stage] for stage in self.out_indices)
         self.strides = tuple(4 * 2**stage for stage in self.out_indices)
@@ -495,7 +497,8 @@ class FCViT(Backbone):
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """The normalised features of ``out_indices``."""
         image, outs = x, []
-        if x.device.type == "cpu":  # oneDNN's convolutions and our products are faster so
+        # On CPUs convolutions and products are faster so; a compiler chooses for itself.
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
             x = x.contiguous(memory_format=torch.channels_last)
         for stage, (patch_embed, blocks) in enumerate(
             zip(self.patch_embeds, self.stages, strict=True)

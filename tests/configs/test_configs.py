@@ -1,0 +1,306 @@
+"""Every config in configs/: name, head comment, recipe, building from a cold interpreter."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+import mmvitconv.registry
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = sorted(path for path in ROOT.glob("configs/*/*.py") if path.parent.name != "_base_")
+FILES = sorted(ROOT.glob("configs/**/*.py"))
+
+# Issue 2, section 3: what must exist of FCViT.
+FCVIT = {
+    *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
+    *(f"maskrcnn_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24", "s48")),
+    *(f"retinanet_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24")),
+    *(f"upernet_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24", "s48")),
+    *(f"fpn_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24")),
+    "maskrcnn_fcvit_tiny_nuclei",
+    "retinanet_fcvit_tiny_trees",
+    "upernet_fcvit_tiny_nuclei",
+    "fcvit_tiny_mnist",
+}
+# The folder of each data set, and the method that a name starts with by the class that it means.
+DATA = {
+    "imagenet": "data/imagenet",
+    "coco": "data/coco",
+    "ade20k": "data/ade/ADEChallengeData2016",
+    "nuclei": "data/nuclei",
+    "trees": "data/trees",
+    "mnist": "data/mnist",
+}
+METHODS = {
+    "ImageClassifier": "",
+    "MaskRCNN": "maskrcnn_",
+    "RetinaNet": "retinanet_",
+    "UPerHead": "upernet_",
+    "FPNHead": "fpn_",
+}
+SCOPES = {"": "mmpretrain", "maskrcnn_": "mmdet", "retinanet_": "mmdet"}
+
+COLD_BUILD = """
+import json, sys, traceback
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+import torch
+
+facts = {}
+for path in sys.argv[1:]:
+    try:
+        cfg = Config.fromfile(path)
+        init_default_scope(cfg.default_scope)
+        with torch.device('meta'):
+            model = MODELS.build(cfg.model)
+        facts[path] = dict(
+            channels=model.backbone.out_channels,
+            strides=model.backbone.strides,
+            dtypes=sorted({str(parameter.dtype) for parameter in model.parameters()}),
+        )
+    except Exception:
+        facts[path] = dict(error=traceback.format_exc())
+print(json.dumps(facts), file=sys.stderr)
+"""
+
+# From the registry itself, whatever the default scope is.
+COLD_REGISTRY = """
+import torch
+from {package}.registry import MODELS
+
+with torch.device('meta'):
+    backbone = MODELS.build(dict(type='mmvitconv.FCViT', arch='tiny', out_indices=(0, 3)))
+assert [tuple(y.shape) for y in backbone(torch.empty(1, 3, 64, 64, device='meta'))] == [
+    (1, 32, 16, 16), (1, 320, 2, 2)]
+"""
+
+
+def run_cold(source: str, *arguments: str) -> str:
+    """Run a program in a fresh interpreter, outside the repository; gives its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", source, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT.anchor,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="session")
+def built() -> dict:
+    """What one cold interpreter found when it built the model of every config."""
+    assert "mmvitconv" not in COLD_BUILD
+    return json.loads(run_cold(COLD_BUILD, *map(str, PATHS)).splitlines()[-1])
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def cfg(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def head_comment(path: Path) -> dict[str, str]:
+    """Title and the named lines of the comment at the top of a config."""
+    lines = re.match(r"(?:#.*\n)+", path.read_text("utf-8")).group().splitlines()
+    named = (re.match(r"# (\w+):\s+(.+)", line) for line in lines)
+    return {"title": lines[0], **{match[1]: match[2] for match in named if match}}
+
+
+def typed_dicts(node):
+    """Every dict with a type inside a config."""
+    if isinstance(node, dict):
+        if isinstance(node.get("type"), str):
+            yield node
+        for value in node.values():
+            yield from typed_dicts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from typed_dicts(value)
+
+
+def method_of(model) -> str:
+    """The method as config names call it: of a segmentor, the head decides."""
+    kind = model.decode_head.type if "decode_head" in model else model.type
+    return METHODS[kind]
+
+
+def test_all_configs_of_the_issue_exist():
+    found = {path.stem for path in PATHS if path.parent.name == "fcvit"}
+    assert found >= FCVIT, f"missing: {sorted(FCVIT - found)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "configs")))
+def test_nothing_comes_from_elsewhere(file):
+    text = file.read_text("utf-8")
+    for forbidden in ("download.openmmlab.com", "open-mmlab://"):
+        assert forbidden not in text
+    assert not re.search(r"\w::\w", text), "no inheritance from packages: give a path"
+
+
+def test_name(path, cfg):
+    method, backbone = method_of(cfg.model), cfg.model.backbone
+    dataset = path.stem.rpartition("_")[2]
+    assert path.stem.startswith(f"{method}{path.parent.name}_{backbone.arch}_")
+    assert backbone.type.partition(".")[2].lower() == path.parent.name
+    assert cfg.train_dataloader.dataset.data_root.rstrip("/") == DATA[dataset]
+    assert cfg.default_scope == SCOPES.get(method, "mmseg")
+
+
+def test_head_comment(path):
+    head = head_comment(path)
+    assert {"Command", "Published", "Measured"} <= set(head)
+    assert head["Measured"] != "@@"
+    program, script, config = head["Command"].split()[:3]
+    assert config == str(path.relative_to(ROOT))
+    assert (program, script) in [("bash", "tools/dist_train.sh"), ("python", "tools/train.py")]
+    assert (ROOT / script).is_file()
+    if "Data" in head:
+        assert (ROOT / head["Data"].split()[1]).is_file()
+
+
+def test_effective_batch(path, cfg):
+    head = head_comment(path)
+    stated = re.search(r"batch (\d+) x (\d+)", head["title"])
+    gpus, batch = map(int, stated.groups()) if stated else (1, cfg.train_dataloader.batch_size)
+    assert batch == cfg.train_dataloader.batch_size
+    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": gpus * batch}
+    assert head["Command"].split()[3:] == ([str(gpus)] if stated else [])
+
+
+def test_schedule(cfg):
+    optimizer = cfg.optim_wrapper.optimizer
+    assert 0 < optimizer.lr < 0.1
+    assert 0 <= optimizer.weight_decay < 1
+    length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
+    assert length % cfg.train_cfg.val_interval == 0, "the last state would not be evaluated"
+    kinds = [scheduler.type for scheduler in cfg.param_scheduler]
+    assert set(kinds) & {"CosineAnnealingLR", "MultiStepLR", "PolyLR"}
+    for scheduler in cfg.param_scheduler:
+        if scheduler.by_epoch == ("max_epochs" in cfg.train_cfg):  # in the unit of the loop
+            assert scheduler.get("end", 0) <= length
+    assert cfg.default_hooks.checkpoint.save_best
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts >= 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lr", "weight_decay", "batch", "length"),
+    [  # specs/fcvit.md, section 4; standard recipes where it has none
+        ("fcvit_*_imagenet", 1e-3, 0.05, 1024, 310),
+        ("maskrcnn_fcvit_*_coco", 2e-4, 1e-4, 32, 12),
+        ("fpn_fcvit_*_ade20k", 2e-4, 1e-4, 32, 40_000),
+        ("retinanet_fcvit_*_coco", 1e-4, 0.05, 16, 12),
+        ("upernet_fcvit_*_ade20k", 6e-5, 0.01, 16, 160_000),
+    ],
+)
+def test_recipe(pattern, lr, weight_decay, batch, length):
+    paths = sorted((ROOT / "configs/fcvit").glob(f"{pattern}.py"))
+    assert len(paths) >= 3
+    for path in paths:
+        cfg = Config.fromfile(path)
+        assert cfg.optim_wrapper.optimizer.type == "AdamW"
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
+        assert cfg.optim_wrapper.optimizer.weight_decay == weight_decay
+        assert cfg.auto_scale_lr.base_batch_size == batch
+        assert (cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters) == length
+
+
+def test_types_of_ours_have_the_prefix(cfg):
+    registries = [
+        value for value in vars(mmvitconv.registry).values() if isinstance(value, Registry)
+    ]
+    ours = set()
+    for registry in registries:
+        if registry.scope == "mmvitconv":
+            registry.import_from_location()
+            ours |= set(registry.module_dict)
+    assert "FCViT" in ours
+    kinds = [node["type"] for node in typed_dicts(cfg._cfg_dict.to_dict())]
+    assert cfg.model.backbone.type in kinds
+    assert not ours & set(kinds), "write the type with 'mmvitconv.' in front"
+    assert cfg.model.backbone.type.removeprefix("mmvitconv.") in ours
+
+
+def test_builds_from_a_cold_interpreter(path, built):
+    facts = built[str(path)]
+    assert "error" not in facts, facts.get("error")
+    assert facts["dtypes"] == ["torch.float32"]
+
+
+def test_channels_and_strides_fit(path, cfg, built):
+    channels, strides = built[str(path)]["channels"], built[str(path)]["strides"]
+    model = cfg.model
+    neck = model.get("neck") or {}
+    if "in_channels" in neck:
+        assert list(neck.in_channels) == channels
+        # A pyramid adds levels of twice the stride.
+        strides = strides + [strides[-1] * 2**n for n in range(1, neck.num_outs - len(strides) + 1)]
+        channels = [neck.out_channels] * neck.num_outs
+    if model.type == "ImageClassifier":
+        assert [model.head.in_channels] == channels
+    for name in ("rpn_head", "bbox_head"):
+        if name in model:
+            assert model[name].in_channels == channels[0]
+            assert list(model[name].anchor_generator.strides) == strides
+    for name in ("bbox", "mask"):
+        if f"{name}_head" in model.get("roi_head", {}):
+            extractor = model.roi_head[f"{name}_roi_extractor"]
+            assert list(extractor.featmap_strides) == strides[: len(extractor.featmap_strides)]
+            assert extractor.out_channels == channels[0]
+            assert model.roi_head[f"{name}_head"].in_channels == channels[0]
+            assert model.roi_head[f"{name}_head"].num_classes == number_of_classes(cfg)
+    for name in ("decode_head", "auxiliary_head"):
+        if name in model:
+            head = model[name]
+            indices = [head.in_index] if isinstance(head.in_index, int) else head.in_index
+            given = [head.in_channels] if isinstance(head.in_channels, int) else head.in_channels
+            assert list(given) == [channels[index] for index in indices]
+            assert head.num_classes == number_of_classes(cfg)
+            if "feature_strides" in head:
+                assert list(head.feature_strides) == strides
+
+
+def number_of_classes(cfg: Config) -> int:
+    """Classes of the data set: its own list, else that of the public data set."""
+    dataset = cfg.train_dataloader.dataset
+    classes = dataset.get("metainfo", {}).get("classes")
+    return len(classes) if classes else {"CocoDataset": 80, "ADE20KDataset": 150}[dataset.type]
+
+
+@pytest.mark.parametrize("package", ["mmdet", "mmseg", "mmpretrain", "mmengine"])
+def test_every_registry_finds_our_types(package):
+    run_cold(COLD_REGISTRY.format(package=package))
+
+
+def test_model_index_imports_every_metafile():
+    index = yaml.safe_load((ROOT / "model-index.yml").read_text("utf-8"))
+    metafiles = sorted(ROOT.glob("configs/*/metafile.yml"))
+    assert index["Import"] == [str(file.relative_to(ROOT)) for file in metafiles]
+    assert {file.parent for file in metafiles} == {path.parent for path in PATHS}
+
+
+def test_metafile_and_head_comment_publish_the_same(path):
+    metafile = yaml.safe_load((path.parent / "metafile.yml").read_text("utf-8"))
+    assert (ROOT / metafile["Collections"][0]["README"]).is_file()
+    (model,) = (model for model in metafile["Models"] if model["Name"] == path.stem)
+    published = head_comment(path)["Published"]
+    assert (ROOT / model["Config"]) == path
+    assert "Weights" not in model, "there are none of ours"
+    if "Results" not in model:
+        assert published.startswith("nothing")
+        return
+    assert "not reproduced" in model["Published In"]
+    numbers = [value for result in model["Results"] for value in result["Metrics"].values()]
+    assert numbers
+    assert [float(number) for number in re.findall(r"\d+\.\d+", published)] == numbers

@@ -1,0 +1,144 @@
+"""One training step and one evaluation of a config of each task, through MMEngine's runner.
+
+The data lie where the configs look for them, seen from a temporary working directory.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from PIL import Image
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/fcvit"
+# One of 81 classes, or a focal loss's prior, has no score above the usual threshold at first.
+ANY_SCORE = 0.0
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A working directory with an empty ``data``; the runner's global state is put back."""
+    import mmdet.visualization
+    import mmpretrain.visualization
+    import mmseg.visualization
+
+    visualizers = (
+        mmdet.visualization.DetLocalVisualizer,
+        mmseg.visualization.SegLocalVisualizer,
+        mmpretrain.visualization.UniversalVisualizer,
+    )
+    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer, *visualizers):
+        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    yield tmp_path
+    for checkpoint in tmp_path.rglob("*.pth"):  # pytest would keep them
+        checkpoint.unlink()
+
+
+def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, float]]:
+    """Train one iteration, evaluate; gives the loss and the metrics."""
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    if "max_epochs" in cfg.train_cfg:
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.train_dataloader.num_batch_per_epoch = 1
+    else:
+        cfg.train_cfg.update(max_iters=1, val_interval=1)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.work_dir = "work"
+    cfg.merge_from_dict(changes or {})
+    runner = Runner.from_cfg(cfg)
+    before = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    runner.train()
+    assert runner.iter == 1
+    after = runner.model.state_dict()
+    assert any(not value.equal(after[key]) for key, value in before.items() if "running" not in key)
+    scalars = runner.message_hub.log_scalars
+    metrics = {
+        key.removeprefix("val/"): history.current()
+        for key, history in scalars.items()
+        if key.startswith("val/") and "time" not in key
+    }
+    return scalars["train/loss"].current(), metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "changes", "expected"),
+    [
+        ("maskrcnn_fcvit_tiny_nuclei", "nuclei", {}, {"coco/bbox_mAP", "coco/segm_mAP"}),
+        (
+            "retinanet_fcvit_tiny_trees",
+            "trees",
+            {"model.test_cfg.score_thr": ANY_SCORE},
+            {"coco/bbox_mAP"},
+        ),
+        ("upernet_fcvit_tiny_nuclei", "nuclei", {}, {"mIoU", "aAcc"}),
+        ("fcvit_tiny_mnist", "mnist", {}, {"accuracy/top1"}),
+    ],
+)
+def test_tiny_real_data(name, data, changes, expected, workplace, request):
+    (workplace / "data" / data).symlink_to(request.getfixturevalue(f"{data}_root"))
+    loss, metrics = one_step(name, changes)
+    assert math.isfinite(loss)
+    assert loss > 0
+    assert expected <= set(metrics)
+    assert all(0 <= metrics[key] <= 100 for key in expected)
+
+
+def write_coco(root: Path) -> None:
+    """Three images in COCO's layout, with all 80 categories under COCO's own numbers."""
+    from mmdet.datasets import CocoDataset
+
+    generator = np.random.default_rng(0)
+    # Of 90 numbers COCO uses 80; here every ninth one is left out.
+    numbers = [number for number in range(1, 91) if number % 9]
+    names = CocoDataset.METAINFO["classes"]
+    categories = [{"id": number, "name": name} for number, name in zip(numbers, names, strict=True)]
+    (root / "annotations").mkdir(parents=True)
+    for part in ("train2017", "val2017"):
+        (root / part).mkdir()
+        images, annotations = [], []
+        for image_id in range(3):
+            pixels = generator.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / part / f"{image_id:012d}.jpg")
+            images.append(
+                {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": 64, "width": 96}
+            )
+            left, top, width, height = 10 + 20 * image_id, 8, 30, 40
+            right, bottom = left + width, top + height
+            annotations.append(
+                {
+                    "id": image_id,
+                    "image_id": image_id,
+                    "category_id": numbers[30 * image_id],
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                }
+            )
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+
+
+def test_coco_config_on_a_small_folder(workplace):
+    write_coco(workplace / "data/coco")
+    loss, metrics = one_step(
+        "maskrcnn_fcvit_s12_coco",
+        {
+            # 1333x800 would take a minute
+            "train_dataloader.dataset.pipeline.2.scale": (192, 128),
+            "val_dataloader.dataset.pipeline.1.scale": (192, 128),
+            "model.test_cfg.rcnn.score_thr": ANY_SCORE,
+        },
+    )
+    assert math.isfinite(loss)
+    assert loss > 3, "log(81) of the box head's classes alone is 4.4"
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(metrics)

@@ -1,0 +1,110 @@
+"""tools/misc/write_zoo.py: what it writes, what it leaves alone, and that nothing is old."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "fcvit_tiny_mnist"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("write_zoo", ROOT / "tools/misc/write_zoo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """A folder with one config, whose metafile and README are to be filled in."""
+    shutil.copytree(ROOT / "configs/_base_", tmp_path / "_base_")
+    folder = tmp_path / "fcvit"
+    folder.mkdir()
+    text = (ROOT / f"configs/fcvit/{CONFIG}.py").read_text("utf-8")
+    lines = [
+        "# Measured:  @@" if line.startswith("# Measured:") else line for line in text.split("\n")
+    ]
+    (folder / f"{CONFIG}.py").write_text("\n".join(lines))
+    (folder / "metafile.yml").write_text("# By hand.\nCollections:\n  - Name: FCViT\nModels: []\n")
+    (folder / "README.md").write_text("before\n<!-- zoo: begin -->\n<!-- zoo: end -->\nafter\n")
+    return folder
+
+
+def run(tool, family: Path, *options: str) -> int:
+    return tool.main([*options, "--configs", str(family.parent)])
+
+
+def measured_line(family: Path) -> str:
+    text = (family / f"{CONFIG}.py").read_text()
+    return next(line for line in text.splitlines() if line.startswith("# Measured:"))
+
+
+def test_nothing_is_out_of_date(tool, capsys):
+    assert tool.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_writing(tool, family, capsys):
+    assert run(tool, family, "--check") == 1
+    assert "write_zoo.py" in capsys.readouterr().err
+    assert measured_line(family).endswith("@@"), "--check writes nothing"
+    assert run(tool, family) == 0
+    assert run(tool, family, "--check") == 0
+
+    # the backbone of specs/fcvit.md section 2 (trunk and final norm), and a head of 320 x 10
+    backbone, model = 4_463_112 + 2 * 320, 4_463_112 + 2 * 320 + 320 * 10 + 10
+    line = measured_line(family)
+    assert line.startswith("# Measured:  not trained here; model 4.47M parameters; backbone 4.46M,")
+    assert line.endswith("MACs at 64x64")
+    metafile = (family / "metafile.yml").read_text()
+    assert metafile.startswith("# By hand.\n")
+    (entry,) = yaml.safe_load(metafile)["Models"]
+    assert (entry["Name"], entry["In Collection"]) == (CONFIG, "FCViT")
+    assert entry["Metadata"]["Parameters"] == model
+    assert entry["Metadata"]["Batch Size"] == 64
+    readme = (family / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert f"| {model / 1e6:.2f} M | {backbone / 1e6:.2f} M |" in readme
+
+
+def test_by_hand_stays(tool, family):
+    config, metafile = family / f"{CONFIG}.py", family / "metafile.yml"
+    trained = "# Measured:  top-1 97.0 after 5 epochs,\n#            2 minutes on a CPU"
+    config.write_text(config.read_text().replace("# Measured:  @@", trained))
+    assert run(tool, family) == 0
+    assert trained in config.read_text()
+    assert "| top-1 97.0 after 5 epochs, 2 minutes on a CPU |" in (family / "README.md").read_text()
+
+    content = yaml.safe_load(metafile.read_text())
+    content["Models"][0]["Metadata"] |= {"Parameters": 1, "Training Resources": "a laptop"}
+    results = [{"Task": "T", "Dataset": "D", "Metrics": {"Top 1 Accuracy": 12.5}}]
+    content["Models"][0]["Results"] = results
+    metafile.write_text(yaml.safe_dump(content))
+    assert run(tool, family) == 0
+    (entry,) = yaml.safe_load(metafile.read_text())["Models"]
+    assert entry["Metadata"]["Parameters"] > 4_000_000
+    assert entry["Metadata"]["Training Resources"] == "a laptop"
+    assert entry["Results"] == results
+    assert "| Top 1 Accuracy 12.5 |" in (family / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        (f"{CONFIG}.py", "# Measured:", "# Result:", "Measured"),
+        ("README.md", "zoo: begin", "zoo", "zoo: begin"),
+        ("metafile.yml", "Models: []", "Models: [{Name: fcvit_huge}]", "fcvit_huge"),
+    ],
+)
+def test_mistakes_are_one_sentence(tool, family, capsys, file, old, new, words):
+    path = family / file
+    path.write_text(path.read_text().replace(old, new))
+    assert run(tool, family) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error

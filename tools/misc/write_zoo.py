@@ -1,0 +1,306 @@
+"""Write what can be counted of every config into its head comment, its metafile and its README.
+
+python tools/misc/write_zoo.py [--check]
+
+Parameters and multiply-adds come from the models themselves. Published results are written by
+hand, in the metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
+``not trained here;``, so the result of a training, written by hand, stays. ``--check`` writes
+nothing and fails when a file is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmvitconv.analysis import count_complexity
+from mmvitconv.analysis.measure import _test_shape
+from mmvitconv.engine.configuration import load_config
+from mmvitconv.engine.quiet import quiet_logger
+from mmvitconv.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+UNTRAINED = "not trained here;"
+PLACEHOLDER = "@@"
+# The line and those that continue it, which are indented further.
+MEASURED = re.compile(r"^# Measured:  (.+(?:\n#   +.+)*)$", re.MULTILINE)
+TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOTALL)
+HEADER = (
+    "| config | model | backbone | multiply-adds | image | published, not reproduced here "
+    "| trained here |\n|---|---:|---:|---:|---|---|---|\n"
+)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the model of a config costs.
+
+    Args:
+        shape: Height and width of the image in pixels.
+        parameters: Parameters of the whole model.
+        backbone_parameters: Parameters of its backbone.
+        macs: Multiply-adds for one image: of the whole classifier, else of the backbone.
+    """
+
+    shape: tuple[int, int]
+    parameters: int
+    backbone_parameters: int
+    macs: int
+
+    def sentence(self) -> str:
+        """The costs as the head comment of a config says them."""
+        size = "x".join(map(str, self.shape))
+        return (
+            f"{UNTRAINED} model {self.parameters / 1e6:.2f}M parameters; backbone "
+            f"{self.backbone_parameters / 1e6:.2f}M, {self.macs / 1e9:.2f}G MACs at {size}"
+        )
+
+
+def measure(config: Config) -> Costs:
+    """Count parameters and multiply-adds on the meta device: no memory, no arithmetic.
+
+    Args:
+        config: A config of one of the three tasks.
+
+    Returns:
+        The costs, for one image of the config's test size.
+    """
+    scope = config.default_scope
+    shape = _test_shape(config, scope)
+    with (
+        warnings.catch_warnings(),
+        quiet_logger(),
+        DefaultScope.overwrite_default_scope(scope),
+    ):
+        warnings.simplefilter("ignore")  # mmseg's, about its own code
+        with torch.device("meta"):
+            model = MODELS.build(config.model)
+        image = torch.empty(1, 3, *shape, device="meta")
+        # The heads of detectors look at values, which do not exist here.
+        part, inputs = model.backbone, (image,)
+        if scope == "mmpretrain":
+            part, inputs = model, {"inputs": image, "mode": "tensor"}
+        complexity = count_complexity(part, inputs)
+    parameters, backbone_parameters = (
+        sum(parameter.numel() for parameter in module.parameters())
+        for module in (model, model.backbone)
+    )
+    return Costs(shape, parameters, backbone_parameters, complexity.macs.total)
+
+
+def metadata_of(config: Config, costs: Costs) -> dict[str, Any]:
+    """The fields of a metafile that are derived from the config.
+
+    Args:
+        config: The config.
+        costs: What its model costs.
+
+    Returns:
+        Numbers by the names that modelindex and OpenMMLab's metafiles use. ``FLOPs`` are
+        multiply-adds, as everywhere in OpenMMLab.
+    """
+    fields: dict[str, Any] = {"Parameters": costs.parameters}
+    if config.default_scope == "mmpretrain":
+        fields["FLOPs"] = costs.macs
+    else:
+        fields["Backbone Parameters"] = costs.backbone_parameters
+        fields["Backbone FLOPs"] = costs.macs
+    fields["Image Size"] = "x".join(map(str, costs.shape))
+    fields["Batch Size"] = config.auto_scale_lr.base_batch_size
+    loop = config.train_cfg
+    if "max_epochs" in loop:
+        fields["Epochs"] = loop.max_epochs
+    else:
+        fields["Iterations"] = loop.max_iters
+    return fields
+
+
+def update_head_comment(text: str, costs: Costs, name: str) -> str:
+    """Fill in the ``# Measured:`` line unless it holds the result of a training.
+
+    Args:
+        text: A config file.
+        costs: What its model costs.
+        name: The config's name, for the message.
+
+    Returns:
+        The file's new text.
+
+    Raises:
+        UserError: The head comment has no such line, or several.
+    """
+    found = MEASURED.findall(text)
+    if len(found) != 1:
+        raise UserError(
+            f"the head comment of {name} has {len(found)} lines '# Measured:  ...'; give it one, "
+            f"with {PLACEHOLDER} for what this command shall fill in"
+        )
+    if found[0] != PLACEHOLDER and not found[0].startswith(UNTRAINED):
+        return text
+    return MEASURED.sub(lambda _: f"# Measured:  {costs.sentence()}", text)
+
+
+def update_metafile(
+    text: str, fields: Mapping[str, Mapping[str, Any]], directory: str
+) -> tuple[str, list[dict[str, Any]]]:
+    """Bring the derived fields of a metafile up to date and add configs that it lacks.
+
+    Args:
+        text: The metafile; the comment at its top stays, comments further down do not.
+        fields: Derived fields of each config of the family, by config name.
+        directory: The family's folder, relative to the repository.
+
+    Returns:
+        The file's new text and its models.
+
+    Raises:
+        UserError: The metafile describes a config that does not exist.
+    """
+    content = yaml.safe_load(text)
+    models = content.get("Models") or []
+    listed = [model["Name"] for model in models]
+    gone = sorted(set(listed) - set(fields))
+    if gone:
+        raise UserError(f"{directory}/metafile.yml lists {', '.join(gone)}, but has no such config")
+    collection = content["Collections"][0]["Name"]
+    models += [{"Name": name} for name in fields if name not in listed]
+    content["Models"] = [
+        _complete(model, collection, directory, fields[model["Name"]]) for model in models
+    ]
+    head = re.match(r"(?:#.*\n)*", text).group()
+    written = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    return head + written, content["Models"]
+
+
+def _complete(
+    model: Mapping[str, Any], collection: str, directory: str, derived: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A model's entry with what is derived first; all else stays as it was written."""
+    metadata = model.get("Metadata") or {}
+    first = {
+        "Name": model["Name"],
+        "In Collection": collection,
+        "Config": f"{directory}/{model['Name']}.py",
+        "Metadata": {**derived, **{k: v for k, v in metadata.items() if k not in derived}},
+    }
+    return {**first, **{k: v for k, v in model.items() if k not in first}}
+
+
+def table_of(
+    models: Sequence[Mapping[str, Any]], costs: Mapping[str, Costs], measured: Mapping[str, str]
+) -> str:
+    """The README's table.
+
+    Args:
+        models: The models of the metafile, in its order.
+        costs: What each of them costs, by config name.
+        measured: The ``# Measured:`` text of each.
+
+    Returns:
+        Lines of Markdown.
+    """
+    rows = []
+    for model in models:
+        name = model["Name"]
+        cost = costs[name]
+        published = "; ".join(
+            f"{metric} {value}"
+            for result in model.get("Results") or []
+            for metric, value in result["Metrics"].items()
+        )
+        trained = "" if measured[name].startswith(UNTRAINED) else measured[name]
+        cells = (
+            f"[{name}]({name}.py)",
+            f"{cost.parameters / 1e6:.2f} M",
+            f"{cost.backbone_parameters / 1e6:.2f} M",
+            f"{cost.macs / 1e9:.2f} G",
+            f"{cost.shape[0]} x {cost.shape[1]}",
+            published or "-",
+            trained or "-",
+        )
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return HEADER + "".join(rows)
+
+
+def update_family(folder: Path) -> dict[Path, str]:
+    """Compute the files of one family as they should be.
+
+    Args:
+        folder: A folder in ``configs`` with ``metafile.yml`` and ``README.md``.
+
+    Returns:
+        The text of each config, the metafile and the README, by path.
+
+    Raises:
+        UserError: A file lacks the place that shall be filled in.
+    """
+    texts: dict[Path, str] = {}
+    costs, fields, measured = {}, {}, {}
+    for path in sorted(folder.glob("*.py")):
+        config = load_config(str(path))
+        cost = costs[path.stem] = measure(config)
+        fields[path.stem] = metadata_of(config, cost)
+        text = texts[path] = update_head_comment(path.read_text("utf-8"), cost, path.stem)
+        measured[path.stem] = re.sub(r"\n#\s*", " ", MEASURED.search(text).group(1))
+    metafile, readme = folder / "metafile.yml", folder / "README.md"
+    directory = f"configs/{folder.name}"
+    texts[metafile], models = update_metafile(metafile.read_text("utf-8"), fields, directory)
+    table = table_of(models, costs, measured)
+    text, places = TABLE.subn(lambda _: table, readme.read_text("utf-8"))
+    if places != 1:
+        raise UserError(
+            f"{directory}/README.md must have the lines '<!-- zoo: begin -->' and "
+            f"'<!-- zoo: end -->' once, around its table"
+        )
+    return {**texts, readme: text}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code: 0; 1 after an error that the user can mend, or if ``--check`` finds an old file.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file is old")
+    parser.add_argument(
+        "--configs", type=Path, default=ROOT / "configs", help="folder with one folder per family"
+    )
+    options = parser.parse_args(arguments)
+    old: list[Path] = []
+    try:
+        for metafile in sorted(options.configs.glob("*/metafile.yml")):
+            for path, text in update_family(metafile.parent).items():
+                if path.read_text("utf-8") != text:
+                    old.append(path)
+                    if not options.check:
+                        path.write_text(text, "utf-8")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path in old:
+        print(f"{'out of date' if options.check else 'written'}: {path}")
+    if options.check and old:
+        print("bring them up to date with: python tools/misc/write_zoo.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
