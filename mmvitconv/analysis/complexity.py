@@ -191,7 +191,9 @@ def _macs(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     if isinstance(operator, torch._ops.OpOverload):
         name = _operator_name(operator)
         if name in _FORMULAS:
-            return _FORMULAS[name](args, out)
+            macs = _FORMULAS[name](args, out)
+            # the rule of the FFT is about complex numbers already
+            return macs if name.startswith("aten._fft") else _times_complex(macs, out)
         packet = operator._overloadpacket
         if packet not in flop_counter.flop_registry:  # the in-place form: addmm_, baddbmm_
             namespace = getattr(torch.ops, operator.namespace)
@@ -201,8 +203,12 @@ def _macs(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     if packet not in flop_counter.flop_registry:
         return None
     macs = flop_counter.flop_registry[packet](*args, **kwargs, out_val=out) // 2
-    is_complex = isinstance(out, Tensor) and out.is_complex()
-    return 4 * macs if is_complex else macs
+    return _times_complex(macs, out)
+
+
+def _times_complex(macs: int, out: Any) -> int:
+    """The real multiply-adds of products whose output is ``out``."""
+    return 4 * macs if isinstance(out, Tensor) and out.is_complex() else macs
 
 
 # Running ------------------------------------------------------------------------------------------

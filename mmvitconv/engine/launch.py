@@ -448,20 +448,17 @@ def _start(session: Session, args: argparse.Namespace) -> Config:
 
 def _choose_start(session: Session, cfg: Config, resume: str | None) -> None:
     """Set ``resume`` and ``load_from`` of the config from ``--resume``."""
-    wants_resume = resume is not None or cfg.get("resume", False)
-    if resume in (None, "auto") and wants_resume and not (resume is None and cfg.get("load_from")):
-        place = Path(cfg.work_dir)
-    elif resume is not None and Path(resume).is_dir():
-        place = Path(resume)
-    elif wants_resume:
-        cfg.resume = True
-        cfg.load_from = check_checkpoint(resume or cfg.load_from, "--resume")
-        session.say(f"resuming from {cfg.load_from}")
-        return
-    else:
+    if resume is None and not cfg.get("resume"):
         if cfg.get("load_from"):
             check_checkpoint(cfg.load_from, "load_from")
         return
+    named = {None: cfg.get("load_from"), "auto": None}.get(resume, resume)
+    if named and not Path(named).is_dir():
+        cfg.resume = True
+        cfg.load_from = check_checkpoint(named, "--resume")
+        session.say(f"resuming from {cfg.load_from}")
+        return
+    place = Path(named or cfg.work_dir)
     found, warnings = find_resumable(place)
     for warning in warnings:
         session.say(f"warning: {warning}")

@@ -1,3 +1,5 @@
 """All models; importing this package registers them."""
 
-from mmvitconv.models import backbones  # noqa: F401
+from mmvitconv.models.backbones import FCViT
+
+__all__ = ["FCViT"]

@@ -119,7 +119,7 @@ def _refusal(path: Path, error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and asked is not None:
         return (
             f"checkpoint {str(path)!r} was refused: reading it would run {asked[1]!r}; only "
-            "tensors and plain data are read, so ask its author for a file with the state dict alone"
+            "tensors and plain data are read, so ask its author for a file with nothing but weights"
         )
     # other exceptions tell about the reader's insides
     telling = isinstance(error, (RuntimeError, OSError)) and str(error).strip()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ CONFIG = "fcvit_tiny_mnist"
 @pytest.fixture(scope="module")
 def tool():
     spec = importlib.util.spec_from_file_location("write_zoo", ROOT / "tools/misc/write_zoo.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look
     spec.loader.exec_module(module)
     return module
 

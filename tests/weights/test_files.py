@@ -1,0 +1,117 @@
+"""Reading checkpoint files: honest ones load, others are refused and never run."""
+
+import argparse
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmvitconv.errors import CheckpointError
+from mmvitconv.weights import load_file
+
+
+class Payload:
+    """Pickles into a call that leaves a mark when it is run."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_plain_and_wrapped_checkpoints(tmp_path):
+    weights = {"a": torch.arange(3.0)}
+    for content in (weights, {"state_dict": weights, "epoch": 3}):
+        torch.save(content, tmp_path / "a.pth")
+        loaded = load_file(tmp_path / "a.pth")
+        assert torch.equal(loaded.get("state_dict", loaded)["a"], weights["a"])
+
+
+def test_what_training_scripts_store(tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = {
+        "state_dict": {"a": torch.ones(2)},
+        "args": argparse.Namespace(lr=1e-3, data="imagenet"),
+        "metric": np.float64(80.9),
+        "array": np.arange(4),
+        "message_hub": {"log_scalars": {"loss": history}},
+    }
+    torch.save(content, tmp_path / "a.pth")
+    loaded = load_file(tmp_path / "a.pth")
+    assert loaded["args"].lr == 1e-3
+    assert loaded["metric"] == 80.9
+    assert loaded["array"].tolist() == [0, 1, 2, 3]
+    stored = loaded["message_hub"]["log_scalars"]["loss"]
+    assert not isinstance(stored, HistoryBuffer)  # its data, not its class
+    assert stored._log_history.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_is_refused_and_never_run(tmp_path, legacy, monkeypatch):
+    marker = tmp_path / "marker"
+    content = {"state_dict": {"a": torch.ones(2)}, "extra": Payload(marker)}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(CheckpointError, match=r"refused: reading it would run '\w+\.mkdir'"):
+        load_file(tmp_path / "a.pth")
+    assert not marker.exists()
+
+
+def test_the_stand_ins_run_nothing(tmp_path):
+    """``getattr`` is on the allow-list as an inert name: it must not reach anything."""
+
+    class Sneaky:
+        def __reduce__(self):
+            return getattr, (torch.Tensor, "__class__")
+
+    torch.save({"state_dict": {"a": torch.ones(1)}, "x": Sneaky()}, tmp_path / "a.pth")
+    assert load_file(tmp_path / "a.pth")["x"] is not type(torch.Tensor)
+
+
+def test_allow_list_is_put_back(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
+    before = torch.serialization.get_safe_globals()
+    load_file(tmp_path / "a.pth")
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_damaged_files(tmp_path):
+    torch.save({"a": torch.ones(1000)}, tmp_path / "good.pth")
+    good = (tmp_path / "good.pth").read_bytes()
+    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as file:
+        file.writestr("hello.txt", "hello")
+    contents = {
+        "empty.pth": b"",
+        "text.pth": b"<html>404 not found</html>",
+        "random.pth": bytes(range(256)) * 20,
+        "half.pth": good[: len(good) // 2],
+        "cut.pth": good[:-10],
+        "empty.safetensors": b"",
+        "text.safetensors": b"hello, world, this is no header",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    for name in (*contents, "zip.pth"):
+        with pytest.raises(CheckpointError, match=f"{name}' is damaged or not a") as caught:
+            load_file(tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_wrong_content(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_file(tmp_path / "none.pth")
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds a list, but a dict"):
+        load_file(tmp_path / "list.pth")
+
+
+def test_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.arange(3.0)}, tmp_path / "a.safetensors")
+    assert load_file(tmp_path / "a.safetensors")["state_dict"]["a"].tolist() == [0, 1, 2]
