@@ -1,18 +1,18 @@
 # What all three tasks share. A task's own part (scope, visualiser, log) is in ./tasks/.
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
 )
 env_cfg = dict(
     cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # gloo is taken by itself where there is no GPU
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),  # gloo is taken by itself where there is no GPU
 )
-vis_backends = [dict(type='LocalVisBackend')]
-log_level = 'INFO'
+vis_backends = [dict(type="LocalVisBackend")]
+log_level = "INFO"
 load_from = None
 resume = False
 randomness = dict(seed=None, deterministic=False)

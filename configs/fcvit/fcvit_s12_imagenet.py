@@ -3,5 +3,5 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/fcvit_s12_imagenet.py 8
 # Published: top-1 80.9 at 224 (README of the original repository, github.com/ma-xu/FCViT)
 # Measured:  not trained here; model 14.70M parameters; backbone 14.19M, 2.65G MACs at 224x224
-_base_ = './fcvit_tiny_imagenet.py'
-model = dict(backbone=dict(arch='s12'), head=dict(in_channels=512))
+_base_ = "./fcvit_tiny_imagenet.py"
+model = dict(backbone=dict(arch="s12"), head=dict(in_channels=512))

@@ -3,5 +3,5 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/fcvit_s48_imagenet.py 8
 # Published: top-1 83.6 at 224 (README of the original repository, github.com/ma-xu/FCViT)
 # Measured:  not trained here; model 51.48M parameters; backbone 50.96M, 9.88G MACs at 224x224
-_base_ = './fcvit_s24_imagenet.py'
-model = dict(backbone=dict(arch='s48', drop_path_rate=0.2))
+_base_ = "./fcvit_s24_imagenet.py"
+model = dict(backbone=dict(arch="s48", drop_path_rate=0.2))

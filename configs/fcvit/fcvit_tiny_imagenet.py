@@ -4,12 +4,12 @@
 # Published: top-1 74.9 at 224 (README of the original repository, github.com/ma-xu/FCViT)
 # Measured:  not trained here; model 4.78M parameters; backbone 4.46M, 0.90G MACs at 224x224
 _base_ = [
-    '../_base_/models/classifier.py',
-    '../_base_/datasets/imagenet_224.py',
-    '../_base_/schedules/imagenet_300e.py',
-    '../_base_/tasks/classification.py',
+    "../_base_/models/classifier.py",
+    "../_base_/datasets/imagenet_224.py",
+    "../_base_/schedules/imagenet_300e.py",
+    "../_base_/tasks/classification.py",
 ]
 model = dict(
-    backbone=dict(type='mmvitconv.FCViT', arch='tiny', out_indices=(3,), drop_path_rate=0.1),
+    backbone=dict(type="mmvitconv.FCViT", arch="tiny", out_indices=(3,), drop_path_rate=0.1),
     head=dict(in_channels=320),
 )

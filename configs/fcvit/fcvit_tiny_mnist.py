@@ -5,30 +5,30 @@
 # Measured:  not trained here; model 4.47M parameters; backbone 4.46M, 0.07G MACs at 64x64
 # Data:      python tools/dataset_converters/mnist.py
 _base_ = [
-    '../_base_/models/classifier.py',
-    '../_base_/datasets/mnist.py',
-    '../_base_/tasks/classification.py',
+    "../_base_/models/classifier.py",
+    "../_base_/datasets/mnist.py",
+    "../_base_/tasks/classification.py",
 ]
 model = dict(
     data_preprocessor=dict(num_classes=10, mean=[33.0] * 3, std=[79.0] * 3),
     backbone=dict(
-        type='mmvitconv.FCViT', arch='tiny', out_indices=(3,), layer_scale_init_value=0.1
+        type="mmvitconv.FCViT", arch="tiny", out_indices=(3,), layer_scale_init_value=0.1
     ),
     head=dict(
         in_channels=320, num_classes=10, loss=dict(label_smooth_val=0.1, num_classes=10), topk=(1,)
     ),
     train_cfg=None,  # no mixing of images
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=5, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=5, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
-        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, T_max=5, convert_to_iter_based=True
+        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, T_max=5, convert_to_iter_based=True
     ),
 ]
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
 default_hooks = dict(logger=dict(interval=10))
 auto_scale_lr = dict(enable=False, base_batch_size=1 * 64)
 randomness = dict(seed=0)

@@ -6,22 +6,22 @@
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    '../_base_/models/semantic_fpn.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/ade20k_40k.py',
-    '../_base_/tasks/segmentation.py',
+    "../_base_/models/semantic_fpn.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_40k.py",
+    "../_base_/tasks/segmentation.py",
 ]
 model = dict(
-    backbone=dict(type='mmvitconv.FCViT', arch='s12', layer_scale_init_value=1e-6),
+    backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 train_dataloader = dict(batch_size=4)
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='ResizeToMultiple', size_divisor=32),
-    dict(type='LoadAnnotations', reduce_zero_label=True),  # the ground truth keeps its size
-    dict(type='PackSegInputs'),
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="ResizeToMultiple", size_divisor=32),
+    dict(type="LoadAnnotations", reduce_zero_label=True),  # the ground truth keeps its size
+    dict(type="PackSegInputs"),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

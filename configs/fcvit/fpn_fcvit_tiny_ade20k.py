@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 8.62M parameters; backbone 4.46M, 4.71G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './fpn_fcvit_s12_ade20k.py'
-model = dict(backbone=dict(arch='tiny'), neck=dict(in_channels=[32, 64, 160, 320]))
+_base_ = "./fpn_fcvit_s12_ade20k.py"
+model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=[32, 64, 160, 320]))

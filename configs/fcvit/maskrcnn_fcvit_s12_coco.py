@@ -6,16 +6,17 @@
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    '../_base_/models/maskrcnn_fpn.py',
-    '../_base_/datasets/coco_instance.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/tasks/detection.py',
+    "../_base_/models/maskrcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/tasks/detection.py",
 ]
 model = dict(
-    backbone=dict(type='mmvitconv.FCViT', arch='s12', layer_scale_init_value=1e-6),
+    backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-# The authors' recipe: batch 8 x 4, AdamW 2e-4 with weight decay 1e-4 on everything, no stochastic depth.
+# The authors' recipe: batch 8 x 4, AdamW 2e-4 with weight decay 1e-4 on everything, no stochastic
+# depth.
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(optimizer=dict(lr=2e-4, weight_decay=1e-4))
 auto_scale_lr = dict(base_batch_size=8 * 4)

@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 46.62M parameters; backbone 26.45M, 103.19G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './maskrcnn_fcvit_s12_coco.py'
-model = dict(backbone=dict(arch='s24'))
+_base_ = "./maskrcnn_fcvit_s12_coco.py"
+model = dict(backbone=dict(arch="s24"))

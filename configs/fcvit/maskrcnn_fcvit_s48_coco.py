@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 71.13M parameters; backbone 50.97M, 201.65G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './maskrcnn_fcvit_s12_coco.py'
-model = dict(backbone=dict(arch='s48'))
+_base_ = "./maskrcnn_fcvit_s12_coco.py"
+model = dict(backbone=dict(arch="s48"))

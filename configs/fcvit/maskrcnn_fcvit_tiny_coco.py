@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 24.52M parameters; backbone 4.46M, 18.39G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './maskrcnn_fcvit_s12_coco.py'
-model = dict(backbone=dict(arch='tiny'), neck=dict(in_channels=[32, 64, 160, 320]))
+_base_ = "./maskrcnn_fcvit_s12_coco.py"
+model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=[32, 64, 160, 320]))

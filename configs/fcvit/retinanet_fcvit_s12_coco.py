@@ -6,14 +6,14 @@
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    '../_base_/models/retinanet_fpn.py',
-    '../_base_/datasets/coco_detection.py',
-    '../_base_/schedules/coco_1x.py',
-    '../_base_/tasks/detection.py',
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/tasks/detection.py",
 ]
 model = dict(
     backbone=dict(
-        type='mmvitconv.FCViT', arch='s12', out_indices=(1, 2, 3), layer_scale_init_value=1e-6
+        type="mmvitconv.FCViT", arch="s12", out_indices=(1, 2, 3), layer_scale_init_value=1e-6
     ),
     neck=dict(in_channels=[128, 320, 512]),
 )

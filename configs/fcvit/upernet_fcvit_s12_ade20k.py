@@ -6,13 +6,13 @@
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    '../_base_/models/upernet.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/ade20k_160k.py',
-    '../_base_/tasks/segmentation.py',
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_160k.py",
+    "../_base_/tasks/segmentation.py",
 ]
 model = dict(
-    backbone=dict(type='mmvitconv.FCViT', arch='s12', layer_scale_init_value=1e-6),
+    backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320),
 )

@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 56.94M parameters; backbone 26.45M, 26.42G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './upernet_fcvit_s12_ade20k.py'
-model = dict(backbone=dict(arch='s24'))
+_base_ = "./upernet_fcvit_s12_ade20k.py"
+model = dict(backbone=dict(arch="s24"))

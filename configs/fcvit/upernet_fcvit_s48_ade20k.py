@@ -5,5 +5,5 @@
 # Measured:  not trained here; model 81.45M parameters; backbone 50.97M, 51.63G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './upernet_fcvit_s12_ade20k.py'
-model = dict(backbone=dict(arch='s48'))
+_base_ = "./upernet_fcvit_s12_ade20k.py"
+model = dict(backbone=dict(arch="s48"))

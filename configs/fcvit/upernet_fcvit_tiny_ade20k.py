@@ -5,9 +5,9 @@
 # Measured:  not trained here; model 33.17M parameters; backbone 4.46M, 4.71G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = './upernet_fcvit_s12_ade20k.py'
+_base_ = "./upernet_fcvit_s12_ade20k.py"
 model = dict(
-    backbone=dict(arch='tiny'),
+    backbone=dict(arch="tiny"),
     decode_head=dict(in_channels=[32, 64, 160, 320]),
     auxiliary_head=dict(in_channels=160),
 )

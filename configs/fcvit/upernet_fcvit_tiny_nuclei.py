@@ -5,26 +5,26 @@
 # Measured:  not trained here; model 5.87M parameters; backbone 4.46M, 0.66G MACs at 192x192
 # Data:      python tools/dataset_converters/nuclei.py
 _base_ = [
-    '../_base_/models/upernet.py',
-    '../_base_/datasets/nuclei_semantic.py',
-    '../_base_/tasks/segmentation.py',
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/nuclei_semantic.py",
+    "../_base_/tasks/segmentation.py",
 ]
 model = dict(
     data_preprocessor=dict(mean=[50.0] * 3, std=[60.0] * 3, size=(192, 192)),  # dark images
-    backbone=dict(type='mmvitconv.FCViT', arch='tiny', layer_scale_init_value=0.1),
+    backbone=dict(type="mmvitconv.FCViT", arch="tiny", layer_scale_init_value=0.1),
     decode_head=dict(in_channels=[32, 64, 160, 320], channels=96, num_classes=2),
     auxiliary_head=dict(in_channels=160, channels=48, num_classes=2),
 )
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=100)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=300, val_interval=100)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=300, by_epoch=False),
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="PolyLR", eta_min=0.0, power=0.9, begin=50, end=300, by_epoch=False),
 ]
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=100))

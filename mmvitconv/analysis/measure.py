@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mmvitconv.analysis.complexity import Complexity, Macs, count_complexity
 from mmvitconv.errors import UserError
+from mmvitconv.models.backbones.base import Backbone
 
-__all__ = ["ConfigComplexity", "PartComplexity", "measure_config"]
+__all__ = ["ConfigComplexity", "PartComplexity", "default_shape", "measure_config"]
 
 # What papers report: the short side 800 and a usual width, not the pipeline's bound of 1333.
 _DETECTION_SHAPE = (800, 1280)
@@ -90,7 +91,7 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
             f"give a config with a model and default_scope one of {sorted(_DEFAULT_SHAPES)}."
         )
     if shape is None:
-        shape = _test_shape(cfg, scope)
+        shape = default_shape(cfg, scope)
     if len(shape) != 2 or min(shape) < 1:
         raise UserError(f"The shape {shape} is illegal; give a positive height and width.")
 
@@ -104,7 +105,7 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
         notes: list[str] = []
         if scope == "mmdet":
             inputs["data_samples"] = [_detection_sample(shape)]
-        with _fixed_proposals(model, shape, notes):
+        with _fixed_proposals(model, shape, notes), _plain_backbone(model):
             complexity = count_complexity(model, inputs)
     return ConfigComplexity(shape, tuple(_parts(model, complexity)), complexity, tuple(notes))
 
@@ -136,7 +137,8 @@ def _in_channels(model: Mapping[str, Any]) -> int:
     return backbone.get("in_channels", 3) if isinstance(backbone.get("in_channels", 3), int) else 3
 
 
-def _test_shape(cfg: Config, scope: str) -> tuple[int, int]:
+def default_shape(cfg: Config, scope: str) -> tuple[int, int]:
+    """Height and width at which papers report the costs of a config's model."""
     if scope == "mmseg":
         size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
         return tuple(size) if size else _DEFAULT_SHAPES[scope]
@@ -172,6 +174,31 @@ def _detection_sample(shape: tuple[int, int]) -> Any:
             "scale_factor": (1.0, 1.0),
         }
     )
+
+
+@contextmanager
+def _plain_backbone(model: nn.Module) -> Iterator[None]:
+    """Let a backbone of ours run on the meta device, where it takes no fast path.
+
+    What is counted is the formula. A fast path may multiply more than it asks for, such as the
+    block-diagonal product of FCViT's global context.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        yield
+        return
+    original = backbone.to("meta").forward
+
+    def forward(x: Tensor) -> tuple[Tensor, ...]:
+        # Real maps that depend on the image, so that what follows is counted as usual.
+        pixel = x.flatten()[:1].view(1, 1, 1, 1)
+        return tuple(torch.zeros(out.shape) + pixel for out in original(x.to("meta")))
+
+    backbone.forward = forward
+    try:
+        yield
+    finally:
+        del backbone.forward
 
 
 @contextmanager

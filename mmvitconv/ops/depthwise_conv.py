@@ -1,9 +1,10 @@
 """Depth-wise convolution with a large kernel: torch's values, at several times the speed on CPUs.
 
-oneDNN lacks two kernels there. The weight gradient of 11x11 on maps of 64x56x56 takes 20 times as long as
-the forward pass; but it is itself a depth-wise convolution, of the input with the output's gradient as
-the kernel, and as such runs at forward speed. And bfloat16 takes twice as long as float32, so reduced
-precision is computed in float32. ``tools/analysis_tools/benchmark_fcvit.py`` measures both.
+oneDNN lacks two kernels there. The weight gradient of 11x11 on maps of 64x56x56 takes 20 times as
+long as the forward pass; but it is itself a depth-wise convolution, of the input with the output's
+gradient as the kernel, and as such runs at forward speed. And bfloat16 takes twice as long as
+float32, so reduced precision is computed in float32. ``tools/analysis_tools/benchmark_fcvit.py``
+measures both.
 """
 
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 # Below this size torch's own backward is as fast.
 _MIN_KERNEL_SIZE = 5

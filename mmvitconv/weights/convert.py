@@ -3,7 +3,8 @@
 A family is a module beside this one that defines
 
 * ``is_original(keys) -> bool``: whether these backbone keys are in the original layout;
-* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*`` and ``head.*``, raising
+* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*`` and ``head.*``,
+raising
   :class:`~mmvitconv.errors.CheckpointError` with a list when a key is left over or missing.
 """
 
@@ -19,7 +20,8 @@ _FAMILIES = {"fcvit": fcvit}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
-# Parts of a detector or segmentor beside the backbone; their layout did not change since mmdet 2 / mmseg 0.
+# Parts of a detector or segmentor beside the backbone; their layout did not change since mmdet 2 /
+# mmseg 0.
 _OTHER_PARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.",
                 "auxiliary_head.")  # fmt: skip
 
@@ -33,8 +35,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The bare state dict of a checkpoint.
 
     Args:
-        checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``, ``state_dict_ema`` or
-            ``model_ema`` (looked for in this order); a leading ``module.`` on every key is dropped.
+        checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``,
+            ``state_dict_ema`` or ``model_ema`` (looked for in this order); a leading ``module.`` on
+            every key is dropped.
 
     Returns:
         Tensors by key.
@@ -51,8 +54,8 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     others = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
-            f"the checkpoint holds no state dict: {shorten(others)} are not tensors; expected tensors "
-            f"by key, bare or under one of {', '.join(_WRAPPERS)}"
+            f"the checkpoint holds no state dict: {shorten(others)} are not tensors; "
+            f"expected tensors by key, bare or under one of {', '.join(_WRAPPERS)}"
         )
     if all(key.startswith("module.") for key in state_dict):
         return {key.removeprefix("module."): value for key, value in state_dict.items()}
@@ -69,13 +72,14 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
     """Turn a checkpoint in a family's original layout into ours.
 
     Args:
-        state_dict: Original weights of a classifier, a dense backbone, or a whole detector or segmentor:
-            bare or wrapped (see :func:`unwrap`), with or without ``module.`` and ``backbone.`` prefixes.
+        state_dict: Original weights of a classifier, a dense backbone, or a whole detector or
+            segmentor: bare or wrapped (see :func:`unwrap`), with or without ``module.`` and
+            ``backbone.`` prefixes.
         family: One of :func:`list_families`.
 
     Returns:
-        ``backbone.*``, for a classifier ``head.*`` (the layout of an mmpretrain ``ImageClassifier``), and
-        the other parts of a detector or segmentor as they were.
+        ``backbone.*``, for a classifier ``head.*`` (the layout of an mmpretrain
+        ``ImageClassifier``), and the other parts of a detector or segmentor as they were.
 
     Raises:
         UserError: Unknown family.

@@ -167,11 +167,13 @@ def arch_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the constructor options of the original code into ``FCViT(arch=...)``.
 
     Args:
-        config: ``layers``, ``embed_dims``, ``mlp_ratios`` and ``params``, the nested switches of the original
-            (``global_context``, ``spatial_mixer``, ``channel_mixer``, ``spatial_att``, ``channel_att``).
+        config: ``layers``, ``embed_dims``, ``mlp_ratios`` and ``params``, the nested switches of
+            the original (``global_context``, ``spatial_mixer``, ``channel_mixer``, ``spatial_att``,
+            ``channel_att``).
 
     Returns:
-        An arch dict. ``use_layer_scale=False`` is not part of it: pass ``layer_scale_init_value=None``.
+        An arch dict. ``use_layer_scale=False`` is not part of it: pass
+        ``layer_scale_init_value=None``.
     """
     params = config["params"]
     context, spatial = params["global_context"], params["spatial_mixer"]

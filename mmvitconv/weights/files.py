@@ -125,8 +125,8 @@ def _refusal(path: Path, error: Exception) -> str:
     telling = isinstance(error, (RuntimeError, OSError)) and str(error).strip()
     reason = f" ({_first_sentence(error)})" if telling else ""
     return (
-        f"checkpoint {str(path)!r} was refused: it is damaged or not a PyTorch checkpoint"
-        f"{reason}; fetch it again, or save the state dict alone with torch.save"
+        f"checkpoint {str(path)!r} is damaged or not a PyTorch checkpoint{reason}, so it was "
+        "refused; fetch it again, or save the state dict alone with torch.save"
     )
 
 

@@ -15,8 +15,8 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
     """Bring a checkpoint's weights into the layout of a model.
 
     Args:
-        checkpoint: What :func:`load_file` gave: ours, mmengine's, or the original authors' file of any
-            family.
+        checkpoint: What :func:`load_file` gave: ours, mmengine's, or the original authors' file of
+            any family.
         model: A classifier, detector or segmentor with a ``backbone``, or a bare backbone.
 
     Returns:
@@ -43,8 +43,8 @@ def check_match(
     Args:
         state_dict: Weights in the model's own layout (see :func:`adapt_checkpoint`).
         model: The model that is to load them.
-        scope: ``'all'`` compares every key. ``'backbone'`` compares what lies below ``backbone.`` and lets
-            necks and heads differ, as for fine-tuning.
+        scope: ``'all'`` compares every key. ``'backbone'`` compares what lies below ``backbone.``
+            and lets necks and heads differ, as for fine-tuning.
 
     Raises:
         CheckpointError: Keys are missing or unexpected, or shapes differ; they are listed.
@@ -86,8 +86,8 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
 
     Args:
         backbone: One of our backbones.
-        filename: Our checkpoint (of a backbone, classifier, detector or segmentor) or the original authors'
-            file as it is.
+        filename: Our checkpoint (of a backbone, classifier, detector or segmentor) or the
+            original authors' file as it is.
         prefix: Where the backbone's keys are in the file; None finds out.
 
     Raises:
@@ -116,7 +116,8 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     kept = [key for key in own if key not in state_dict]
     dropped = [key for key in state_dict if key not in own]
     print_log(
-        f"{type(backbone).__name__}: loaded {len(own) - len(kept)} of {len(own)} entries from {filename}"
+        f"{type(backbone).__name__}: loaded {len(own) - len(kept)} of {len(own)} entries "
+        f"from {filename}"
         + (f" (layout: original {family})" if family else "")
         + (f"; not in the file, so as initialised: {', '.join(kept)}" if kept else "")
         + (f"; not needed here: {len(dropped)} entries" if dropped else ""),

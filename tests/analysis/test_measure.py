@@ -75,9 +75,9 @@ def test_weights_are_never_read(tmp_path):
 
 def shape_of(**cfg):
     """The default shape of a config around a backbone that is measured nowhere."""
-    from mmvitconv.analysis.measure import _test_shape
+    from mmvitconv.analysis.measure import default_shape
 
-    return _test_shape(Config({"model": {}, **cfg}), cfg["default_scope"])
+    return default_shape(Config({"model": {}, **cfg}), cfg["default_scope"])
 
 
 def pipeline(*steps):

@@ -1,4 +1,4 @@
-"""The operators of mmvitconv.ops against torch's plain convolution: values, gradients, dtypes, layouts."""
+"""The operators of mmvitconv.ops against plain convolutions: values, gradients, dtypes, layouts."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
 from mmvitconv.ops import depthwise_conv as depthwise_module
+from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
 from mmvitconv.ops import pointwise_conv as pointwise_module
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -42,7 +42,10 @@ def test_depthwise_equals_plain(batch, channels, height, width, kernel_size, has
     x = new(batch, channels, height, width).contiguous(memory_format=layout)
     weight = new(channels, 1, kernel_size, kernel_size)
     bias = new(channels) if has_bias else None
-    ours, expected = gradients(depthwise_conv2d, [x, weight, bias]), gradients(plain, [x, weight, bias])
+    ours, expected = (
+        gradients(depthwise_conv2d, [x, weight, bias]),
+        gradients(plain, [x, weight, bias]),
+    )
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
@@ -99,7 +102,10 @@ def test_pointwise_equals_plain(layout, size, has_bias):
     x = torch.randn(2, 6, *size, dtype=torch.float64).contiguous(memory_format=layout)
     weight = torch.randn(10, 6, 1, 1, dtype=torch.float64)
     bias = torch.randn(10, dtype=torch.float64) if has_bias else None
-    ours, expected = gradients(pointwise_conv2d, [x, weight, bias]), gradients(F.conv2d, [x, weight, bias])
+    ours, expected = (
+        gradients(pointwise_conv2d, [x, weight, bias]),
+        gradients(F.conv2d, [x, weight, bias]),
+    )
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert ours[0].is_contiguous(memory_format=layout)

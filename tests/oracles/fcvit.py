@@ -1,8 +1,8 @@
 """FCViT written down literally from the specification: no fast path, the ORIGINAL state-dict keys.
 
-It shares no code with mmvitconv. It is the oracle of the tests (values, gradients, key layout) and of
-the speed benchmark, so it uses torch's own layers where the formula is one (GroupNorm with one group,
-convolutions) and spells out the rest, the 5-D product of the global context included.
+It shares no code with mmvitconv. It is the oracle of the tests (values, gradients, key layout) and
+of the speed benchmark, so it uses torch's own layers where the formula is one (GroupNorm with one
+group, convolutions) and spells out the rest, the 5-D product of the global context included.
 """
 
 import torch

@@ -88,7 +88,7 @@ def test_norm0_may_be_absent_as_a_whole():
     state_dict = {k: v for k, v in original().items() if not k.startswith("norm0.")}
     assert "backbone.norm0.weight" not in convert_state_dict(state_dict, "fcvit")
     del (half := original())["norm0.bias"]
-    with pytest.raises(CheckpointError, match="missing: norm0.bias"):
+    with pytest.raises(CheckpointError, match=r"missing: norm0\.bias"):
         convert_state_dict(half, "fcvit")
 
 
@@ -116,11 +116,15 @@ def test_recognise():
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_our_own_checkpoints(prefix, tmp_path):
     source = FCViT(ARCH)
-    torch.save({"state_dict": {prefix + k: v for k, v in source.state_dict().items()}}, tmp_path / "a.pth")
+    torch.save(
+        {"state_dict": {prefix + k: v for k, v in source.state_dict().items()}}, tmp_path / "a.pth"
+    )
     for given in (None, prefix or None):
         model = FCViT(ARCH)
         load_backbone(model, str(tmp_path / "a.pth"), given)
-        assert all(torch.equal(a, b) for a, b in zip(features(model), features(source), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(features(model), features(source), strict=True)
+        )
 
 
 @pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 2), (0,)])
@@ -144,12 +148,12 @@ def test_nothing_is_loaded_partially(tmp_path):
     with pytest.raises(CheckpointError, match=r"36 missing: stages\.0\.1\."):
         load_backbone(other, str(tmp_path / "a.pth"))
     wide = FCViT({**ARCH, "embed_dims": (16, 32, 64, 256)})
-    with pytest.raises(CheckpointError, match="is .* in the file, .* here"):
+    with pytest.raises(CheckpointError, match=r"is .* in the file, .* here"):
         load_backbone(wide, str(tmp_path / "a.pth"))
-    with pytest.raises(CheckpointError, match="has no key below 'trunk.'"):
+    with pytest.raises(CheckpointError, match=r"has no key below 'trunk\.'"):
         load_backbone(other, str(tmp_path / "a.pth"), prefix="trunk")
     torch.save({"conv1.weight": torch.ones(3)}, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match="1 unexpected: conv1.weight"):
+    with pytest.raises(CheckpointError, match=r"1 unexpected: conv1\.weight"):
         load_backbone(other, str(tmp_path / "b.pth"))
     assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
 
@@ -168,7 +172,9 @@ def test_whole_models():
     check_match(adapted["state_dict"], model)
     other_head = Classifier(9)
     check_match(adapted["state_dict"], other_head, scope="backbone")
-    with pytest.raises(CheckpointError, match=r"head\.fc\.weight is \(7, 128\) in the file, \(9, 128\)"):
+    with pytest.raises(
+        CheckpointError, match=r"head\.fc\.weight is \(7, 128\) in the file, \(9, 128\)"
+    ):
         check_match(adapted["state_dict"], other_head)
     del adapted["state_dict"]["head.fc.bias"]
     with pytest.raises(CheckpointError, match=r"1 missing: head\.fc\.bias"):
@@ -176,11 +182,15 @@ def test_whole_models():
 
 
 def test_the_command(tmp_path):
-    torch.save({"state_dict": original(7), "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth.tar")
+    torch.save(
+        {"state_dict": original(7), "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth.tar"
+    )
 
     def run(*args: str) -> subprocess.CompletedProcess:
         tool = "tools/model_converters/convert_official.py"
-        return subprocess.run([sys.executable, tool, *args], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, tool, *args], capture_output=True, text=True, check=False
+        )
 
     target = tmp_path / "out" / "a.pth"
     done = run("fcvit", str(tmp_path / "a.pth.tar"), str(target))

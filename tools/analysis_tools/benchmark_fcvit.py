@@ -1,9 +1,11 @@
 """FCViT's fast paths against the literal formula, in one process, alternating, medians.
 
-python tools/analysis_tools/benchmark_fcvit.py [--arch s12] [--device cpu|cuda] [--write docs/performance.md]
+python tools/analysis_tools/benchmark_fcvit.py [--arch s12] [--device cpu|cuda] [--write
+docs/performance.md]
 
-The literal formula is the tests' oracle (tests/oracles/fcvit.py), in both memory layouts; the better one
-counts. bf16 compares autocast with float32 for the oracle, for ours and for timm's convnext_tiny.
+The literal formula is the tests' oracle (tests/oracles/fcvit.py), in both memory layouts; the
+better one counts. bf16 compares autocast with float32 for the oracle, for ours and for timm's
+convnext_tiny.
 """
 
 import argparse
@@ -94,8 +96,12 @@ def main() -> None:
         return model, x.contiguous(memory_format=layouts[layout])
 
     rows = []
-    jobs = [("forward", forward, 224, 1), ("forward", forward, 224, 8), ("forward", forward, 512, 1),
-            ("training step", training_step, 224, 2)]  # fmt: skip
+    jobs = [
+        ("forward", forward, 224, 1),
+        ("forward", forward, 224, 8),
+        ("forward", forward, 512, 1),
+        ("training step", training_step, 224, 2),
+    ]
     for title, job, size, batch in jobs:
         results = measure(
             {
@@ -110,7 +116,9 @@ def main() -> None:
         medians = {name: median for name, (median, _) in results.items()}
         best = {n: min(medians[f"{n} {layout}"] for layout in layouts) for n in ("oracle", "ours")}
         cells = [f"{m:.1f} ({q[0]:.1f}-{q[2]:.1f})" for m, q in results.values()]
-        rows.append([f"{title} {size}, batch {batch}", *cells, f"{best['oracle'] / best['ours']:.2f}x"])
+        rows.append(
+            [f"{title} {size}, batch {batch}", *cells, f"{best['oracle'] / best['ours']:.2f}x"]
+        )
 
     functions = {}
     for name, model in (("oracle", oracle), ("ours", ours), ("convnext_tiny", convnext)):
@@ -128,7 +136,7 @@ def main() -> None:
 
     where = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
     setting = (
-        f"`{' '.join(['python', 'tools/analysis_tools/benchmark_fcvit.py', '--arch', args.arch])}`, "
+        f"`python tools/analysis_tools/benchmark_fcvit.py --arch {args.arch}`, "
         f"{where}, {args.threads} threads, torch {torch.__version__}, timm {timm.__version__}"
     )
     tables = [

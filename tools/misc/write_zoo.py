@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmvitconv.analysis import count_complexity
-from mmvitconv.analysis.measure import _test_shape
+from mmvitconv.analysis.measure import default_shape
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
@@ -77,7 +77,7 @@ def measure(config: Config) -> Costs:
         The costs, for one image of the config's test size.
     """
     scope = config.default_scope
-    shape = _test_shape(config, scope)
+    shape = default_shape(config, scope)
     with (
         warnings.catch_warnings(),
         quiet_logger(),

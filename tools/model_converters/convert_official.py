@@ -1,6 +1,7 @@
 """Convert an original checkpoint of one of our families into mmvitconv's layout.
 
-python tools/model_converters/convert_official.py fcvit fcvit_b12.pth.tar fcvit_s12_3rdparty_in1k.pth
+python tools/model_converters/convert_official.py fcvit fcvit_b12.pth.tar
+fcvit_s12_3rdparty_in1k.pth
 """
 
 import argparse
@@ -27,7 +28,8 @@ def convert_file(family: str, source: Path, target: Path) -> str:
         The sha256 of the written file.
 
     Raises:
-        UserError: ``target`` exists, or the source is unsafe, damaged, incomplete or of another family.
+        UserError: ``target`` exists, or the source is unsafe, damaged, incomplete or of another
+            family.
     """
     if target.exists():
         raise UserError(f"{str(target)!r} exists already; give another name or delete it first")

@@ -1,26 +1,26 @@
 # 5,000 digits, enlarged to 64x64: python tools/dataset_converters/mnist.py
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=64, interpolation='bilinear'),
-    dict(type='PackInputs'),
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=64, interpolation="bilinear"),
+    dict(type="PackInputs"),
 ]
 test_pipeline = train_pipeline
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type='CustomDataset', data_root='data/mnist', data_prefix='train', pipeline=train_pipeline
+        type="CustomDataset", data_root="data/mnist", data_prefix="train", pipeline=train_pipeline
     ),
 )
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type='CustomDataset', data_root='data/mnist', data_prefix='val', pipeline=test_pipeline
+        type="CustomDataset", data_root="data/mnist", data_prefix="val", pipeline=test_pipeline
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
+val_evaluator = dict(type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator

@@ -1,31 +1,31 @@
 # Tiles of one microscopy image, boxes and masks: python tools/dataset_converters/nuclei.py
-data_root = 'data/nuclei/'
-metainfo = dict(classes=('nucleus',), palette=[(80, 200, 120)])
+data_root = "data/nuclei/"
+metainfo = dict(classes=("nucleus",), palette=[(80, 200, 120)])
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs'),
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]),
+    dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(192, 192), keep_ratio=True),  # the tiles' own size
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(192, 192), keep_ratio=True),  # the tiles' own size
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     ),
 ]
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type='CocoDataset',
+        type="CocoDataset",
         data_root=data_root,
         metainfo=metainfo,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='train/'),
+        ann_file="annotations/instances_train.json",
+        data_prefix=dict(img="train/"),
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
@@ -34,21 +34,21 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=0,
     drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type='CocoDataset',
+        type="CocoDataset",
         data_root=data_root,
         metainfo=metainfo,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'),
+        ann_file="annotations/instances_val.json",
+        data_prefix=dict(img="val/"),
         test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val.json',
-    metric=['bbox', 'segm'],
+    type="CocoMetric",
+    ann_file=data_root + "annotations/instances_val.json",
+    metric=["bbox", "segm"],
 )
 test_evaluator = val_evaluator

@@ -1,8 +1,9 @@
-# UperNet with an FCN auxiliary head. Set `backbone`, `decode_head.in_channels`, `auxiliary_head.in_channels`.
+# UperNet with an FCN auxiliary head. Set `backbone`, `decode_head.in_channels`,
+# `auxiliary_head.in_channels`.
 model = dict(
-    type='EncoderDecoder',
+    type="EncoderDecoder",
     data_preprocessor=dict(
-        type='SegDataPreProcessor',
+        type="SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -11,28 +12,28 @@ model = dict(
         size=(512, 512),
     ),
     decode_head=dict(
-        type='UPerHead',
+        type="UPerHead",
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
     ),
     auxiliary_head=dict(
-        type='FCNHead',
+        type="FCNHead",
         in_index=2,
         channels=256,
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    test_cfg=dict(mode="whole"),
 )

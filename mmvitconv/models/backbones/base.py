@@ -2,6 +2,7 @@
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,21 +15,23 @@ from mmvitconv.weights import load_backbone
 
 
 class Backbone(BaseModule, metaclass=ABCMeta):
-    """Base of all backbones: input and argument checks, freezing, pretrained weights, checkpointing.
+    """Base of all backbones: checks, freezing, pretrained weights, activation checkpointing.
 
     A family builds its stages in ``__init__`` after calling this class's, and implements
-    :meth:`forward_stages`, :meth:`stage_modules`, :meth:`is_optional_key` and :meth:`get_layer_depth`.
+    :meth:`forward_stages`, :meth:`stage_modules`, :meth:`is_optional_key` and
+    :meth:`get_layer_depth`.
 
     Args:
         num_stages: Number of stages of the architecture.
         in_channels: Channels of the input image, at least 1.
-        out_indices: Stages whose features are returned, finest first. Negative ones count from the end.
-        frozen_stages: Stages ``0..frozen_stages`` and everything before them are frozen: no gradients, and
-            evaluation mode. -1 freezes nothing.
+        out_indices: Stages whose features are returned, finest first. Negative ones count from the
+            end.
+        frozen_stages: Stages ``0..frozen_stages`` and everything before them are frozen: no
+            gradients, and evaluation mode. -1 freezes nothing.
         norm_eval: Keep all BatchNorm layers in evaluation mode while training.
         with_cp: Trade time for memory: recompute each block in the backward pass.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None)`` loads our checkpoints and the
-            original authors' files; other initialisers are MMEngine's.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None)`` loads our checkpoints
+            and the original authors' files; other initialisers are MMEngine's.
 
     Raises:
         ValueError: An argument is outside its legal range.
@@ -51,7 +54,8 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         self.out_indices = _normalise_out_indices(out_indices, num_stages)
         if not -1 <= frozen_stages < num_stages:
             raise ValueError(
-                f"frozen_stages={frozen_stages} is illegal; give -1 (nothing frozen) to {num_stages - 1}"
+                f"frozen_stages={frozen_stages} is illegal; give -1 (nothing frozen) "
+                f"to {num_stages - 1}"
             )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -69,7 +73,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def is_optional_key(self, key: str) -> bool:
-        """Whether checkpoints for other ``out_indices`` may lack this state-dict key, or have it in excess."""
+        """Whether checkpoints for other ``out_indices`` may lack this key, or have it in excess."""
 
     @abstractmethod
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
@@ -125,7 +129,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         return None
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Switch to training mode; frozen stages, and with ``norm_eval`` all BatchNorms, stay in eval."""
+        """Switch the mode; frozen stages and, with ``norm_eval``, BatchNorms stay in evaluation."""
         super().train(mode)
         for stage in range(min(self.frozen_stages + 1, self.num_stages)):
             for module in self.stage_modules(stage):
@@ -147,6 +151,6 @@ def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) ->
     if any(not isinstance(i, int) or not -num_stages <= i < num_stages for i in given):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     indices = tuple(i % num_stages for i in given)
-    if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(indices)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices

@@ -1,12 +1,13 @@
 """FCViT: attention turned into a fully convolutional block with a global context.
 
 Paper: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution",
-arXiv:2212.12552. Written from the architecture's description; the original code (Apache-2.0) was not
-copied. Original checkpoints load through :mod:`mmvitconv.weights.fcvit`.
+arXiv:2212.12552. Written from the architecture's description; the original code (Apache-2.0) was
+not copied. Original checkpoints load through :mod:`mmvitconv.weights.fcvit`.
 
-The network is a four-stage pyramid of pre-norm blocks. A block's token mixer adds a *global context* to
-its input, mixes space with a large depth-wise convolution and channels with a bottleneck, twice; the
-channel mixer is an inverted bottleneck with a small depth-wise convolution inside.
+The network is a four-stage pyramid of pre-norm blocks. A block's token mixer adds a *global
+context* to its input, mixes space with a large depth-wise convolution and channels with a
+bottleneck, twice; the channel mixer is an inverted bottleneck with a small depth-wise convolution
+inside.
 """
 
 import math
@@ -42,11 +43,12 @@ class FCViTArch:
         mlp_ratios: Hidden width of the channel mixers over ``embed_dims``, for each stage.
         num_heads: Heads of the global context; divides every entry of ``embed_dims``.
         mix_sizes: Odd kernel sizes of the token mixer's one or two depth-wise convolutions.
-        fc_factor: Bottleneck after each of them has ``max(C // fc_factor, fc_min_value)`` channels; 1 or
-            less makes it a single C -> C projection.
+        fc_factor: Bottleneck after each of them has ``max(C // fc_factor, fc_min_value)`` channels;
+            1 or less makes it a single C -> C projection.
         fc_min_value: See ``fc_factor``.
         use_global_context: Add the global context before each depth-wise convolution.
-        weighted_context: Weight the context at each position by its similarity; False adds one vector.
+        weighted_context: Weight the context at each position by its similarity; False adds one
+            vector.
         context_reduction: Reduction of the context's own bottleneck; divides ``embed_dims``.
         context_compete: Halve that bottleneck by the maximum of its two halves; False uses a GELU.
         dwconv_size: Odd kernel size inside the channel mixer; None for no convolution there.
@@ -83,13 +85,13 @@ class FCViTArch:
         lengths = {len(self.depths), len(self.embed_dims), len(self.mlp_ratios)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios={self.mlp_ratios} "
-                "must have one entry for each stage"
+                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios="
+                f"{self.mlp_ratios} must have one entry for each stage"
             )
         if min(self.depths) < 1 or min(self.embed_dims) < 1 or min(self.mlp_ratios) <= 0:
             raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios={self.mlp_ratios} "
-                "must be positive"
+                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios="
+                f"{self.mlp_ratios} must be positive"
             )
         if len(self.mix_sizes) not in (1, 2):
             raise ValueError(f"mix_sizes={self.mix_sizes} is illegal; give one or two kernel sizes")
@@ -101,9 +103,9 @@ class FCViTArch:
         )
         if any(size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(
-                f"kernel sizes must be odd and positive, but mix_sizes={self.mix_sizes}, dwconv_size="
-                f"{self.dwconv_size}, spatial_att_size={self.spatial_att_size}, channel_att_sizes="
-                f"{self.channel_att_sizes}"
+                f"kernel sizes must be odd and positive, but mix_sizes={self.mix_sizes}, "
+                f"dwconv_size={self.dwconv_size}, spatial_att_size={self.spatial_att_size}, "
+                f"channel_att_sizes={self.channel_att_sizes}"
             )
         for name in ("num_heads", "context_reduction"):
             divisor = getattr(self, name)
@@ -156,8 +158,9 @@ class PatchEmbed(nn.Module):
 class GlobalContext(nn.Module):
     """Adds a context vector to each position, weighted by its similarity to the mean (section 1.3).
 
-    The similarity of a token to the mean token is standardised over all heads and tokens of a sample,
-    rescaled per head and multiplied with a vector made from the mean. The map is read twice and written
+    The similarity of a token to the mean token is standardised over all heads and tokens of a
+    sample, rescaled per head and multiplied with a vector made from the mean. The map is read twice
+    and written
     once: a matrix product gives the similarities, a fused multiply-add the result.
 
     Args:
@@ -238,14 +241,14 @@ class GlobalContext(nn.Module):
 
 
 def _gelu(x: Tensor, layer: nn.Module) -> Tensor:
-    """GELU of a layer's output; in place when neither gradients nor the layer's listeners need it."""
+    """GELU of a layer's output, in place when neither gradients nor listeners need that."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer._forward_hooks:
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
 
 
 class Mix(nn.Module):
-    """One half of the token mixer: context, large depth-wise convolution, bottleneck (section 1.2)."""
+    """Half of the token mixer: context, large depth-wise convolution, bottleneck (section 1.2)."""
 
     def __init__(self, embed_dims: int, kernel_size: int, arch: FCViTArch) -> None:
         super().__init__()
@@ -290,7 +293,7 @@ class SpatialAtt(nn.Module):
 
 
 class ChannelAtt(nn.Module):
-    """Optional additive gate: two convolutions along the channels of the pooled map (section 1.5)."""
+    """Optional additive gate: convolutions along the channels of the pooled map (section 1.5)."""
 
     def __init__(self, kernel_sizes: tuple[int, int]) -> None:
         super().__init__()
@@ -346,9 +349,9 @@ class ChannelMixer(nn.Module):
     def _pays_to_slice(self, x: Tensor) -> bool:
         """Whether the hidden map is so large that CPUs are better off to make it slice by slice.
 
-        The allocator returns blocks of 32 MB and more to the system at once, so that every operation on them
-        pays for fresh pages. Only without gradients, where no hidden map is kept, and when nobody
-        listens to the layers.
+        The allocator returns blocks of 32 MB and more to the system at once, so that every
+        operation on them pays for fresh pages. Only without gradients, where no hidden map is kept,
+        and when nobody listens to the layers.
         """
         layers = (self.fc1, self.dwconv, self.fc2)
         return (
@@ -415,23 +418,25 @@ class Block(nn.Module):
 class FCViT(Backbone):
     """FCViT backbone (arXiv:2212.12552), strides 4, 8, 16 and 32.
 
-    Each output is normalised by a GroupNorm of one group over the whole canvas, so features depend on
-    padding. A classifier takes ``out_indices=(3,)``, global average pooling and a linear head: that is the
-    original order norm, mean, head.
+    Each output is normalised by a GroupNorm of one group over the whole canvas, so features depend
+    on padding. A classifier takes ``out_indices=(3,)``, global average pooling and a linear head:
+    that is the original order norm, mean, head.
 
     Args:
-        arch: ``'tiny'``, ``'s12'``, ``'s24'``, ``'s48'`` (in the original code ``'b12'``, ``'b24'``, ``'b48'``),
-            or a dict of :class:`FCViTArch`'s fields.
+        arch: ``'tiny'``, ``'s12'``, ``'s24'``, ``'s48'`` (in the original code ``'b12'``,
+            ``'b24'``, ``'b48'``), or a dict of :class:`FCViTArch`'s fields.
         in_channels: Channels of the input image, at least 1.
-        out_indices: Stages whose features are returned, finest first. Negative ones count from the end.
+        out_indices: Stages whose features are returned, finest first. Negative ones count from the
+            end.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
         frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
         norm_eval: Keep the BatchNorms of the patch embeddings in evaluation mode while training.
         with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors' file.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors'
+            file.
         drop_rate: Dropout in the channel mixers, in [0, 1).
-        layer_scale_init_value: Initial layer scale: 1e-5 in the original classifiers, 1e-6 in its dense
-            models; None for blocks without layer scale.
+        layer_scale_init_value: Initial layer scale: 1e-5 in the original classifiers, 1e-6 in its
+            dense models; None for blocks without layer scale.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
@@ -523,15 +528,15 @@ class FCViT(Backbone):
         return part in {f"norm{stage}" for stage in range(len(self.arch.depths))}
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter: one id for each block, a patch embedding counts with the block after it.
+        """The layer id of a parameter: a block each, patch embeddings with the block after them.
 
         Args:
             param_name: Name of the parameter in the whole model.
             prefix: What stands before the backbone's own names, such as ``'backbone.'``.
 
         Returns:
-            0 for the stem, 1 to sum(depths) for the blocks, then the output norms and everything outside
-            the backbone; and the number of ids.
+            0 for the stem, 1 to sum(depths) for the blocks, then the output norms and everything
+            outside the backbone; and the number of ids.
         """
         depths = self.arch.depths[: self.num_stages]
         num_layers = sum(depths) + 2
@@ -551,7 +556,8 @@ def _resolve_arch(arch: str | Mapping) -> FCViTArch:
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise ValueError(
-                f"arch={arch!r} is unknown; give one of {', '.join(ARCHS)}, or a dict of FCViTArch's fields"
+                f"arch={arch!r} is unknown; give one of {', '.join(ARCHS)}, "
+                "or a dict of FCViTArch's fields"
             )
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
@@ -561,7 +567,8 @@ def _resolve_arch(arch: str | Mapping) -> FCViTArch:
     needed = sorted({"depths", "embed_dims"} - set(arch))
     if unknown or needed:
         raise ValueError(
-            f"the arch dict has unknown entries {unknown} and lacks {needed}; legal are {', '.join(legal)}"
+            f"the arch dict has unknown entries {unknown} and lacks {needed}; "
+            f"legal are {', '.join(legal)}"
         )
     return FCViTArch(**arch)
 

@@ -29,4 +29,5 @@ class CanvasNorm(nn.GroupNorm):
         return keep_memory_format(F.group_norm(x, 1, self.weight, self.bias, self.eps), x)
 
     def extra_repr(self) -> str:
+        """What repr shows."""
         return f"{self.num_channels}"

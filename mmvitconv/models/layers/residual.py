@@ -1,4 +1,4 @@
-"""The residual addition of MetaFormer-like blocks: layer scale, stochastic depth and add in one pass."""
+"""The residual addition of MetaFormer-like blocks: layer scale, stochastic depth and add."""
 
 from collections.abc import Sequence
 
@@ -54,4 +54,5 @@ class ScaledResidual(nn.Module):
         return x + y if scale is None else torch.addcmul(x, y, scale)
 
     def extra_repr(self) -> str:
+        """What repr shows."""
         return f"drop_path_rate={self.drop_path_rate:.4g}"

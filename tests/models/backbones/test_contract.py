@@ -1,7 +1,7 @@
 """The backbone contract of every registered architecture. A new family is covered without new code.
 
-A family's module offers ``ARCHS``, a table of its architectures; behaviour is tested on the smallest of
-each family, counts and shapes on all of them (on the meta device).
+A family's module offers ``ARCHS``, a table of its architectures; behaviour is tested on the
+smallest of each family, counts and shapes on all of them (on the meta device).
 """
 
 import copy
@@ -108,7 +108,7 @@ def test_every_parameter_reaches_an_output(build, out_indices):
 
 @pytest.mark.parametrize("out_indices", [(), (4,), (-5,), (1, 0), (0, 0), (0.5,)])
 def test_illegal_out_indices(build, out_indices):
-    with pytest.raises(ValueError, match="give .*stages 0 to 3"):
+    with pytest.raises(ValueError, match=r"give .*stages 0 to 3"):
         build(out_indices=out_indices)
 
 
@@ -118,7 +118,9 @@ def test_illegal_inputs(build, shape):
         build()(torch.randn(shape))
 
 
-@pytest.mark.parametrize("kwargs", [{"in_channels": 0}, {"frozen_stages": 4}, {"frozen_stages": -2}])
+@pytest.mark.parametrize(
+    "kwargs", [{"in_channels": 0}, {"frozen_stages": 4}, {"frozen_stages": -2}]
+)
 def test_illegal_arguments(build, kwargs):
     with pytest.raises(ValueError, match=f"{next(iter(kwargs))}=.* is illegal; give"):
         build(**kwargs)
@@ -190,7 +192,9 @@ def test_norm_eval_keeps_running_statistics(build):
 
 def test_layer_depth(build):
     model = build()
-    depths = {n: model.get_layer_depth(f"backbone.{n}", "backbone.") for n, _ in model.named_parameters()}
+    depths = {
+        n: model.get_layer_depth(f"backbone.{n}", "backbone.") for n, _ in model.named_parameters()
+    }
     ids = [layer for layer, _ in depths.values()]
     (num_layers,) = {num for _, num in depths.values()}
     assert min(ids) == 0
@@ -200,7 +204,8 @@ def test_layer_depth(build):
     for stage in range(model.num_stages - 1):  # deeper stages have larger ids
         own, deeper = (
             [model.get_layer_depth(n)[0] for n, p in model.named_parameters()
-             if not n.startswith("norm") and any(p is q for m in model.stage_modules(s) for q in m.parameters())]
+             if not n.startswith("norm") and any(p is q for m in model.stage_modules(s) for q in
+             m.parameters())]
             for s in (stage, stage + 1)
         )  # fmt: skip
         assert max(own) < min(deeper)

@@ -130,7 +130,8 @@ def test_train_mode_equals_the_oracle_batch_statistics_included():
             torch.testing.assert_close(value, converted[f"backbone.{key}"])
 
 
-# Parameters of the classifier with 1000 classes, of the trunk, and of the dense backbone (section 2).
+# Parameters of the classifier with 1000 classes, of the trunk, and of the dense backbone (section
+# 2).
 COUNTS = {
     "tiny": (4_784_752, 4_463_112, 4_464_264, 500),
     "s12": (14_701_832, 14_187_808, 14_189_856, 464),
@@ -230,7 +231,7 @@ def test_hooks_see_outputs_before_the_activation():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads", [1, 4])
 def test_one_token_and_constant_maps_stay_finite(heads: int, layout: str):
-    """The formula divides 0 by 0 for one head and one token; the deviation of one value counts as 0."""
+    """For one head and one token the formula divides 0 by 0; ours takes the deviation as 0."""
     context = GlobalContext(16, heads, 8, True, True)
     for x in (torch.randn(2, 16, 1, 1), torch.zeros(2, 16, 3, 3), torch.ones(2, 16, 4, 2)):
         x = x.contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
@@ -292,7 +293,12 @@ def test_wrong_arguments(options: dict, message: str):
 
 
 def test_other_numbers_of_stages():
-    model = FCViT({"depths": [1, 2], "embed_dims": [16, 24], "mlp_ratios": [2, 2]}, out_indices=(0, -1))
+    model = FCViT(
+        {"depths": [1, 2], "embed_dims": [16, 24], "mlp_ratios": [2, 2]}, out_indices=(0, -1)
+    )
     assert model.strides == (4, 8)
-    assert [tuple(o.shape) for o in model(torch.randn(1, 3, 33, 20))] == [(1, 16, 9, 5), (1, 24, 5, 3)]
+    assert [tuple(o.shape) for o in model(torch.randn(1, 3, 33, 20))] == [
+        (1, 16, 9, 5),
+        (1, 24, 5, 3),
+    ]
     assert isinstance(model.norm1, nn.GroupNorm)
