@@ -23,6 +23,7 @@ class Layout:
         origin: one sentence; ``{root}`` is the configured folder.
         types: dataset types (without scope) that have this layout.
         folder: last part of ``data_root`` that tells the layout; it counts more than the type.
+        classes: ``metainfo.classes`` that tell the layout, wherever the folder is.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Layout:
     origin: str
     types: tuple[str, ...] = ()
     folder: str = ""
+    classes: tuple[str, ...] = ()
 
 
 CONVERTER = "Make it: python tools/dataset_converters/{name}.py --out-dir {{root}}"
@@ -37,6 +39,7 @@ LAYOUTS = (
     Layout(
         name="nuclei (tiny)",
         folder="nuclei",
+        classes=("nucleus",),
         tree="annotations/instances_{train,val}.json  train/  val/\n"
         "images/{training,validation}/  annotations/{training,validation}/",
         origin=CONVERTER.format(name="nuclei"),
@@ -44,6 +47,7 @@ LAYOUTS = (
     Layout(
         name="trees (tiny)",
         folder="trees",
+        classes=("tree",),
         tree="annotations/instances_{train,val}.json  train/  val/",
         origin=CONVERTER.format(name="trees"),
     ),
@@ -235,12 +239,14 @@ def type_name(dataset: Mapping[str, Any]) -> str:
 
 
 def recognise(dataset: Mapping[str, Any]) -> Layout:
-    """Find the layout of a dataset by its folder, then by its type."""
+    """Find the layout of a dataset by its folder, then its classes, then its type."""
     folder = os.path.basename(os.path.normpath(dataset.get("data_root") or ""))
     kind = type_name(dataset)
     by_folder = (layout for layout in LAYOUTS if layout.folder and layout.folder == folder)
+    classes = set((dataset.get("metainfo") or {}).get("classes", ()))
+    by_class = (layout for layout in LAYOUTS if classes & set(layout.classes))
     by_type = (layout for layout in LAYOUTS if kind in layout.types)
-    return next(by_folder, None) or next(by_type, None) or GENERIC
+    return next(by_folder, None) or next(by_class, None) or next(by_type, None) or GENERIC
 
 
 def describe(missing: Sequence[Missing]) -> str:

@@ -6,11 +6,10 @@ import os
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
@@ -39,51 +38,12 @@ def use_safe_loading() -> None:
     """
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    CheckpointLoader.register_scheme("", load_from_local, force=True)
-    CheckpointLoader.register_scheme(("http://", "https://"), load_from_http, force=True)
+    CheckpointLoader.register_scheme(("", "http://", "https://"), load_from_file, force=True)
 
 
-def load_from_local(filename: str, map_location: Any = "cpu") -> dict:
-    """Read a local checkpoint safely.
-
-    Args:
-        filename: Path; ``~`` is expanded.
-        map_location: As in ``torch.load``.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        CheckpointError: When the file is missing, damaged or unsafe.
-    """
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint file {filename!r}")
-    return load_file(path, map_location=map_location)
-
-
-def load_from_http(filename: str, map_location: Any = "cpu") -> dict:
-    """Download a checkpoint into PyTorch's cache, once per machine, and read it safely.
-
-    Args:
-        filename: Address beginning with ``http://`` or ``https://``.
-        map_location: As in ``torch.load``.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        CheckpointError: When the download fails or the file is damaged or unsafe.
-    """
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(filename).path).name
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, str(target), progress=os.isatty(2))
-        except OSError as error:
-            raise CheckpointError(f"cannot download {filename}: {error}") from error
-    barrier()
-    return load_file(target, map_location=map_location)
+def load_from_file(filename: str, map_location: Any = "cpu") -> dict:
+    """:func:`mmvitconv.weights.load_file`, under a name that MMEngine's log line expects."""
+    return load_file(filename, map_location=map_location)
 
 
 def to_plain(value: Any) -> Any:

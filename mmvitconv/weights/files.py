@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
+from mmengine.dist import barrier
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError
@@ -66,15 +68,19 @@ def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, A
     ``*.safetensors`` by safetensors. A file that needs more is refused.
 
     Args:
-        path: A local file: ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``.
+        path: A file, ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``, or its address
+            (``http://`` or ``https://``), which is fetched into PyTorch's cache once per machine.
         map_location: As in :func:`torch.load`.
 
     Returns:
         The dict that the file holds.
 
     Raises:
-        CheckpointError: The file does not exist, is damaged, is no checkpoint, or holds code.
+        CheckpointError: The file does not exist, cannot be fetched, is damaged, is no checkpoint,
+            or holds code.
     """
+    if str(path).startswith(("http://", "https://")):
+        path = _fetch(str(path))
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(
@@ -93,6 +99,19 @@ def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, A
             "dict, or a dict with one under 'state_dict' or 'model') is needed"
         )
     return checkpoint
+
+
+def _fetch(address: str) -> Path:
+    """Download into PyTorch's cache; in a distributed run one process of each machine does it."""
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(address).path).name
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(target), progress=os.isatty(2))
+        except OSError as error:
+            raise CheckpointError(f"cannot download {address}: {error}") from error
+    barrier()
+    return target
 
 
 def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:

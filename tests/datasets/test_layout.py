@@ -135,6 +135,13 @@ def test_tiny_sets_name_their_converter(inside, name):
     assert "Put COCO" not in text
 
 
+@pytest.mark.parametrize(("name", "category"), [("nuclei", "nucleus"), ("trees", "tree")])
+def test_tiny_sets_are_known_by_their_classes(inside, name, category):
+    dataset = coco("elsewhere/", metainfo={"classes": (category,)})
+    text = message({"train_dataloader": {"dataset": dataset}})
+    assert f"python tools/dataset_converters/{name}.py --out-dir elsewhere" in text
+
+
 def test_ade20k(inside):
     dataset = {
         "type": "mmseg.ADE20KDataset",

@@ -104,7 +104,7 @@ def test_failed_download_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.mark.usefixtures("safe_loading")
 def test_missing_file_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint file '/none.pth'"):
+    with pytest.raises(CheckpointError, match=r"'/none.pth' does not exist"):
         CheckpointLoader.load_checkpoint("/none.pth")
 
 
