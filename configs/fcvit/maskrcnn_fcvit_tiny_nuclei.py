@@ -46,7 +46,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP", interval=5)
+    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
 )
 auto_scale_lr = dict(enable=False, base_batch_size=1 * 2)
 randomness = dict(seed=0)

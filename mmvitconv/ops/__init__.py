@@ -1,6 +1,6 @@
 """Functional operators that have a faster exact form than torch's own."""
 
-from mmvitconv.ops.depthwise_conv import depthwise_conv2d
+from mmvitconv.ops.depthwise_conv import depthwise_conv2d, depthwise_conv2d_gelu
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 
-__all__ = ["depthwise_conv2d", "pointwise_conv2d"]
+__all__ = ["depthwise_conv2d", "depthwise_conv2d_gelu", "pointwise_conv2d"]

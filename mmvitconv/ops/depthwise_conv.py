@@ -43,6 +43,37 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         return _conv(x.float(), weight.float(), _float(bias)).to(dtype)
 
 
+def depthwise_conv2d_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Exact GELU of :func:`depthwise_conv2d`; one pass where oneDNN has it.
+
+    It has it for inference in float32, and it pays for small kernels.
+
+    Args:
+        x: Input, shape (B, C, H, W).
+        weight: One odd and square kernel for each channel, shape (C, 1, K, K).
+        bias: Shape (C,).
+
+    Returns:
+        Tensor of x's shape.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.gelu(depthwise_conv2d(x, weight, bias))
+    kernel_size = weight.shape[-1]
+    if (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and kernel_size < _MIN_KERNEL_SIZE
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # what Inductor calls
+        and x.is_contiguous(memory_format=torch.channels_last)
+    ):
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, [kernel_size // 2] * 2, [1, 1], [1, 1], x.shape[1], "gelu", [], "none"
+        )
+    return torch.ops.aten.gelu_(depthwise_conv2d(x, weight, bias))
+
+
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
 

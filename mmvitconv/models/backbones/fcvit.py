@@ -27,7 +27,7 @@ from mmvitconv.models.layers import (
     drop_path_rates,
     keep_memory_format,
 )
-from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
+from mmvitconv.ops import depthwise_conv2d_gelu, pointwise_conv2d
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -340,9 +340,13 @@ class ChannelMixer(nn.Module):
         if self._pays_to_slice(x):
             x = self._forward_sliced(x)
         else:
-            layer = self.fc1 if self.dwconv is None else self.dwconv
             x = self.fc1(x)
-            x = _gelu(x if self.dwconv is None else self.dwconv(x), layer)
+            if self.dwconv is None:
+                x = _gelu(x, self.fc1)
+            elif self.dwconv._forward_hooks:
+                x = F.gelu(self.dwconv(x))
+            else:
+                x = depthwise_conv2d_gelu(x, self.dwconv.weight, self.dwconv.bias)
             x = self.drop(self.fc2(self.drop(x)))
         return x if self.channel_att is None else self.channel_att(x)
 
@@ -375,9 +379,11 @@ class ChannelMixer(nn.Module):
         for start in range(0, hidden_dims, step):
             rows = slice(start, start + step)
             hidden = pointwise_conv2d(x, self.fc1.weight[rows], self.fc1.bias[rows])
-            if self.dwconv is not None:
-                hidden = depthwise_conv2d(hidden, self.dwconv.weight[rows], self.dwconv.bias[rows])
-            hidden = torch.ops.aten.gelu_(hidden)
+            if self.dwconv is None:
+                hidden = torch.ops.aten.gelu_(hidden)
+            else:
+                weight, bias = self.dwconv.weight[rows], self.dwconv.bias[rows]
+                hidden = depthwise_conv2d_gelu(hidden, weight, bias)
             bias = self.fc2.bias if out is None else None
             part = pointwise_conv2d(hidden, self.fc2.weight[:, rows], bias)
             out = part if out is None else out.add_(part)
