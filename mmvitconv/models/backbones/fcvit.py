@@ -240,9 +240,15 @@ class GlobalContext(nn.Module):
         return torch.addcmul(shift.unsqueeze(dim), similarity, scale.unsqueeze(dim))
 
 
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is ours and unwatched, so that its operator may stand for it in inference."""
+    ours = type(layer) in (DepthwiseConv2d, PointwiseConv2d)  # not replaced, not parametrised
+    return ours and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
 def _gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """GELU of a layer's output, in place when neither gradients nor listeners need that."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer._forward_hooks:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_plain(layer):
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
 
@@ -343,7 +349,7 @@ class ChannelMixer(nn.Module):
             x = self.fc1(x)
             if self.dwconv is None:
                 x = _gelu(x, self.fc1)
-            elif self.dwconv._forward_hooks:
+            elif torch.is_grad_enabled() or not _is_plain(self.dwconv):
                 x = F.gelu(self.dwconv(x))
             else:
                 x = depthwise_conv2d_gelu(x, self.dwconv.weight, self.dwconv.bias)
@@ -364,7 +370,7 @@ class ChannelMixer(nn.Module):
             and not (self.training and self.drop.p > 0)
             and not torch.compiler.is_compiling()
             and self._hidden_bytes(x) > 1.5 * self.slice_bytes
-            and not any(layer is not None and layer._forward_hooks for layer in layers)
+            and all(layer is None or _is_plain(layer) for layer in layers)
         )
 
     def _hidden_bytes(self, x: Tensor) -> int:

@@ -228,6 +228,17 @@ def test_hooks_see_outputs_before_the_activation():
     torch.testing.assert_close(out, F.conv2d(x, mix.fc1.weight, mix.fc1.bias))
 
 
+@pytest.mark.parametrize("slice_bytes", [1, 2**40])
+def test_a_replaced_layer_is_called(slice_bytes: int, monkeypatch):
+    monkeypatch.setattr(ChannelMixer, "slice_bytes", slice_bytes)
+    mixer = ChannelMixer(8, 32, 0.0, FCViT(SMALL_ARCH).arch).eval()
+    x = torch.randn(1, 8, 6, 6)
+    hidden = mixer.fc1(x)
+    mixer.dwconv = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x), mixer.fc2(F.gelu(hidden)))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads", [1, 4])
 def test_one_token_and_constant_maps_stay_finite(heads: int, layout: str):
