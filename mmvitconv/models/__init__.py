@@ -1,5 +1,6 @@
 """All models; importing this package registers them."""
 
-from mmvitconv.models.backbones import FCViT
+from mmvitconv.models.backbones import FCViT, LightViT
+from mmvitconv.models.necks import LightViTFPN, LightViTPooling
 
-__all__ = ["FCViT"]
+__all__ = ["FCViT", "LightViT", "LightViTFPN", "LightViTPooling"]

@@ -1,6 +1,14 @@
 """Functional operators that have a faster exact form than torch's own."""
 
+from mmvitconv.ops.attention import attention
+from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d, depthwise_conv2d_gelu
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 
-__all__ = ["depthwise_conv2d", "depthwise_conv2d_gelu", "pointwise_conv2d"]
+__all__ = [
+    "attention",
+    "conv2d_gelu",
+    "depthwise_conv2d",
+    "depthwise_conv2d_gelu",
+    "pointwise_conv2d",
+]

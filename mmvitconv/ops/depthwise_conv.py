@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvitconv.ops.conv_gelu import can_fuse_gelu, conv2d_gelu
+
 # Below this size torch's own backward is as fast.
 _MIN_KERNEL_SIZE = 5
 
@@ -58,18 +60,8 @@ def depthwise_conv2d_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return F.gelu(depthwise_conv2d(x, weight, bias))
     kernel_size = weight.shape[-1]
-    if (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and kernel_size < _MIN_KERNEL_SIZE
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # what Inductor calls
-        and x.is_contiguous(memory_format=torch.channels_last)
-    ):
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, [kernel_size // 2] * 2, [1, 1], [1, 1], x.shape[1], "gelu", [], "none"
-        )
+    if kernel_size < _MIN_KERNEL_SIZE and can_fuse_gelu(x):
+        return conv2d_gelu(x, weight, bias, padding=kernel_size // 2, groups=x.shape[1])
     return torch.ops.aten.gelu_(depthwise_conv2d(x, weight, bias))
 
 

@@ -3,9 +3,9 @@
 A family is a module beside this one that defines
 
 * ``is_original(keys) -> bool``: whether these backbone keys are in the original layout;
-* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*`` and ``head.*``,
-raising
-  :class:`~mmvitconv.errors.CheckpointError` with a list when a key is left over or missing.
+* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*``, ``neck.*`` and
+  ``head.*``, raising :class:`~mmvitconv.errors.CheckpointError` with a list when a key is left over
+  or missing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError, UserError, shorten
-from mmvitconv.weights import fcvit
+from mmvitconv.weights import fcvit, lightvit
 
-_FAMILIES = {"fcvit": fcvit}
+_FAMILIES = {"fcvit": fcvit, "lightvit": lightvit}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -72,7 +73,9 @@ def check_match(
     shapes = [
         f"{prefix}{key} is {tuple(state_dict[key].shape)} in the file, {tuple(own[key].shape)} here"
         for key in own
-        if key in state_dict and own[key].shape != state_dict[key].shape
+        if key in state_dict
+        and own[key].shape != state_dict[key].shape
+        and not _accepts_shape(model, key, state_dict[key].shape)
     ]
     if shapes:
         more = f"; and {len(shapes) - 5} more" if len(shapes) > 5 else ""
@@ -136,3 +139,11 @@ def _backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _is_optional(backbone: nn.Module, key: str) -> bool:
     is_optional_key = getattr(backbone, "is_optional_key", None)
     return is_optional_key is not None and is_optional_key(key)
+
+
+def _accepts_shape(model: nn.Module, key: str, shape: torch.Size) -> bool:
+    """Whether the backbone, bare or in a model, adapts to a checkpoint's entry of this shape."""
+    backbone = getattr(model, "backbone", model)
+    key = key if backbone is model else key.removeprefix("backbone.")
+    accepts_shape = getattr(backbone, "accepts_shape", None)
+    return accepts_shape is not None and accepts_shape(key, shape)

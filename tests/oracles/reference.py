@@ -35,8 +35,10 @@ def fill(keys: list[str], shapes: list) -> dict[str, Tensor]:
 
 
 def fill_like(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rule's weights for a state dict with original keys."""
-    return fill(list(state_dict), [tuple(value.shape) for value in state_dict.values()])
+    """The rule's weights for a state dict with original keys; index buffers stay as built."""
+    filled = fill(list(state_dict), [tuple(value.shape) for value in state_dict.values()])
+    indices = {key: value for key, value in state_dict.items() if key.endswith("_index")}
+    return {**filled, **indices}
 
 
 def names(family: str) -> list[str]:
@@ -46,7 +48,9 @@ def names(family: str) -> list[str]:
 def read(family: str, name: str) -> Reference:
     with np.load(ROOT / family / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
-    keys = [str(key) for key in arrays.pop("keys")]
+    keys = arrays.pop("keys")
+    # one family stores an array of strings, the other one JSON string
+    keys = [str(key) for key in keys] if keys.ndim else json.loads(str(keys))
     shapes = json.loads(str(arrays.pop("shapes")))
     config = json.loads(str(arrays.pop("config"))) if "config" in arrays else {}
     shape = arrays.pop("input_shape")

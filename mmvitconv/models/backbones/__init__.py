@@ -1,5 +1,6 @@
 """Backbones, one file per family."""
 
 from mmvitconv.models.backbones.fcvit import FCViT
+from mmvitconv.models.backbones.lightvit import LightViT
 
-__all__ = ["FCViT"]
+__all__ = ["FCViT", "LightViT"]

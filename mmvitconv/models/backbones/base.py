@@ -1,9 +1,10 @@
 """What every backbone of mmvitconv promises, in one place."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModule
@@ -12,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmvitconv.weights import load_backbone
+
+ArchT = TypeVar("ArchT")
 
 
 class Backbone(BaseModule, metaclass=ABCMeta):
@@ -106,11 +109,15 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             )
         return tuple(self.forward_stages(x))
 
-    def run_block(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def accepts_shape(self, key: str, shape: torch.Size) -> bool:
+        """Whether a checkpoint's entry of another shape than ours loads all the same."""
+        return False
+
+    def run_block(self, block: Callable[..., Any], *args: Any) -> Any:
         """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
     def init_weights(self) -> None:
         """Load pretrained weights (all of them or an error), or apply MMEngine's initialisers."""
@@ -154,3 +161,40 @@ def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) ->
     if any(a >= b for a, b in pairwise(indices)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices
+
+
+def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[ArchT]) -> ArchT:
+    """The architecture that a config names or describes.
+
+    Args:
+        arch: A name, or a dict of the fields of ``kind``.
+        archs: The family's table.
+        kind: The frozen dataclass of the family's sizes and switches.
+
+    Raises:
+        ValueError: Unknown name, unknown or missing fields, or fields that do not go together.
+    """
+    if isinstance(arch, str):
+        if arch not in archs:
+            raise ValueError(
+                f"arch={arch!r} is unknown; give one of {', '.join(archs)}, "
+                f"or a dict of {kind.__name__}'s fields"
+            )
+        return archs[arch]
+    if not isinstance(arch, Mapping):
+        raise ValueError(f"arch must be a name or a dict, but got {type(arch).__name__}")
+    legal = {field.name: field.default is MISSING for field in fields(kind)}
+    unknown = sorted(set(arch) - set(legal))
+    needed = sorted({name for name, is_needed in legal.items() if is_needed} - set(arch))
+    if unknown or needed:
+        raise ValueError(
+            f"the arch dict has unknown entries {unknown} and lacks {needed}; "
+            f"legal are {', '.join(legal)}"
+        )
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()})
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise a ValueError unless ``rate`` is in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}={rate} is illegal; give a number in [0, 1)")

@@ -12,13 +12,13 @@ inside.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     CanvasNorm,
     DepthwiseConv2d,
@@ -78,10 +78,6 @@ class FCViTArch:
     channel_att_sizes: tuple[int, int] = (3, 5)
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # configs give lists
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
         lengths = {len(self.depths), len(self.embed_dims), len(self.mlp_ratios)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
@@ -467,7 +463,7 @@ class FCViT(Backbone):
         drop_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-5,
     ) -> None:
-        self_arch = _resolve_arch(arch)
+        self_arch = resolve_arch(arch, ARCHS, FCViTArch)
         super().__init__(
             num_stages=len(self_arch.depths),
             in_channels=in_channels,
@@ -477,9 +473,8 @@ class FCViT(Backbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        for name, rate in (("drop_path_rate", drop_path_rate), ("drop_rate", drop_rate)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name}={rate} is illegal; give a number in [0, 1)")
+        check_rate("drop_path_rate", drop_path_rate)
+        check_rate("drop_rate", drop_rate)
         self.arch = self_arch
         rates = drop_path_rates(drop_path_rate, self_arch.depths)
         self.patch_embeds = nn.ModuleList()
@@ -562,27 +557,6 @@ class FCViT(Backbone):
             stage, block = (int(index) for index in rest.split(".")[:2])
             return sum(depths[:stage]) + block + 1, num_layers
         return num_layers - 1, num_layers
-
-
-def _resolve_arch(arch: str | Mapping) -> FCViTArch:
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(
-                f"arch={arch!r} is unknown; give one of {', '.join(ARCHS)}, "
-                "or a dict of FCViTArch's fields"
-            )
-        return ARCHS[arch]
-    if not isinstance(arch, Mapping):
-        raise ValueError(f"arch must be a name or a dict, but got {type(arch).__name__}")
-    legal = [field.name for field in fields(FCViTArch)]
-    unknown = sorted(set(arch) - set(legal))
-    needed = sorted({"depths", "embed_dims"} - set(arch))
-    if unknown or needed:
-        raise ValueError(
-            f"the arch dict has unknown entries {unknown} and lacks {needed}; "
-            f"legal are {', '.join(legal)}"
-        )
-    return FCViTArch(**arch)
 
 
 def _init_parameters(module: nn.Module) -> None:

@@ -2,13 +2,14 @@
 
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.norm import CanvasNorm, keep_memory_format
-from mmvitconv.models.layers.residual import ScaledResidual, drop_path_rates
+from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 
 __all__ = [
     "CanvasNorm",
     "DepthwiseConv2d",
     "PointwiseConv2d",
     "ScaledResidual",
+    "draw_kept",
     "drop_path_rates",
     "keep_memory_format",
 ]

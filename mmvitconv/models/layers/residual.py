@@ -21,6 +21,21 @@ def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[f
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
+def draw_kept(x: Tensor, drop_path_rate: float) -> Tensor:
+    """Which samples keep their branch, as a factor: ``1 / (1 - drop_path_rate)`` or 0.
+
+    Args:
+        x: Any tensor of the batch, shape (B, ...), floating point.
+        drop_path_rate: Chance in [0, 1) that a sample's branch is dropped.
+
+    Returns:
+        Tensor of shape (B, 1, ...), with as many dimensions as ``x``.
+    """
+    keep = 1.0 - drop_path_rate
+    kept = torch.empty((x.shape[0],) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)
+    return kept.bernoulli_(keep).div_(keep)
+
+
 class ScaledResidual(nn.Module):
     """``x + drop_path(gamma * y)`` as a single fused multiply-add.
 
@@ -47,9 +62,7 @@ class ScaledResidual(nn.Module):
         y = y.to(x.dtype)
         scale = None if gamma is None else gamma.to(x.dtype).view(1, -1, 1, 1)
         if self.training and self.drop_path_rate > 0:
-            keep = 1.0 - self.drop_path_rate
-            kept = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
-            kept = kept.bernoulli_(keep).div_(keep)
+            kept = draw_kept(x, self.drop_path_rate)
             scale = kept if scale is None else scale * kept
         return x + y if scale is None else torch.addcmul(x, y, scale)
 

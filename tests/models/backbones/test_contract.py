@@ -83,9 +83,17 @@ def test_any_size(build, size, batch):
         assert out.is_contiguous()
 
 
-@pytest.mark.parametrize("out_indices", [(0,), (1, 3), -1, [0, -1], (-4, -3, -2, -1)])
-def test_out_indices(build, out_indices):
-    full, model = build().eval(), build(out_indices=out_indices).eval()
+def out_indices_of(build, choice):
+    """A choice of stages, for any number n of them."""
+    n = len(build().out_indices)
+    named = {"negative": range(-n, 0), "all": range(n), "all but first": range(1, n)}
+    named |= {"last but one": [n - 2], "too large": [n], "too small": [-n - 1]}
+    return tuple(named[choice]) if isinstance(choice, str) else choice
+
+
+@pytest.mark.parametrize("choice", [(0,), (1, -1), -1, [0, -1], "negative"])
+def test_out_indices(build, choice):
+    full, model = build().eval(), build(out_indices=out_indices_of(build, choice)).eval()
     state = {k: v for k, v in full.state_dict().items() if k in model.state_dict()}
     model.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
@@ -98,18 +106,19 @@ def test_out_indices(build, out_indices):
     assert all(model.is_optional_key(key) for key in left_out)
 
 
-@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (1, 2, 3), (2,)])
-def test_every_parameter_reaches_an_output(build, out_indices):
-    model = build(out_indices=out_indices).train()
+@pytest.mark.parametrize("choice", ["all", "all but first", "last but one"])
+def test_every_parameter_reaches_an_output(build, choice):
+    model = build(out_indices=out_indices_of(build, choice)).train()
     outs = model(torch.randn(2, 3, 64, 64))
     sum((out * torch.randn_like(out)).sum() for out in outs).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("out_indices", [(), (4,), (-5,), (1, 0), (0, 0), (0.5,)])
-def test_illegal_out_indices(build, out_indices):
-    with pytest.raises(ValueError, match=r"give .*stages 0 to 3"):
-        build(out_indices=out_indices)
+@pytest.mark.parametrize("choice", [(), "too large", "too small", (1, 0), (0, 0), (0.5,)])
+def test_illegal_out_indices(build, choice):
+    last = len(build().out_indices) - 1
+    with pytest.raises(ValueError, match=rf"give .*stages 0 to {last}"):
+        build(out_indices=out_indices_of(build, choice))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 32, 32), (3, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)])
@@ -119,7 +128,14 @@ def test_illegal_inputs(build, shape):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"in_channels": 0}, {"frozen_stages": 4}, {"frozen_stages": -2}]
+    "kwargs",
+    [
+        {"in_channels": 0},
+        {"frozen_stages": 99},
+        {"frozen_stages": -2},
+        {"drop_path_rate": 1.0},
+        {"drop_path_rate": -0.1},
+    ],
 )
 def test_illegal_arguments(build, kwargs):
     with pytest.raises(ValueError, match=f"{next(iter(kwargs))}=.* is illegal; give"):
@@ -156,8 +172,10 @@ def test_with_cp_changes_no_value(build):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("frozen_stages", [-1, 0, 2, 3])
-def test_frozen_stages(build, frozen_stages):
+@pytest.mark.parametrize("unfrozen", [-1, 0, 1, 2])
+def test_frozen_stages(build, unfrozen):
+    last = build().num_stages - 1
+    frozen_stages = -1 if unfrozen < 0 else last - unfrozen
     model = build(frozen_stages=frozen_stages)
     for _ in range(2):
         model.train()
@@ -170,7 +188,7 @@ def test_frozen_stages(build, frozen_stages):
     x = torch.randn(2, 3, 64, 64)
     before = copy.deepcopy(model.state_dict())
     outs = model.train()(x)
-    if frozen_stages < 3:
+    if frozen_stages < last:
         sum(out.sum() for out in outs if out.requires_grad).backward()
     buffers = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     frozen_names = [

@@ -1,0 +1,671 @@
+"""LightViT: light Transformers in which a few global tokens do the work of convolutions.
+
+Paper: Huang et al., "LightViT: Towards Light-Weight Convolution-Free Vision Transformers",
+arXiv:2207.05557. Written from a description of the architecture; no code of the original
+repositories was copied. Original checkpoints load through :mod:`mmvitconv.weights.lightvit`.
+
+Three stages of pre-norm blocks on strides 8, 16 and 32. A block's attention has three parts: image
+tokens attend inside 7x7 windows; a few learned *global tokens* gather from the whole image; and
+every image token reads them back. The feed-forward network is followed by a gate over channels and
+one over positions, which again see the whole image.
+
+Image tokens and global tokens are kept in two tensors. A stage keeps its image tokens in window
+order (see :class:`WindowGrid`), so that its windows are slices and no block moves a token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.layers import draw_kept, drop_path_rates, keep_memory_format
+from mmvitconv.ops import attention, conv2d_gelu
+from mmvitconv.registry import MODELS
+
+__all__ = ["ARCHS", "LightViT", "LightViTArch"]
+
+# The original code's epsilon of block and output norms; all others have torch's default.
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class LightViTArch:
+    """Sizes of a LightViT; the defaults are those of every released model.
+
+    Attributes:
+        depths: Blocks of each stage.
+        embed_dims: Channels of each stage; the first one is even.
+        num_heads: Attention heads of each stage; each divides the stage's ``embed_dims``.
+        num_global_tokens: Number of global tokens, at least 1.
+        mlp_ratios: Hidden width of the feed-forward networks over ``embed_dims``.
+        window_size: Side of the attention windows, at least 1.
+        reduction_ratio: Width of the bi-dimensional attention over ``embed_dims``, in (0, 1].
+    """
+
+    depths: tuple[int, ...]
+    embed_dims: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    num_global_tokens: int = 8
+    mlp_ratios: tuple[float, ...] = (8, 4, 4)
+    window_size: int = 7
+    reduction_ratio: float = 0.25
+
+    def __post_init__(self) -> None:
+        stages = (self.depths, self.embed_dims, self.num_heads, self.mlp_ratios)
+        if len({len(values) for values in stages}) != 1 or not self.depths:
+            raise ValueError(
+                f"depths={self.depths}, embed_dims={self.embed_dims}, num_heads={self.num_heads} "
+                f"and mlp_ratios={self.mlp_ratios} must have one entry for each stage"
+            )
+        if min(value for values in stages for value in values) <= 0:
+            raise ValueError(
+                f"depths={self.depths}, embed_dims={self.embed_dims}, num_heads={self.num_heads} "
+                f"and mlp_ratios={self.mlp_ratios} must be positive"
+            )
+        pairs = zip(self.embed_dims, self.num_heads, strict=True)
+        if any(dims % heads for dims, heads in pairs) or self.embed_dims[0] % 2:
+            raise ValueError(
+                f"embed_dims={self.embed_dims} is illegal; the first must be even, and each must "
+                f"be divisible by its entry of num_heads={self.num_heads}"
+            )
+        if self.num_global_tokens < 1 or self.window_size < 1:
+            raise ValueError(
+                f"num_global_tokens={self.num_global_tokens} and window_size={self.window_size} "
+                "must be at least 1"
+            )
+        if not 0 < self.reduction_ratio <= 1 or self.reduction_ratio * min(self.embed_dims) < 1:
+            raise ValueError(
+                f"reduction_ratio={self.reduction_ratio} is illegal; give a number in (0, 1] that "
+                f"leaves at least one channel of embed_dims={self.embed_dims}"
+            )
+
+
+ARCHS: Mapping[str, LightViTArch] = {
+    "tiny": LightViTArch((2, 6, 6), (64, 128, 256), (2, 4, 8), 8),
+    "small": LightViTArch((2, 6, 6), (96, 192, 384), (3, 6, 12), 16),
+    "base": LightViTArch((3, 8, 6), (128, 256, 512), (4, 8, 16), 24),
+}
+
+
+class Region(NamedTuple):
+    """Windows of one shape, side by side.
+
+    Args:
+        top: First row of tokens.
+        left: First column of tokens.
+        num_rows: Windows along the height.
+        num_cols: Windows along the width.
+        height: Rows of real tokens in each window.
+        width: Columns of real tokens in each window.
+    """
+
+    top: int
+    left: int
+    num_rows: int
+    num_cols: int
+    height: int
+    width: int
+
+
+class WindowGrid:
+    """A grid of tokens, cut into windows that start at its upper left corner.
+
+    *Window order* has the tokens of a window one after the other, row by row. Where the size is no
+    multiple of the window's, the windows at the right and lower border are smaller, and one region
+    of equal windows follows the other: whole ones, right border, lower border, corner.
+
+    Args:
+        height: Rows of tokens.
+        width: Columns of tokens.
+        window_size: Side of a whole window.
+    """
+
+    def __init__(self, height: int, width: int, window_size: int) -> None:
+        self.height, self.width, self.window_size = height, width, window_size
+        (rows, rest_rows), (cols, rest_cols) = (
+            divmod(height, window_size),
+            divmod(width, window_size),
+        )
+        top, left = height - rest_rows, width - rest_cols
+        regions = [
+            Region(0, 0, rows, cols, window_size, window_size),
+            Region(0, left, rows, 1, window_size, rest_cols),
+            Region(top, 0, 1, cols, rest_rows, window_size),
+            Region(top, left, 1, 1, rest_rows, rest_cols),
+        ]
+        self.regions = [region for region in regions if 0 not in region[2:]]
+        self.sizes = [r.num_rows * r.num_cols * r.height * r.width for r in self.regions]
+
+    def to_windows(self, x: Tensor) -> Tensor:
+        """Tokens of a map (B, H, W, C) in window order, shape (B, H * W, C)."""
+        parts = []
+        for top, left, rows, cols, height, width in self.regions:
+            part = x[:, top : top + rows * height, left : left + cols * width]
+            part = part.unflatten(2, (cols, width)).unflatten(1, (rows, height))
+            parts.append(part.transpose(2, 3).flatten(1, 4))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def to_map(self, x: Tensor) -> Tensor:
+        """The map (B, H, W, C) of tokens in window order, shape (B, H * W, C)."""
+        bands: dict[int, list[Tensor]] = {}
+        for region, part in zip(self.regions, x.split(self.sizes, dim=1), strict=True):
+            top, _, rows, cols, height, width = region
+            part = part.unflatten(1, (rows, cols, height, width)).transpose(2, 3)
+            bands.setdefault(top, []).append(part.flatten(3, 4).flatten(1, 2))
+        rows = [torch.cat(band, dim=2) if len(band) > 1 else band[0] for band in bands.values()]
+        return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+
+    def bias_index(self, region: Region, index: Tensor) -> Tensor:
+        """Which bias each pair of a region's window takes.
+
+        Args:
+            region: One of ``regions``.
+            index: Table row of each pair of slots in a whole window, shape (size^4,).
+
+        Returns:
+            Rows for all pairs of a real query and a key, keys being the real tokens and then the
+            padded slots, shape (height * width * size^2,).
+        """
+        size, height, width = self.window_size, region.height, region.width
+        if height == width == size:
+            return index
+        index = index.view(size, size, size, size)[:height, :width]
+        real, right = index[:, :, :height, :width], index[:, :, :height, width:]
+        keys = [part.flatten(2) for part in (real, right, index[:, :, height:])]
+        return torch.cat(keys, dim=2).flatten()
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Row of the bias table for each pair of slots in a window, queries slow, shape (size^4,)."""
+    position = torch.arange(window_size)
+    offset = position[:, None] - position[None, :] + window_size - 1  # (query, key)
+    rows, cols = offset[:, None, :, None], offset[None, :, None, :]
+    return (rows * (2 * window_size - 1) + cols).flatten()
+
+
+class Stem(nn.Sequential):
+    """Convolutions to stride 4, each with BatchNorm and GELU (section 2.1 of the specification).
+
+    Args:
+        in_channels: Channels of the image.
+        channels: Channels of all convolutions.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        def conv(in_channels: int, stride: int, groups: int) -> list[nn.Module]:
+            layer = nn.Conv2d(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
+            return [layer, nn.BatchNorm2d(channels), nn.GELU()]
+
+        super().__init__(
+            *conv(in_channels, 2, 1),
+            *conv(channels, 1, channels),
+            *conv(channels, 1, channels),
+            *conv(channels, 2, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, in_channels, H, W) at a quarter of their size, rounded up."""
+        if torch.is_grad_enabled() or self.training or not self._is_plain():
+            return super().forward(x)
+        layers = list(self)
+        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            x = conv2d_gelu(
+                x,
+                conv.weight * scale.view(-1, 1, 1, 1),
+                norm.bias - norm.running_mean * scale,
+                conv.stride[0],
+                1,
+                conv.groups,
+            )
+        return x
+
+    def _is_plain(self) -> bool:
+        """Whether nobody replaced a layer or listens to it, so that norms can be folded."""
+        kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GELU) * 4
+        return len(self) == len(kinds) and all(
+            type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+            for layer, kind in zip(self, kinds, strict=True)
+        )
+
+
+class PatchEmbed(nn.Module):
+    """Makes image tokens of stride 8 and the global tokens (sections 2.1 and 2.2).
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels of the tokens; even.
+        num_global_tokens: Number of global tokens.
+        takes_any_number: Whether loaded weights decide about the number of global tokens.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, num_global_tokens: int, takes_any_number: bool
+    ) -> None:
+        super().__init__()
+        self.takes_any_number = takes_any_number
+        self.stem = Stem(in_channels, embed_dims // 2)
+        self.proj = nn.Conv2d(embed_dims // 2, embed_dims, 3, 2, 1)
+        self.norm = nn.LayerNorm(embed_dims)
+        # Never zeros: equal tokens get equal gradients and stay copies of each other.
+        self.global_token = nn.Parameter(torch.empty(1, num_global_tokens, embed_dims))
+        nn.init.trunc_normal_(self.global_token, std=0.02)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of images (B, in_channels, H, W).
+
+        Returns:
+            Image tokens (B, ceil(H / 8), ceil(W / 8), C), global tokens (B, T, C).
+        """
+        tokens = self.norm(self.proj(self.stem(x)).permute(0, 2, 3, 1))
+        return tokens, self.global_token.expand(x.shape[0], -1, -1)
+
+    def accepts_tokens(self, shape: Sequence[int]) -> bool:
+        """Whether global tokens of this shape can be loaded."""
+        own = self.global_token.shape
+        return self.takes_any_number and len(shape) == 3 and (shape[0], shape[2]) == own[::2]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        tokens = state_dict.get(f"{prefix}global_token")
+        if tokens is not None and self.accepts_tokens(tokens.shape):
+            # In place: an optimizer may hold the parameter already.
+            self.global_token.data = self.global_token.data.new_empty(tokens.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class Attention(nn.Module):
+    """Local windows, aggregation into global tokens, and their broadcast (section 2.4).
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads.
+        window_size: Side of the windows.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(embed_dims, embed_dims)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
+        self.kv_global = nn.Linear(embed_dims, 2 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        table = torch.empty((2 * window_size - 1) ** 2, num_heads)
+        self.relative_position_bias_table = nn.Parameter(table)
+        nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(
+        self, x: Tensor, g: Tensor, grid: WindowGrid, index: Tensor, keep_globals: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            x: Image tokens in window order, shape (B, N, C).
+            g: Global tokens, shape (B, T, C).
+            grid: The image tokens' grid.
+            index: See :meth:`WindowGrid.bias_index`.
+            keep_globals: Whether the output of the global tokens is needed.
+
+        Returns:
+            Outputs of both; None for the global tokens that are not needed.
+        """
+        q, g_q = self._heads(self.q(x)), self._heads(self.q(g))
+        k, v = (self._heads(part) for part in self.kv(x).chunk(2, dim=-1))
+        gathered = self._merge(attention(g_q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))
+        g_k, g_v = (
+            self._heads(part).transpose(1, 2) for part in self.kv_global(gathered).chunk(2, dim=-1)
+        )
+        out = self._merge(attention(q.transpose(1, 2), g_k, g_v))
+        out = out + self._attend_locally(q, k, v, grid, index)
+        return self.proj(out), self.proj(gathered) if keep_globals else None
+
+    def _attend_locally(
+        self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, index: Tensor
+    ) -> Tensor:
+        table = self.relative_position_bias_table.t()
+        outs = []
+        for region, *parts in zip(
+            grid.regions, *(part.split(grid.sizes, dim=1) for part in (q, k, v)), strict=True
+        ):
+            num_tokens = region.height * region.width
+            q_, k_, v_ = (part.reshape(-1, num_tokens, *part.shape[2:]) for part in parts)
+            num_pads = grid.window_size**2 - num_tokens
+            if num_pads:  # the original pads after the norm: a padded slot is a row of zeros
+                pad = self.kv(q.new_zeros(1, 1, self.kv.in_features))
+                k_pad, v_pad = (
+                    self._heads(part).expand(k_.shape[0], num_pads, -1, -1)
+                    for part in pad.chunk(2, dim=-1)
+                )
+                k_, v_ = torch.cat([k_, k_pad], dim=1), torch.cat([v_, v_pad], dim=1)
+            bias = table.index_select(1, grid.bias_index(region, index))
+            bias = bias.view(self.num_heads, num_tokens, -1)
+            out = attention(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias)
+            out = self._merge(out).reshape(q.shape[0], -1, self.q.out_features)
+            outs.append(out)
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, heads, C / heads)."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    @staticmethod
+    def _merge(x: Tensor) -> Tensor:
+        """(B, heads, N, C / heads) -> (B, N, C)."""
+        return x.transpose(1, 2).flatten(2)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, then a gate over channels and one over tokens (section 2.5).
+
+    Args:
+        embed_dims: Channels C.
+        hidden_dims: Width between the linear layers.
+        reduced_dims: Width of the gates' bottlenecks.
+        drop_rate: Dropout after the activation and after the gates.
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, reduced_dims: int, drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.drop = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(embed_dims)
+        self.global_reduce = nn.Linear(embed_dims, reduced_dims)
+        self.local_reduce = nn.Linear(embed_dims, reduced_dims)
+        self.channel_select = nn.Linear(reduced_dims, embed_dims)
+        # The original's one layer for [local; context], split so that nothing is concatenated.
+        self.spatial_select = nn.Linear(reduced_dims, 1, bias=False)
+        self.spatial_context = nn.Linear(reduced_dims, 1)
+
+    def forward(self, *tokens: Tensor) -> list[Tensor]:
+        """Transform sets of tokens that share their gates.
+
+        Args:
+            tokens: Image tokens (B, N, C) and, while they live, global tokens (B, T, C).
+
+        Returns:
+            As many tensors of the same shapes.
+        """
+        values = [self.fc2(self.drop(F.gelu(self.fc1(x)))) for x in tokens]
+        normed = [self.norm(value) for value in values]
+        num_tokens = sum(x.shape[1] for x in tokens)
+        mean = reduce(torch.add, [x.sum(dim=1, keepdim=True) for x in normed]) / num_tokens
+        context = F.gelu(self.global_reduce(mean.to(values[0].dtype)))
+        channel_gate = self.channel_select(context).sigmoid()
+        offset = self.spatial_context(context)
+        outs = []
+        for value, x in zip(values, normed, strict=True):
+            local = F.gelu(self.local_reduce(x))
+            gate = (self.spatial_select(local) + offset).sigmoid()
+            outs.append(self.drop(value * channel_gate * gate))
+        return outs
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward network with residual connections (section 2.3).
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads.
+        mlp_ratio: Hidden width of the feed-forward network over C.
+        arch: The other sizes.
+        drop_rate: Dropout in the feed-forward network.
+        drop_path_rate: Chance that a sample skips a branch while training.
+        drop_globals: Drop the global tokens after the attention, as the original detection code
+            does in its last block.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        mlp_ratio: float,
+        arch: LightViTArch,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_globals: bool = False,
+    ) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.drop_globals = drop_globals
+        self.norm1 = nn.LayerNorm(embed_dims, eps=_EPS)
+        self.attn = Attention(embed_dims, num_heads, arch.window_size)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=_EPS)
+        self.ffn = FeedForward(
+            embed_dims,
+            int(embed_dims * mlp_ratio),
+            int(embed_dims * arch.reduction_ratio),
+            drop_rate,
+        )
+
+    def forward(
+        self, x: Tensor, g: Tensor, grid: WindowGrid, index: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Transform image tokens (B, N, C) in window order and global tokens (B, T, C)."""
+        outs = self.attn(self.norm1(x), self.norm1(g), grid, index, not self.drop_globals)
+        tokens = self._add([x, g], outs)
+        tokens = self._add(tokens, self.ffn(*[self.norm2(part) for part in tokens]))
+        return tokens[0], None if self.drop_globals else tokens[1]
+
+    def _add(self, tokens: Sequence[Tensor], branches: Sequence[Tensor | None]) -> list[Tensor]:
+        """Residual connection with stochastic depth; tokens without a branch are dropped."""
+        pairs = [(x, y) for x, y in zip(tokens, branches, strict=True) if y is not None]
+        if not self.training or self.drop_path_rate == 0:
+            return [x + y for x, y in pairs]
+        kept = draw_kept(tokens[0], self.drop_path_rate)  # a sample's tokens share their fate
+        return [torch.addcmul(x, y.to(x.dtype), kept) for x, y in pairs]
+
+
+class Merge(nn.Module):
+    """Halves the grid: linear embedding of 2x2 tokens plus that of their maximum (section 2.6).
+
+    Args:
+        in_dims: Channels before.
+        embed_dims: Channels after.
+    """
+
+    def __init__(self, in_dims: int, embed_dims: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_dims)
+        self.reduction = nn.Linear(4 * in_dims, embed_dims, bias=False)
+        self.res_proj = nn.Linear(in_dims, embed_dims, bias=False)
+        self.norm2 = nn.LayerNorm(in_dims)
+        self.proj = nn.Linear(in_dims, embed_dims, bias=False)
+
+    def forward(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge image tokens (B, H, W, C) and project global tokens (B, T, C)."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        slices = [x[:, row::2, col::2] for row, col in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        largest = reduce(torch.maximum, slices)
+        x = self.reduction(self.norm(torch.cat(slices, dim=-1))) + self.res_proj(largest)
+        return x, self.proj(self.norm2(g))
+
+
+@MODELS.register_module()
+class LightViT(Backbone):
+    """LightViT backbone (arXiv:2207.05557), strides 8, 16 and 32.
+
+    The original classification and detection codes differ; ``out_type`` chooses between their
+    rules. Both take images of any size here: grids are padded as the original detection code does
+    it, and padded slots take part in the windows' attention. Global tokens see the whole canvas, so
+    features depend on padding.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of :class:`LightViTArch`'s fields.
+        in_channels: Channels of the input image, at least 1.
+        out_indices: Stages whose features are returned, finest first. Negative ones count from the
+            end.
+        drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
+        frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing. The stem and the
+            global tokens belong to stage 0.
+        norm_eval: Keep the stem's BatchNorms, the only ones, in evaluation mode while training;
+            their affine parameters are still trained.
+        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors'
+            file.
+        num_global_tokens: Number of global tokens, at least 1. None means that of the weights that
+            are loaded, and the architecture's without weights.
+        out_type: ``'featmap'`` gives normed maps (B, C_i, H_i, W_i) and drops the global tokens
+            before the last feed-forward network, as the original detection code. ``'raw'`` gives
+            normed tokens (B, T + H_i * W_i, C_i), the global ones first and the others row by row,
+            as the original classification code pools them.
+        drop_rate: Dropout in the feed-forward networks, in [0, 1).
+
+    Raises:
+        ValueError: Unknown ``arch`` or an argument outside its legal range.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = "tiny",
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        num_global_tokens: int | None = None,
+        out_type: Literal["featmap", "raw"] = "featmap",
+        drop_rate: float = 0.0,
+    ) -> None:
+        sizes = resolve_arch(arch, ARCHS, LightViTArch)
+        super().__init__(
+            num_stages=len(sizes.depths),
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        check_rate("drop_path_rate", drop_path_rate)
+        check_rate("drop_rate", drop_rate)
+        if num_global_tokens is not None and num_global_tokens < 1:
+            raise ValueError(
+                f"num_global_tokens={num_global_tokens} is illegal; give at least 1, or None for "
+                "the number that the weights have"
+            )
+        if out_type not in ("featmap", "raw"):
+            raise ValueError(f"out_type={out_type!r} is illegal; give 'featmap' or 'raw'")
+        self.arch = sizes
+        self.out_type = out_type
+        self.patch_embed = PatchEmbed(
+            in_channels,
+            sizes.embed_dims[0],
+            num_global_tokens or sizes.num_global_tokens,
+            takes_any_number=num_global_tokens is None,
+        )
+        index = relative_position_index(sizes.window_size)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        rates = drop_path_rates(drop_path_rate, sizes.depths)
+        self.merges = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for stage in range(self.num_stages):
+            dims = sizes.embed_dims[stage]
+            if stage:
+                self.merges.append(Merge(sizes.embed_dims[stage - 1], dims))
+            self.stages.append(
+                nn.ModuleList(
+                    Block(
+                        dims,
+                        sizes.num_heads[stage],
+                        sizes.mlp_ratios[stage],
+                        sizes,
+                        drop_rate,
+                        rate,
+                    )
+                    for rate in rates[stage]
+                )
+            )
+            if stage in self.out_indices:
+                self.add_module(f"norm{stage}", nn.LayerNorm(dims, eps=_EPS))
+        if out_type == "featmap" and self.num_stages == len(sizes.depths):
+            self.stages[-1][-1].drop_globals = True
+        self.out_channels = tuple(sizes.embed_dims[stage] for stage in self.out_indices)
+        self.strides = tuple(8 * 2**stage for stage in self.out_indices)
+        self.apply(_init_linear)
+        self.train()
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The normalised features of ``out_indices``."""
+        image, outs = x, []
+        # On CPUs convolutions are faster so; a compiler chooses for itself.
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            x = x.contiguous(memory_format=torch.channels_last)
+        x, g = self.patch_embed(x)
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                x, g = self.merges[stage - 1](x, g)
+            grid = WindowGrid(x.shape[1], x.shape[2], self.arch.window_size)
+            x = grid.to_windows(x)
+            for block in blocks:
+                x, g = self.run_block(block, x, g, grid, self.relative_position_index)
+            x = grid.to_map(x)
+            if stage in self.out_indices:
+                norm = getattr(self, f"norm{stage}")
+                if self.out_type == "raw":
+                    outs.append(norm(torch.cat([g, x.flatten(1, 2)], dim=1)))
+                else:
+                    outs.append(keep_memory_format(norm(x).permute(0, 3, 1, 2), image))
+        return outs
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        """Embedding or merge, blocks and output norm of a stage."""
+        norm = getattr(self, f"norm{stage}", None)
+        before = self.merges[stage - 1] if stage else self.patch_embed
+        return [before, self.stages[stage], *([] if norm is None else [norm])]
+
+    def is_optional_key(self, key: str) -> bool:
+        """Output norms depend on ``out_indices``; so does the number of stages."""
+        part, _, rest = key.partition(".")
+        depth = len(self.arch.depths)
+        if part in ("stages", "merges"):
+            stage = int(rest.partition(".")[0]) + (part == "merges")
+            return self.num_stages <= stage < depth
+        return part in {f"norm{stage}" for stage in range(depth)}
+
+    def accepts_shape(self, key: str, shape: torch.Size) -> bool:
+        """Any number of global tokens, unless one was asked for."""
+        return key == "patch_embed.global_token" and self.patch_embed.accepts_tokens(shape)
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """The layer id of a parameter: a block each, merges with the block after them.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
+
+        Returns:
+            0 for the stem and the global tokens, 1 to sum(depths) for the blocks, then the output
+            norms and everything outside the backbone; and the number of ids.
+        """
+        depths = self.arch.depths[: self.num_stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        part, _, rest = param_name.removeprefix(prefix).partition(".")
+        if part == "patch_embed":
+            return 0, num_layers
+        if part == "merges":
+            return sum(depths[: int(rest.partition(".")[0]) + 1]) + 1, num_layers
+        if part == "stages":
+            stage, block = (int(index) for index in rest.split(".")[:2])
+            return sum(depths[:stage]) + block + 1, num_layers
+        return num_layers - 1, num_layers
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Initialisation of the classification code (section 7); other layers keep torch's."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
