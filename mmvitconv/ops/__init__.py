@@ -3,6 +3,7 @@
 from mmvitconv.ops.attention import attention
 from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d, depthwise_conv2d_gelu
+from mmvitconv.ops.linear_gelu import linear_gelu
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "conv2d_gelu",
     "depthwise_conv2d",
     "depthwise_conv2d_gelu",
+    "linear_gelu",
     "pointwise_conv2d",
 ]

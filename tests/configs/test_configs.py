@@ -17,17 +17,28 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted(path for path in ROOT.glob("configs/*/*.py") if path.parent.name != "_base_")
 FILES = sorted(ROOT.glob("configs/**/*.py"))
 
-# Issue 2, section 3: what must exist of FCViT.
-FCVIT = {
-    *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
-    *(f"maskrcnn_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24", "s48")),
-    *(f"retinanet_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24")),
-    *(f"upernet_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24", "s48")),
-    *(f"fpn_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24")),
-    "maskrcnn_fcvit_tiny_nuclei",
-    "retinanet_fcvit_tiny_trees",
-    "upernet_fcvit_tiny_nuclei",
-    "fcvit_tiny_mnist",
+# Issues 2 and 3: what must exist of each family, by its folder.
+EXPECTED = {
+    "fcvit": {
+        *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
+        *(f"maskrcnn_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24", "s48")),
+        *(f"retinanet_fcvit_{arch}_coco" for arch in ("tiny", "s12", "s24")),
+        *(f"upernet_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24", "s48")),
+        *(f"fpn_fcvit_{arch}_ade20k" for arch in ("tiny", "s12", "s24")),
+        "maskrcnn_fcvit_tiny_nuclei",
+        "retinanet_fcvit_tiny_trees",
+        "upernet_fcvit_tiny_nuclei",
+        "fcvit_tiny_mnist",
+    },
+    "lightvit": {
+        *(f"lightvit_{arch}_imagenet" for arch in ("tiny", "small", "base")),
+        *(f"maskrcnn_lightvit_{arch}_coco" for arch in ("tiny", "small", "base")),
+        *(f"maskrcnn_lightvit_{arch}_3x_coco" for arch in ("tiny", "small", "base")),
+        *(f"retinanet_lightvit_{arch}_coco" for arch in ("tiny", "small")),
+        *(f"upernet_lightvit_{arch}_ade20k" for arch in ("tiny", "small", "base")),
+        "maskrcnn_lightvit_tiny_nuclei",
+        "lightvit_tiny_mnist",
+    },
 }
 # The folder of each data set, and the method that a name starts with by the class that it means.
 DATA = {
@@ -60,9 +71,11 @@ for path in sys.argv[1:]:
         init_default_scope(cfg.default_scope)
         with torch.device('meta'):
             model = MODELS.build(cfg.model)
+            features = model.extract_feat(torch.empty(2, 3, 256, 256))
         facts[path] = dict(
             channels=model.backbone.out_channels,
             strides=model.backbone.strides,
+            features=[tuple(feature.shape[1:]) for feature in features],
             dtypes=sorted({str(parameter.dtype) for parameter in model.parameters()}),
         )
     except Exception:
@@ -136,9 +149,10 @@ def method_of(model) -> str:
     return METHODS[kind]
 
 
-def test_all_configs_of_the_issue_exist():
-    found = {path.stem for path in PATHS if path.parent.name == "fcvit"}
-    assert found >= FCVIT, f"missing: {sorted(FCVIT - found)}"
+@pytest.mark.parametrize("family", EXPECTED)
+def test_all_configs_of_the_issues_exist(family):
+    found = {path.stem for path in PATHS if path.parent.name == family}
+    assert found >= EXPECTED[family], f"missing: {sorted(EXPECTED[family] - found)}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "configs")))
@@ -239,16 +253,17 @@ def test_builds_from_a_cold_interpreter(path, built):
 
 
 def test_channels_and_strides_fit(path, cfg, built):
-    channels, strides = built[str(path)]["channels"], built[str(path)]["strides"]
+    features = built[str(path)]["features"]  # of an image of 256x256, after the neck
+    channels = [shape[0] for shape in features]
+    strides = [256 // shape[1] for shape in features if len(shape) == 3]
     model = cfg.model
-    neck = model.get("neck") or {}
-    if "in_channels" in neck:
-        assert list(neck.in_channels) == channels
-        # A pyramid adds levels of twice the stride.
-        strides = strides + [strides[-1] * 2**n for n in range(1, neck.num_outs - len(strides) + 1)]
-        channels = [neck.out_channels] * neck.num_outs
+    given = model.get("neck", {}).get("in_channels")
+    if given is not None:
+        assert ([given] if isinstance(given, int) else given) == built[str(path)]["channels"]
     if model.type == "ImageClassifier":
         assert [model.head.in_channels] == channels
+    else:
+        assert set(built[str(path)]["strides"]) <= set(strides)
     for name in ("rpn_head", "bbox_head"):
         if name in model:
             assert model[name].in_channels == channels[0]

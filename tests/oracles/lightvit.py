@@ -207,7 +207,7 @@ class Merge(nn.Module):
 
 
 class OracleLightViT(nn.Module):
-    """``dense``: the three normed NCHW features. Else logits, or (B,1280) without ``num_classes``."""
+    """``dense``: three normed NCHW features. Else logits, or (B,1280) without ``num_classes``."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from mmvitconv.models.layers import (
     PointwiseConv2d,
     ScaledResidual,
     drop_path_rates,
+    is_plain,
     keep_memory_format,
 )
 from mmvitconv.ops import depthwise_conv2d_gelu, pointwise_conv2d
@@ -237,9 +238,7 @@ class GlobalContext(nn.Module):
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is ours and unwatched, so that its operator may stand for it in inference."""
-    ours = type(layer) in (DepthwiseConv2d, PointwiseConv2d)  # not replaced, not parametrised
-    return ours and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return is_plain(layer, DepthwiseConv2d, PointwiseConv2d)
 
 
 def _gelu(x: Tensor, layer: nn.Module) -> Tensor:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import draw_kept, drop_path_rates, keep_memory_format
-from mmvitconv.ops import attention, conv2d_gelu
+from mmvitconv.models.layers import draw_kept, drop_path_rates, is_plain, keep_memory_format
+from mmvitconv.ops import attention, conv2d_gelu, linear_gelu
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "LightViT", "LightViTArch"]
@@ -123,14 +123,18 @@ class WindowGrid:
         height: Rows of tokens.
         width: Columns of tokens.
         window_size: Side of a whole window.
+        index: Row of the bias table for each pair of slots in a whole window, queries slow, shape
+            (window_size^4,).
+
+    Attributes:
+        regions: The regions that are not empty.
+        sizes: Number of tokens of each region.
+        indices: For each region the table's rows for all pairs of a real query and a key, keys
+            being the real tokens and then the padded slots, shape (queries * window_size^2,).
     """
 
-    def __init__(self, height: int, width: int, window_size: int) -> None:
-        self.height, self.width, self.window_size = height, width, window_size
-        (rows, rest_rows), (cols, rest_cols) = (
-            divmod(height, window_size),
-            divmod(width, window_size),
-        )
+    def __init__(self, height: int, width: int, window_size: int, index: Tensor) -> None:
+        (rows, rest_rows), (cols, rest_cols) = (divmod(n, window_size) for n in (height, width))
         top, left = height - rest_rows, width - rest_cols
         regions = [
             Region(0, 0, rows, cols, window_size, window_size),
@@ -138,8 +142,19 @@ class WindowGrid:
             Region(top, 0, 1, cols, rest_rows, window_size),
             Region(top, left, 1, 1, rest_rows, rest_cols),
         ]
+        self.window_size = window_size
         self.regions = [region for region in regions if 0 not in region[2:]]
         self.sizes = [r.num_rows * r.num_cols * r.height * r.width for r in self.regions]
+        self.indices = [self._select(index, r.height, r.width) for r in self.regions]
+
+    def _select(self, index: Tensor, height: int, width: int) -> Tensor:
+        size = self.window_size
+        if height == width == size:
+            return index
+        pairs = index.view(size, size, size, size)[:height, :width]
+        real, right = pairs[:, :, :height, :width], pairs[:, :, :height, width:]
+        keys = [part.flatten(2) for part in (real, right, pairs[:, :, height:])]
+        return torch.cat(keys, dim=2).flatten()
 
     def to_windows(self, x: Tensor) -> Tensor:
         """Tokens of a map (B, H, W, C) in window order, shape (B, H * W, C)."""
@@ -159,25 +174,6 @@ class WindowGrid:
             bands.setdefault(top, []).append(part.flatten(3, 4).flatten(1, 2))
         rows = [torch.cat(band, dim=2) if len(band) > 1 else band[0] for band in bands.values()]
         return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-
-    def bias_index(self, region: Region, index: Tensor) -> Tensor:
-        """Which bias each pair of a region's window takes.
-
-        Args:
-            region: One of ``regions``.
-            index: Table row of each pair of slots in a whole window, shape (size^4,).
-
-        Returns:
-            Rows for all pairs of a real query and a key, keys being the real tokens and then the
-            padded slots, shape (height * width * size^2,).
-        """
-        size, height, width = self.window_size, region.height, region.width
-        if height == width == size:
-            return index
-        index = index.view(size, size, size, size)[:height, :width]
-        real, right = index[:, :, :height, :width], index[:, :, :height, width:]
-        keys = [part.flatten(2) for part in (real, right, index[:, :, height:])]
-        return torch.cat(keys, dim=2).flatten()
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -228,10 +224,7 @@ class Stem(nn.Sequential):
     def _is_plain(self) -> bool:
         """Whether nobody replaced a layer or listens to it, so that norms can be folded."""
         kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GELU) * 4
-        return len(self) == len(kinds) and all(
-            type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
-            for layer, kind in zip(self, kinds, strict=True)
-        )
+        return len(self) == len(kinds) and all(map(is_plain, self, kinds))
 
 
 class PatchEmbed(nn.Module):
@@ -280,6 +273,39 @@ class PatchEmbed(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+class Tokens(NamedTuple):
+    """How the rows of a matrix are the tokens of a batch: all image tokens, then all global ones.
+
+    Layers that treat every token alike run once, on the matrix; its two parts are views.
+
+    Args:
+        batch: Images B.
+        num_image: Image tokens N of each image.
+        num_global: Global tokens T of each image; 0 after they were dropped.
+    """
+
+    batch: int
+    num_image: int
+    num_global: int
+
+    @staticmethod
+    def join(x: Tensor, g: Tensor) -> Tensor:
+        """Rows (B * N + B * T, C) of image tokens (B, N, C) and global tokens (B, T, C)."""
+        return torch.cat([x.flatten(0, 1), g.flatten(0, 1)])
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Image tokens (B, N, C) and, if there are any, global tokens (B, T, C)."""
+        if not self.num_global:
+            return [rows.unflatten(0, (self.batch, self.num_image))]
+        parts = rows.split([self.batch * self.num_image, self.batch * self.num_global])
+        return [part.unflatten(0, (self.batch, -1)) for part in parts]
+
+    def expand(self, x: Tensor) -> Tensor:
+        """A value for each image, shape (B, 1, 1), for each row."""
+        counts = (self.num_image, self.num_global)
+        return torch.cat([x.expand(-1, count, -1).flatten(0, 1) for count in counts])
+
+
 class Attention(nn.Module):
     """Local windows, aggregation into global tokens, and their broadcast (section 2.4).
 
@@ -292,6 +318,7 @@ class Attention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, window_size: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        # The original's `qkv`, whose k and v of global tokens nobody reads.
         self.q = nn.Linear(embed_dims, embed_dims)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims)
         self.kv_global = nn.Linear(embed_dims, 2 * embed_dims)
@@ -301,38 +328,38 @@ class Attention(nn.Module):
         nn.init.trunc_normal_(table, std=0.02)
 
     def forward(
-        self, x: Tensor, g: Tensor, grid: WindowGrid, index: Tensor, keep_globals: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        rows: Tensor,
+        tokens: Tokens,
+        grid: WindowGrid,
+        drop_globals: bool = False,
+    ) -> Tensor:
         """Attend.
 
         Args:
-            x: Image tokens in window order, shape (B, N, C).
-            g: Global tokens, shape (B, T, C).
+            rows: All tokens, image tokens in window order, shape (B * N + B * T, C).
+            tokens: What the rows are.
             grid: The image tokens' grid.
-            index: See :meth:`WindowGrid.bias_index`.
-            keep_globals: Whether the output of the global tokens is needed.
+            drop_globals: Give the image tokens only, shape (B * N, C).
 
         Returns:
-            Outputs of both; None for the global tokens that are not needed.
+            Tensor of the shape of ``rows``.
         """
-        q, g_q = self._heads(self.q(x)), self._heads(self.q(g))
-        k, v = (self._heads(part) for part in self.kv(x).chunk(2, dim=-1))
+        q, g_q = (self._heads(part) for part in tokens.split(self.q(rows)))
+        k, v = (self._heads(part) for part in self.kv(tokens.split(rows)[0]).chunk(2, dim=-1))
         gathered = self._merge(attention(g_q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))
         g_k, g_v = (
             self._heads(part).transpose(1, 2) for part in self.kv_global(gathered).chunk(2, dim=-1)
         )
         out = self._merge(attention(q.transpose(1, 2), g_k, g_v))
-        out = out + self._attend_locally(q, k, v, grid, index)
-        return self.proj(out), self.proj(gathered) if keep_globals else None
+        out = out + self._attend_locally(q, k, v, grid)
+        return self.proj(out.flatten(0, 1) if drop_globals else Tokens.join(out, gathered))
 
-    def _attend_locally(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, index: Tensor
-    ) -> Tensor:
+    def _attend_locally(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:
         table = self.relative_position_bias_table.t()
         outs = []
-        for region, *parts in zip(
-            grid.regions, *(part.split(grid.sizes, dim=1) for part in (q, k, v)), strict=True
-        ):
+        split = (part.split(grid.sizes, dim=1) for part in (q, k, v))
+        for region, index, *parts in zip(grid.regions, grid.indices, *split, strict=True):
             num_tokens = region.height * region.width
             q_, k_, v_ = (part.reshape(-1, num_tokens, *part.shape[2:]) for part in parts)
             num_pads = grid.window_size**2 - num_tokens
@@ -343,11 +370,9 @@ class Attention(nn.Module):
                     for part in pad.chunk(2, dim=-1)
                 )
                 k_, v_ = torch.cat([k_, k_pad], dim=1), torch.cat([v_, v_pad], dim=1)
-            bias = table.index_select(1, grid.bias_index(region, index))
-            bias = bias.view(self.num_heads, num_tokens, -1)
+            bias = table.index_select(1, index).view(self.num_heads, num_tokens, -1)
             out = attention(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias)
-            out = self._merge(out).reshape(q.shape[0], -1, self.q.out_features)
-            outs.append(out)
+            outs.append(self._merge(out).reshape(q.shape[0], -1, self.q.out_features))
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -385,28 +410,42 @@ class FeedForward(nn.Module):
         self.spatial_select = nn.Linear(reduced_dims, 1, bias=False)
         self.spatial_context = nn.Linear(reduced_dims, 1)
 
-    def forward(self, *tokens: Tensor) -> list[Tensor]:
-        """Transform sets of tokens that share their gates.
+    def forward(
+        self, rows: Tensor, tokens: Tokens, residual: Tensor, kept: Tensor | None = None
+    ) -> list[Tensor]:
+        """Transform all tokens and add them to the residual stream.
 
         Args:
-            tokens: Image tokens (B, N, C) and, while they live, global tokens (B, T, C).
+            rows: Normed tokens, shape (B * N + B * T, C).
+            tokens: What the rows are.
+            residual: What is added, same shape as ``rows``.
+            kept: Factor for each image, shape (B, 1, 1), or None.
 
         Returns:
-            As many tensors of the same shapes.
+            Image tokens (B, N, C) and, if there are any, global tokens (B, T, C).
         """
-        values = [self.fc2(self.drop(F.gelu(self.fc1(x)))) for x in tokens]
-        normed = [self.norm(value) for value in values]
-        num_tokens = sum(x.shape[1] for x in tokens)
-        mean = reduce(torch.add, [x.sum(dim=1, keepdim=True) for x in normed]) / num_tokens
-        context = F.gelu(self.global_reduce(mean.to(values[0].dtype)))
+        if is_plain(self.fc1, nn.Linear):
+            hidden = linear_gelu(rows, self.fc1.weight, self.fc1.bias)
+        else:
+            hidden = F.gelu(self.fc1(rows))
+        values = self.fc2(self.drop(hidden))
+        normed = self.norm(values)
+        sums = [part.sum(dim=1, keepdim=True) for part in tokens.split(normed)]
+        mean = reduce(torch.add, sums) / (tokens.num_image + tokens.num_global)
+        context = F.gelu(self.global_reduce(mean))
         channel_gate = self.channel_select(context).sigmoid()
+        if kept is not None:
+            channel_gate = channel_gate * kept
+        local = self.spatial_select(F.gelu(self.local_reduce(normed)))
         offset = self.spatial_context(context)
-        outs = []
-        for value, x in zip(values, normed, strict=True):
-            local = F.gelu(self.local_reduce(x))
-            gate = (self.spatial_select(local) + offset).sigmoid()
-            outs.append(self.drop(value * channel_gate * gate))
-        return outs
+        return [
+            torch.addcmul(
+                x,
+                self.drop(value * channel_gate).to(x.dtype),
+                (part + offset).sigmoid().to(x.dtype),
+            )
+            for x, value, part in zip(*map(tokens.split, (residual, values, local)), strict=True)
+        ]
 
 
 class Block(nn.Module):
@@ -418,7 +457,7 @@ class Block(nn.Module):
         mlp_ratio: Hidden width of the feed-forward network over C.
         arch: The other sizes.
         drop_rate: Dropout in the feed-forward network.
-        drop_path_rate: Chance that a sample skips a branch while training.
+        drop_path_rate: Chance that an image skips a branch while training.
         drop_globals: Drop the global tokens after the attention, as the original detection code
             does in its last block.
     """
@@ -446,22 +485,22 @@ class Block(nn.Module):
             drop_rate,
         )
 
-    def forward(
-        self, x: Tensor, g: Tensor, grid: WindowGrid, index: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, g: Tensor, grid: WindowGrid) -> tuple[Tensor, Tensor | None]:
         """Transform image tokens (B, N, C) in window order and global tokens (B, T, C)."""
-        outs = self.attn(self.norm1(x), self.norm1(g), grid, index, not self.drop_globals)
-        tokens = self._add([x, g], outs)
-        tokens = self._add(tokens, self.ffn(*[self.norm2(part) for part in tokens]))
-        return tokens[0], None if self.drop_globals else tokens[1]
-
-    def _add(self, tokens: Sequence[Tensor], branches: Sequence[Tensor | None]) -> list[Tensor]:
-        """Residual connection with stochastic depth; tokens without a branch are dropped."""
-        pairs = [(x, y) for x, y in zip(tokens, branches, strict=True) if y is not None]
-        if not self.training or self.drop_path_rate == 0:
-            return [x + y for x, y in pairs]
-        kept = draw_kept(tokens[0], self.drop_path_rate)  # a sample's tokens share their fate
-        return [torch.addcmul(x, y.to(x.dtype), kept) for x, y in pairs]
+        tokens = Tokens(x.shape[0], x.shape[1], g.shape[1])
+        rows = tokens.join(x, g)
+        branch = self.attn(self.norm1(rows), tokens, grid, self.drop_globals)
+        if self.drop_globals:
+            tokens, rows = tokens._replace(num_global=0), x.flatten(0, 1)
+        kept = None  # all tokens of an image share their fate
+        if self.training and self.drop_path_rate > 0:
+            kept = draw_kept(x, self.drop_path_rate)
+            rows = torch.addcmul(rows, branch.to(rows.dtype), tokens.expand(kept))
+            kept = draw_kept(x, self.drop_path_rate)
+        else:
+            rows = rows + branch
+        outs = self.ffn(self.norm2(rows), tokens, rows, kept)
+        return outs[0], outs[1] if tokens.num_global else None
 
 
 class Merge(nn.Module):
@@ -605,10 +644,12 @@ class LightViT(Backbone):
         for stage, blocks in enumerate(self.stages):
             if stage:
                 x, g = self.merges[stage - 1](x, g)
-            grid = WindowGrid(x.shape[1], x.shape[2], self.arch.window_size)
+            grid = WindowGrid(
+                x.shape[1], x.shape[2], self.arch.window_size, self.relative_position_index
+            )
             x = grid.to_windows(x)
             for block in blocks:
-                x, g = self.run_block(block, x, g, grid, self.relative_position_index)
+                x, g = self.run_block(block, x, g, grid)
             x = grid.to_map(x)
             if stage in self.out_indices:
                 norm = getattr(self, f"norm{stage}")

@@ -2,6 +2,7 @@
 
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.norm import CanvasNorm, keep_memory_format
+from mmvitconv.models.layers.plain import is_plain
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "ScaledResidual",
     "draw_kept",
     "drop_path_rates",
+    "is_plain",
     "keep_memory_format",
 ]

@@ -162,6 +162,20 @@ def test_neck_parameters(name: str):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["cls", "dense"])
+def test_layer_norm_eps(dense: bool):
+    """Section 1; the fixtures cannot see it in the final and the output norms."""
+    with torch.device("meta"):
+        oracle = variant("tiny", dense=dense)
+    eps = {n: m.eps for n, m in oracle.named_modules() if isinstance(m, nn.LayerNorm)}
+    # "stages.s.0" of the later stages is a merge layer, which has no attention.
+    blocks = {n for n in eps if n.endswith(("norm1", "norm2")) and n.startswith("stages")}
+    blocks = {n for n in blocks if f"{n.rpartition('.')[0]}.mlp.attn.norm" in eps}
+    fine = blocks | ({"norm0", "norm1", "norm2"} if dense else {"norm"})
+    assert len(blocks) == 2 * 14
+    assert eps == {n: 1e-6 if n in fine else 1e-5 for n in eps}
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["cls", "dense"])
 def test_trains_in_float64_at_a_size_that_needs_padding(dense: bool):
     torch.manual_seed(0)
     oracle = OracleLightViT([32, 64, 96], [1, 1, 2], [1, 2, 3], 3, dense, drop_path_rate=0.5)

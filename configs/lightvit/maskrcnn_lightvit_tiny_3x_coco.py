@@ -1,0 +1,32 @@
+# Mask R-CNN with LightViT-tiny on COCO: 3x, several scales, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/lightvit/maskrcnn_lightvit_tiny_3x_coco.py 8
+# Published: box AP 41.5, mask AP 38.4 (paper and README of github.com/hunto/LightViT)
+# Measured:  not trained here; model 28.05M parameters; backbone 7.77M, 14.21G MACs at 800x1280
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/maskrcnn_fpn.py",
+    "../_base_/datasets/coco_instance_ms.py",
+    "../_base_/schedules/coco_3x.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.LightViT",
+        arch="tiny",
+        drop_path_rate=0.1,
+        norm_eval=True,  # the statistics of the stem's BatchNorms stay
+    ),
+    neck=dict(type="mmvitconv.LightViTFPN", in_channels=[64, 128, 256]),
+)
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4 * (8 * 2) / 16, weight_decay=0.04),
+    paramwise_cfg=dict(  # not decayed: norms, global tokens, bias tables; other biases are
+        norm_decay_mult=0.0,
+        custom_keys={
+            "patch_embed.global_token": dict(decay_mult=0.0),
+            "attn.relative_position_bias_table": dict(decay_mult=0.0),
+        },
+    ),
+)

@@ -1,0 +1,26 @@
+# UperNet with LightViT-tiny on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/lightvit/upernet_lightvit_tiny_ade20k.py 8
+# Published: nothing: the authors give no UperNet recipe; this is the field's standard one
+# Measured:  not trained here; model 31.22M parameters; backbone 7.77M, 3.67G MACs at 512x512
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_160k.py",
+    "../_base_/tasks/segmentation.py",
+]
+model = dict(  # three levels: there is none of stride 4
+    backbone=dict(type="mmvitconv.LightViT", arch="tiny", drop_path_rate=0.1, norm_eval=True),
+    decode_head=dict(in_channels=[64, 128, 256], in_index=[0, 1, 2]),
+    auxiliary_head=dict(in_channels=128, in_index=1),
+)
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            "patch_embed.global_token": dict(decay_mult=0.0),
+            "attn.relative_position_bias_table": dict(decay_mult=0.0),
+        }
+    )
+)
