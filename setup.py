@@ -95,7 +95,15 @@ EXTRAS = {
         "ftfy",
         "regex",
     ],
-    "dev": ["hypothesis>=6.100", "pre-commit>=3.5", "pytest>=8", "ruff>=0.9"],
+    "dev": [
+        "hypothesis>=6.100",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "onnxscript>=0.3",
+        "pre-commit>=3.5",
+        "pytest>=8",
+        "ruff>=0.9",
+    ],
 }
 
 setup(

@@ -5,6 +5,7 @@ from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d, depthwise_conv2d_gelu
 from mmvitconv.ops.linear_gelu import linear_gelu
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
+from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
     "attention",
@@ -13,4 +14,5 @@ __all__ = [
     "depthwise_conv2d_gelu",
     "linear_gelu",
     "pointwise_conv2d",
+    "window_attention",
 ]

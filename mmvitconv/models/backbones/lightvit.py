@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import draw_kept, drop_path_rates, is_plain, keep_memory_format
-from mmvitconv.ops import attention, conv2d_gelu, linear_gelu
+from mmvitconv.ops import attention, conv2d_gelu, linear_gelu, window_attention
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "LightViT", "LightViTArch"]
@@ -127,6 +127,7 @@ class WindowGrid:
             (window_size^4,).
 
     Attributes:
+        has_padding: Whether some windows have padded slots.
         regions: The regions that are not empty.
         sizes: Number of tokens of each region.
         indices: For each region the table's rows for all pairs of a real query and a key, keys
@@ -143,6 +144,7 @@ class WindowGrid:
             Region(top, left, 1, 1, rest_rows, rest_cols),
         ]
         self.window_size = window_size
+        self.has_padding = bool(rest_rows or rest_cols)
         self.regions = [region for region in regions if 0 not in region[2:]]
         self.sizes = [r.num_rows * r.num_cols * r.height * r.width for r in self.regions]
         self.indices = [self._select(index, r.height, r.width) for r in self.regions]
@@ -206,9 +208,9 @@ class Stem(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_channels, H, W) at a quarter of their size, rounded up."""
-        if torch.is_grad_enabled() or self.training or not self._is_plain():
-            return super().forward(x)
         layers = list(self)
+        if any(norm.training for norm in layers[1::3]) or not self._is_plain():
+            return super().forward(x)
         for conv, norm in zip(layers[::3], layers[1::3], strict=True):
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
             x = conv2d_gelu(
@@ -288,17 +290,25 @@ class Tokens(NamedTuple):
     num_image: int
     num_global: int
 
-    @staticmethod
-    def join(x: Tensor, g: Tensor) -> Tensor:
-        """Rows (B * N + B * T, C) of image tokens (B, N, C) and global tokens (B, T, C)."""
-        return torch.cat([x.flatten(0, 1), g.flatten(0, 1)])
+    def split(self, rows: Tensor, *dims: int) -> list[Tensor]:
+        """The two parts of a matrix.
 
-    def split(self, rows: Tensor) -> list[Tensor]:
-        """Image tokens (B, N, C) and, if there are any, global tokens (B, T, C)."""
+        Args:
+            rows: Shape (B * N + B * T, C).
+            dims: What the C channels are; (C,) is not to be given.
+
+        Returns:
+            Image tokens (B, N, *dims) and, if there are any, global tokens (B, T, *dims).
+        """
+        dims = dims or rows.shape[1:]
         if not self.num_global:
-            return [rows.unflatten(0, (self.batch, self.num_image))]
-        parts = rows.split([self.batch * self.num_image, self.batch * self.num_global])
-        return [part.unflatten(0, (self.batch, -1)) for part in parts]
+            return [rows.view(self.batch, self.num_image, *dims)]
+        counts = [self.batch * self.num_image, self.batch * self.num_global]
+        x, g = rows.split_with_sizes(counts)
+        return [
+            x.view(self.batch, self.num_image, *dims),
+            g.view(self.batch, self.num_global, *dims),
+        ]
 
     def expand(self, x: Tensor) -> Tensor:
         """A value for each image, shape (B, 1, 1), for each row."""
@@ -345,44 +355,30 @@ class Attention(nn.Module):
         Returns:
             Tensor of the shape of ``rows``.
         """
-        q, g_q = (self._heads(part) for part in tokens.split(self.q(rows)))
-        k, v = (self._heads(part) for part in self.kv(tokens.split(rows)[0]).chunk(2, dim=-1))
-        gathered = self._merge(attention(g_q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))
-        g_k, g_v = (
-            self._heads(part).transpose(1, 2) for part in self.kv_global(gathered).chunk(2, dim=-1)
-        )
-        out = self._merge(attention(q.transpose(1, 2), g_k, g_v))
-        out = out + self._attend_locally(q, k, v, grid)
-        return self.proj(out.flatten(0, 1) if drop_globals else Tokens.join(out, gathered))
+        heads = (self.num_heads, rows.shape[1] // self.num_heads)
+        q, g_q = tokens.split(self.q(rows), *heads)
+        image_rows = rows.split_with_sizes([tokens.batch * n for n in tokens[1:]])[0]
+        kv = self.kv(image_rows).view(tokens.batch, tokens.num_image, 2, *heads)
+        gathered = attention(g_q, *kv.unbind(2)).flatten(2)
+        global_kv = self.kv_global(gathered).unflatten(2, (2, *heads))
+        out = attention(q, *global_kv.unbind(2)) + self._attend_locally(q, kv, grid)
+        out = out.reshape(image_rows.shape)
+        return self.proj(out if drop_globals else torch.cat([out, gathered.flatten(0, 1)]))
 
-    def _attend_locally(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:
+    def _attend_locally(self, q: Tensor, kv: Tensor, grid: WindowGrid) -> Tensor:
+        """Attention inside windows: q (B, N, heads, d), kv (B, N, 2, heads, d)."""
         table = self.relative_position_bias_table.t()
-        outs = []
-        split = (part.split(grid.sizes, dim=1) for part in (q, k, v))
-        for region, index, *parts in zip(grid.regions, grid.indices, *split, strict=True):
-            num_tokens = region.height * region.width
-            q_, k_, v_ = (part.reshape(-1, num_tokens, *part.shape[2:]) for part in parts)
-            num_pads = grid.window_size**2 - num_tokens
-            if num_pads:  # the original pads after the norm: a padded slot is a row of zeros
-                pad = self.kv(q.new_zeros(1, 1, self.kv.in_features))
-                k_pad, v_pad = (
-                    self._heads(part).expand(k_.shape[0], num_pads, -1, -1)
-                    for part in pad.chunk(2, dim=-1)
-                )
-                k_, v_ = torch.cat([k_, k_pad], dim=1), torch.cat([v_, v_pad], dim=1)
-            bias = table.index_select(1, index).view(self.num_heads, num_tokens, -1)
-            out = attention(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias)
-            outs.append(self._merge(out).reshape(q.shape[0], -1, self.q.out_features))
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, heads, C / heads)."""
-        return x.unflatten(-1, (self.num_heads, -1))
-
-    @staticmethod
-    def _merge(x: Tensor) -> Tensor:
-        """(B, heads, N, C / heads) -> (B, N, C)."""
-        return x.transpose(1, 2).flatten(2)
+        biases = [
+            table.index_select(1, index).view(self.num_heads, region.height * region.width, -1)
+            for region, index in zip(grid.regions, grid.indices, strict=True)
+        ]
+        pad = None
+        if grid.has_padding:  # the original pads after the norm: a padded slot is a row of zeros
+            if is_plain(self.kv, nn.Linear):
+                pad = self.kv.bias.view(kv.shape[2:])
+            else:
+                pad = self.kv(q.new_zeros(1, self.kv.in_features)).view(kv.shape[2:])
+        return window_attention(q, kv, pad, biases, grid.sizes)
 
 
 class FeedForward(nn.Module):
@@ -428,7 +424,7 @@ class FeedForward(nn.Module):
             hidden = linear_gelu(rows, self.fc1.weight, self.fc1.bias)
         else:
             hidden = F.gelu(self.fc1(rows))
-        values = self.fc2(self.drop(hidden))
+        values = self.fc2(self._drop(hidden))
         normed = self.norm(values)
         sums = [part.sum(dim=1, keepdim=True) for part in tokens.split(normed)]
         mean = reduce(torch.add, sums) / (tokens.num_image + tokens.num_global)
@@ -438,14 +434,18 @@ class FeedForward(nn.Module):
             channel_gate = channel_gate * kept
         local = self.spatial_select(F.gelu(self.local_reduce(normed)))
         offset = self.spatial_context(context)
+        parts = zip(*map(tokens.split, (residual, values, local)), strict=True)
         return [
             torch.addcmul(
                 x,
-                self.drop(value * channel_gate).to(x.dtype),
-                (part + offset).sigmoid().to(x.dtype),
+                self._drop(value * channel_gate).to(x.dtype),
+                (score + offset).sigmoid_().to(x.dtype),
             )
-            for x, value, part in zip(*map(tokens.split, (residual, values, local)), strict=True)
+            for x, value, score in parts
         ]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return self.drop(x) if self.training and self.drop.p > 0 else x
 
 
 class Block(nn.Module):
@@ -488,7 +488,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, g: Tensor, grid: WindowGrid) -> tuple[Tensor, Tensor | None]:
         """Transform image tokens (B, N, C) in window order and global tokens (B, T, C)."""
         tokens = Tokens(x.shape[0], x.shape[1], g.shape[1])
-        rows = tokens.join(x, g)
+        rows = torch.cat([x.flatten(0, 1), g.flatten(0, 1)])
         branch = self.attn(self.norm1(rows), tokens, grid, self.drop_globals)
         if self.drop_globals:
             tokens, rows = tokens._replace(num_global=0), x.flatten(0, 1)
