@@ -1,6 +1,6 @@
 """All models; importing this package registers them."""
 
-from mmvitconv.models.backbones import FCViT, LightViT
-from mmvitconv.models.necks import LightViTFPN, LightViTPooling
+from mmvitconv.models.backbones import ConvMixer, FCViT, LightViT
+from mmvitconv.models.necks import IsotropicPyramid, LightViTFPN, LightViTPooling
 
-__all__ = ["FCViT", "LightViT", "LightViTFPN", "LightViTPooling"]
+__all__ = ["ConvMixer", "FCViT", "IsotropicPyramid", "LightViT", "LightViTFPN", "LightViTPooling"]

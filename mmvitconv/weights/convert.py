@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError, UserError, shorten
-from mmvitconv.weights import fcvit, lightvit
+from mmvitconv.weights import convmixer, fcvit, lightvit
 
-_FAMILIES = {"fcvit": fcvit, "lightvit": lightvit}
+_FAMILIES = {"convmixer": convmixer, "fcvit": fcvit, "lightvit": lightvit}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")

@@ -37,7 +37,10 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
 
 
 def check_match(
-    state_dict: Mapping[str, Tensor], model: nn.Module, scope: Literal["all", "backbone"] = "all"
+    state_dict: Mapping[str, Tensor],
+    model: nn.Module,
+    scope: Literal["all", "backbone"] = "all",
+    source: str = "",
 ) -> None:
     """Make sure that weights fit a model.
 
@@ -46,9 +49,11 @@ def check_match(
         model: The model that is to load them.
         scope: ``'all'`` compares every key. ``'backbone'`` compares what lies below ``backbone.``
             and lets necks and heads differ, as for fine-tuning.
+        source: Where the weights come from, for the backbone's own check.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, or shapes differ; they are listed.
+        CheckpointError: Keys are missing or unexpected, shapes differ, or the backbone refuses the
+            weights; what is wrong is listed.
     """
     backbone = getattr(model, "backbone", None)
     if scope == "backbone" and backbone is not None:
@@ -82,6 +87,9 @@ def check_match(
         raise CheckpointError(
             f"the checkpoint is of another size than this {name}: {'; '.join(shapes[:5])}{more}"
         )
+    backbone = model if backbone is None else backbone
+    if hasattr(backbone, "check_weights"):
+        backbone.check_weights(_backbone_part(state_dict), source)
 
 
 def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None) -> None:
@@ -111,7 +119,7 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     else:
         state_dict = _backbone_part(state_dict)
     try:
-        check_match(state_dict, backbone, scope="backbone")
+        check_match(state_dict, backbone, scope="backbone", source=filename)
     except CheckpointError as error:
         raise CheckpointError(f"{filename}: {error}") from error
     own = backbone.state_dict()

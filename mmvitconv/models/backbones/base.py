@@ -1,7 +1,8 @@
 """What every backbone of mmvitconv promises, in one place."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -40,6 +41,8 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         ValueError: An argument is outside its legal range.
     """
 
+    unit = "stages"  # what out_indices and frozen_stages count
+
     def __init__(
         self,
         num_stages: int,
@@ -54,7 +57,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         if in_channels < 1:
             raise ValueError(f"in_channels={in_channels} is illegal; give at least 1")
         self.in_channels = in_channels
-        self.out_indices = _normalise_out_indices(out_indices, num_stages)
+        self.out_indices = _normalise_out_indices(out_indices, num_stages, self.unit)
         if not -1 <= frozen_stages < num_stages:
             raise ValueError(
                 f"frozen_stages={frozen_stages} is illegal; give -1 (nothing frozen) "
@@ -109,15 +112,34 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             )
         return tuple(self.forward_stages(x))
 
+    def check_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
+        """Refuse weights that fit by name and shape, but cannot belong to this backbone.
+
+        Args:
+            state_dict: Weights in our layout, without prefix.
+            source: Where they come from, for the message.
+
+        Raises:
+            CheckpointError: They are of another model.
+        """
+
     def accepts_shape(self, key: str, shape: torch.Size) -> bool:
         """Whether a checkpoint's entry of another shape than ours loads all the same."""
         return False
 
-    def run_block(self, block: Callable[..., Any], *args: Any) -> Any:
+    def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
-        if self.with_cp and torch.is_grad_enabled():
+        if not self.with_cp or not torch.is_grad_enabled():
+            return block(*args)
+        norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+        if not norms or torch.compiler.is_compiling():
             return checkpoint(block, *args, use_reentrant=False)
-        return block(*args)
+        return checkpoint(
+            block,
+            *args,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _frozen_statistics(norms)),
+        )
 
     def init_weights(self) -> None:
         """Load pretrained weights (all of them or an error), or apply MMEngine's initialisers."""
@@ -149,10 +171,12 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         return self
 
 
-def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+def _normalise_out_indices(
+    out_indices: int | Sequence[int], num_stages: int, unit: str
+) -> tuple[int, ...]:
     """Non-negative, increasing stage indices, or a ValueError that says what is legal."""
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    legal = f"stages 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
+    legal = f"{unit} 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
     if not given:
         raise ValueError(f"out_indices is empty; give one or more of {legal}")
     if any(not isinstance(i, int) or not -num_stages <= i < num_stages for i in given):
@@ -161,6 +185,20 @@ def _normalise_out_indices(out_indices: int | Sequence[int], num_stages: int) ->
     if any(a >= b for a, b in pairwise(indices)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices
+
+
+@contextmanager
+def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Normalise by the batch without a second update of the running statistics."""
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[ArchT]) -> ArchT:

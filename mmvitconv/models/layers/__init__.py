@@ -1,5 +1,6 @@
 """Layers that two families share."""
 
+from mmvitconv.models.layers.build import build_activation, build_norm
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.norm import CanvasNorm, keep_memory_format
 from mmvitconv.models.layers.plain import is_plain
@@ -10,6 +11,8 @@ __all__ = [
     "DepthwiseConv2d",
     "PointwiseConv2d",
     "ScaledResidual",
+    "build_activation",
+    "build_norm",
     "draw_kept",
     "drop_path_rates",
     "is_plain",

@@ -10,15 +10,17 @@ class DepthwiseConv2d(nn.Conv2d):
 
     Args:
         channels: Channels of input and output.
-        kernel_size: Odd kernel size.
+        kernel_size: Kernel size; an even one pads one row and column less before than after.
+        algorithm: See :func:`mmvitconv.ops.depthwise_conv2d`; None for the measured rules.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+    def __init__(self, channels: int, kernel_size: int, algorithm: str | None = None) -> None:
+        super().__init__(channels, channels, kernel_size, padding="same", groups=channels)
+        self.algorithm = algorithm
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a map of shape (B, C, H, W)."""
-        return depthwise_conv2d(x, self.weight, self.bias)
+        return depthwise_conv2d(x, self.weight, self.bias, self.algorithm)
 
 
 class PointwiseConv2d(nn.Conv2d):

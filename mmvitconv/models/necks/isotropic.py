@@ -1,0 +1,144 @@
+"""Several scales from backbones that have only one."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmvitconv.registry import MODELS
+
+__all__ = ["IsotropicPyramid"]
+
+# The strides that the heads of the field are made for; ours come as near as powers of two allow.
+_TARGETS = (4, 8, 16, 32)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each position of a map of shape (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@MODELS.register_module()
+class IsotropicPyramid(BaseModule):
+    """Four or five scales of an isotropic backbone, such as ConvMixer or a plain ViT.
+
+    Two designs of the field: ``'taps'`` takes four depths of the trunk and rescales each of them
+    (XCiT, BEiT), ``'last'`` rescales the last map only (ViTDet's simple pyramid). The factors are
+    powers of two chosen so that the strides come near 4, 8, 16 and 32; ``strides`` has the true
+    ones. A patch size of 8 or 16 gives exactly these; 7 or 14 give 3.5, 7, 14 and 28, and heads
+    (anchor generators, RoI extractors) must be given those.
+
+    Args:
+        in_channels: Channels C of the backbone's maps.
+        patch_size: Stride of the backbone's maps, at least 1.
+        mode: ``'taps'`` gives four maps of C channels. ``'last'`` gives five maps of
+            ``out_channels``, the fifth half as large as the fourth.
+        out_channels: Channels of the outputs of ``'last'``; None for 256. ``'taps'`` keeps C, so
+            that it takes None or C.
+        init_cfg: MMEngine's initialisers; None keeps torch's.
+
+    Attributes:
+        strides: True strides of the outputs, floats where they are no integers.
+        factors: Size of the first four outputs over that of the backbone's maps.
+
+    Raises:
+        ValueError: An argument is outside its legal range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        patch_size: int,
+        mode: Literal["taps", "last"] = "taps",
+        out_channels: int | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if mode not in ("taps", "last"):
+            raise ValueError(f"mode={mode!r} is illegal; give 'taps' or 'last'")
+        if in_channels < 1 or patch_size < 1:
+            raise ValueError(
+                f"in_channels={in_channels} and patch_size={patch_size} must be at least 1"
+            )
+        if mode == "taps" and out_channels not in (None, in_channels):
+            raise ValueError(
+                f"out_channels={out_channels} is illegal; mode='taps' keeps the {in_channels} "
+                "channels of its inputs, so give None and put an FPN behind it"
+            )
+        self.in_channels = in_channels
+        self.mode = mode
+        steps = [round(math.log2(patch_size / target)) for target in _TARGETS]
+        self.factors = tuple(2.0**step for step in steps)
+        strides = [patch_size / factor for factor in self.factors]
+        if mode == "taps":
+            self.out_channels = in_channels
+            self.rescales = nn.ModuleList(_rescale(in_channels, step, False) for step in steps)
+        else:
+            self.out_channels = 256 if out_channels is None else out_channels
+            strides.append(2 * strides[-1])
+            self.rescales = nn.ModuleList(_rescale(in_channels, step, True) for step in steps)
+            self.projections = nn.ModuleList(
+                _project(in_channels // 2 ** max(step, 0), self.out_channels) for step in steps
+            )
+            self.pool = nn.MaxPool2d(1, stride=2)
+        self.strides = tuple(int(s) if s == int(s) else s for s in strides)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Build the pyramid.
+
+        Args:
+            inputs: The backbone's maps, shape (B, C, H, W): four for ``'taps'``, first to last;
+                for ``'last'`` only the last one is used.
+
+        Returns:
+            Maps, finest first.
+
+        Raises:
+            ValueError: ``'taps'`` got another number of maps than four.
+        """
+        if self.mode == "last":
+            maps = [rescale(inputs[-1]) for rescale in self.rescales]
+            outs = [project(x) for project, x in zip(self.projections, maps, strict=True)]
+            return (*outs, self.pool(outs[-1]))
+        if len(inputs) != len(self.rescales):
+            raise ValueError(
+                f"IsotropicPyramid with mode='taps' takes four maps, but got {len(inputs)}; give "
+                "the backbone four out_indices, or take mode='last'"
+            )
+        return tuple(rescale(x) for rescale, x in zip(self.rescales, inputs, strict=True))
+
+
+def _rescale(channels: int, step: int, narrowing: bool) -> nn.Sequential:
+    """Enlarge a map ``step`` times by 2, or halve it ``-step`` times.
+
+    Args:
+        channels: Channels of the input.
+        step: See above.
+        narrowing: Halve the channels with each enlargement and norm over channels, as ViTDet does;
+            else keep them and use BatchNorm.
+    """
+    layers: list[nn.Module] = []
+    for index in range(step):
+        out_channels = channels // 2 if narrowing else channels
+        if index:
+            layers += [ChannelNorm(channels) if narrowing else nn.BatchNorm2d(channels), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(channels, out_channels, 2, 2))
+        channels = out_channels
+    if step < 0:
+        # With the last row and column also when they have no partner: cells stay where they are.
+        layers += [nn.MaxPool2d(2, ceil_mode=True)] * -step
+    return nn.Sequential(*layers)
+
+
+def _project(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        ChannelNorm(out_channels, eps=1e-6),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        ChannelNorm(out_channels, eps=1e-6),
+    )
