@@ -2,7 +2,11 @@
 
 from mmvitconv.ops.attention import attention
 from mmvitconv.ops.conv_gelu import conv2d_gelu
-from mmvitconv.ops.depthwise_conv import depthwise_conv2d, depthwise_conv2d_gelu
+from mmvitconv.ops.depthwise_conv import (
+    cpu_memory_format,
+    depthwise_conv2d,
+    depthwise_conv2d_gelu,
+)
 from mmvitconv.ops.linear_gelu import linear_gelu
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 from mmvitconv.ops.window_attention import window_attention
@@ -10,6 +14,7 @@ from mmvitconv.ops.window_attention import window_attention
 __all__ = [
     "attention",
     "conv2d_gelu",
+    "cpu_memory_format",
     "depthwise_conv2d",
     "depthwise_conv2d_gelu",
     "linear_gelu",

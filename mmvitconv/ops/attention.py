@@ -25,5 +25,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias.to(q.dtype)
         out = scores.softmax(dim=-1) @ v
     else:
+        # Detached when possible: which kernel torch takes, and so the layout that an exported graph
+        # relies on, must not change when gradients are switched on between export and lowering.
+        bias = bias if torch.is_grad_enabled() else bias.detach()
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).unsqueeze(0))
     return out.transpose(1, 2)

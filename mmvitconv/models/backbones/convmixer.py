@@ -30,7 +30,7 @@ from mmvitconv.models.layers import (
     is_plain,
     keep_memory_format,
 )
-from mmvitconv.ops import conv2d_gelu, depthwise_conv2d_gelu
+from mmvitconv.ops import cpu_memory_format, depthwise_conv2d_gelu
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ConvMixer", "ConvMixerArch"]
@@ -184,17 +184,15 @@ class Block(nn.Sequential):
 
 
 def _activate(x: Tensor, conv: nn.Conv2d, act: nn.Module) -> Tensor:
-    """Convolution and activation, in one pass where that exists."""
-    if (
-        torch.is_grad_enabled()
-        or not is_plain(act, nn.GELU)
-        or act.approximate != "none"
-        or not is_plain(conv, nn.Conv2d, DepthwiseConv2d)
-    ):
+    """Convolution and activation; in inference without a second map, or in one pass."""
+    watched = not is_plain(conv, nn.Conv2d, DepthwiseConv2d)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or watched:
         return act(conv(x))
-    if isinstance(conv, DepthwiseConv2d):
-        return depthwise_conv2d_gelu(x, conv.weight, conv.bias, conv.algorithm)
-    return conv2d_gelu(x, conv.weight, conv.bias)
+    if is_plain(act, nn.GELU) and act.approximate == "none":
+        if isinstance(conv, DepthwiseConv2d):
+            return depthwise_conv2d_gelu(x, conv.weight, conv.bias, conv.algorithm)
+        return torch.ops.aten.gelu_(conv(x))
+    return conv(x).relu_() if is_plain(act, nn.ReLU) else act(conv(x))
 
 
 class FusedResidual(nn.Module):
@@ -311,9 +309,9 @@ class ConvMixer(Backbone):
                 f"an image of {x.shape[2]} x {x.shape[3]} pixels has no whole patch of "
                 f"{patch_size}; give a larger one or pad_to_patch=True"
             )
-        # On CPUs convolutions are faster so; a compiler chooses for itself.
+        # A compiler chooses for itself; on GPUs the user does.
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=cpu_memory_format(self.arch.kernel_size))
         x = self.stem(x)
         for index, block in enumerate(self.blocks):
             x = self.run_block(block, x)

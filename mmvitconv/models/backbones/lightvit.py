@@ -186,6 +186,20 @@ def relative_position_index(window_size: int) -> Tensor:
     return (rows * (2 * window_size - 1) + cols).flatten()
 
 
+class StemConv(nn.Conv2d):
+    """3x3 convolution without bias, so that a norm can be folded into it.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        stride: Stride.
+        groups: Groups of channels.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, groups: int) -> None:
+        super().__init__(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
+
+
 class Stem(nn.Sequential):
     """Convolutions to stride 4, each with BatchNorm and GELU (section 2.1 of the specification).
 
@@ -195,15 +209,14 @@ class Stem(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        def conv(in_channels: int, stride: int, groups: int) -> list[nn.Module]:
-            layer = nn.Conv2d(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
-            return [layer, nn.BatchNorm2d(channels), nn.GELU()]
-
+        convs = [
+            StemConv(in_channels, channels, 2, 1),
+            StemConv(channels, channels, 1, channels),
+            StemConv(channels, channels, 1, channels),
+            StemConv(channels, channels, 2, channels),
+        ]
         super().__init__(
-            *conv(in_channels, 2, 1),
-            *conv(channels, 1, channels),
-            *conv(channels, 1, channels),
-            *conv(channels, 2, channels),
+            *[layer for conv in convs for layer in (conv, nn.BatchNorm2d(channels), nn.GELU())]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,8 +238,13 @@ class Stem(nn.Sequential):
 
     def _is_plain(self) -> bool:
         """Whether nobody replaced a layer or listens to it, so that norms can be folded."""
-        kinds = (nn.Conv2d, nn.BatchNorm2d, nn.GELU) * 4
-        return len(self) == len(kinds) and all(map(is_plain, self, kinds))
+        layers, kinds = list(self), (StemConv, nn.BatchNorm2d, nn.GELU) * 4
+        return (
+            len(layers) == len(kinds)
+            and all(map(is_plain, layers, kinds))
+            and all(n.affine and n.track_running_stats for n in layers[1::3])
+            and all(act.approximate == "none" for act in layers[2::3])
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -374,7 +392,7 @@ class Attention(nn.Module):
         ]
         pad = None
         if grid.has_padding:  # the original pads after the norm: a padded slot is a row of zeros
-            if is_plain(self.kv, nn.Linear):
+            if is_plain(self.kv, nn.Linear) and self.kv.bias is not None:
                 pad = self.kv.bias.view(kv.shape[2:])
             else:
                 pad = self.kv(q.new_zeros(1, self.kv.in_features)).view(kv.shape[2:])

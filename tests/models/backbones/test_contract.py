@@ -5,41 +5,14 @@ smallest of each family, counts and shapes on all of them (on the meta device).
 """
 
 import copy
-import importlib
-import inspect
 import io
 
 import pytest
 import torch
+from families import ALL, FAMILIES, smallest
 from mmengine.model import BaseModule
-from torch import nn
 
 from mmvitconv.models.backbones.base import Backbone
-from mmvitconv.registry import MODELS
-
-MODELS.import_from_location()
-FAMILIES = {
-    name: cls
-    for name, cls in MODELS.module_dict.items()
-    if inspect.isclass(cls) and issubclass(cls, Backbone)
-}
-ALL = [
-    (name, arch)
-    for name, cls in FAMILIES.items()
-    for arch in importlib.import_module(cls.__module__).ARCHS
-]
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def smallest(name: str) -> str:
-    def size(arch: str) -> int:
-        with torch.device("meta"):
-            return parameters(FAMILIES[name](arch))
-
-    return min((arch for family, arch in ALL if family == name), key=size)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
