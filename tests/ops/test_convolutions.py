@@ -157,3 +157,46 @@ def test_operators_compile_without_graph_break():
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b)
     assert depthwise_module._MIN_KERNEL_SIZE <= 7  # the kernel above takes the fast path
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("algorithm", [None, *depthwise_module.ALGORITHMS])
+@pytest.mark.parametrize("kernel_size", [1, 2, 4, 5, 8, 12, 15])
+def test_algorithms_are_exact(kernel_size: int, algorithm: str | None, layout):
+    """All of them, even kernels and those larger than the map included."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64).contiguous(memory_format=layout)
+    tensors = [x, torch.randn(3, 1, kernel_size, kernel_size, dtype=torch.float64)]
+    tensors.append(torch.randn(3, dtype=torch.float64))
+    before = (kernel_size - 1) // 2
+    after = kernel_size - 1 - before
+
+    def padded(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (before, after, before, after)), weight, bias, groups=3)
+
+    ours = gradients(lambda *args: depthwise_conv2d(*args, algorithm), tensors)
+    for a, b in zip(ours, gradients(padded, tensors), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert ours[0].is_contiguous(memory_format=layout)
+
+
+def test_algorithm_by_rule_environment_and_argument(monkeypatch):
+    seen = []
+    compute = depthwise_module._compute
+    monkeypatch.setattr(
+        depthwise_module, "_compute", lambda *args: seen.append(args[-1]) or compute(*args)
+    )
+    x, weight = torch.randn(1, 2, 8, 8), torch.randn(2, 1, 15, 15)
+    depthwise_conv2d(x, weight)  # the rule of large kernels in the default layout
+    monkeypatch.setenv("MMVITCONV_DEPTHWISE_CONV", "fft")
+    depthwise_conv2d(x, weight)
+    depthwise_conv2d(x, weight, algorithm="unfold")
+    assert seen == ["direct_nhwc", "fft", "unfold"]
+    monkeypatch.setenv("MMVITCONV_DEPTHWISE_CONV", "winograd")
+    with pytest.raises(ValueError, match="algorithm='winograd' is unknown; give one of direct"):
+        depthwise_conv2d(x, weight)
+
+
+def test_every_rule_names_an_algorithm():
+    assert {rule.algorithm for rule in depthwise_module.RULES} <= set(depthwise_module.ALGORITHMS)
+    assert all(rule.min_kernel_size <= rule.max_kernel_size for rule in depthwise_module.RULES)
