@@ -2,7 +2,8 @@
 #
 # Command:   python tools/train.py configs/lightvit/maskrcnn_lightvit_tiny_nuclei.py
 # Published: nothing: the data set is ours, for a first run on a CPU
-# Measured:  not trained here; model 9.74M parameters; backbone 7.77M, 0.56G MACs at 192x192
+# Measured:  mask AP50 0.869 on the held-out tiles (35 nuclei; best of four evaluations,
+#            the others 0.866, 0.779 and 0.869), 4 minutes on two CPU cores
 # Data:      python tools/dataset_converters/nuclei.py
 _base_ = [
     "../_base_/models/maskrcnn_fpn.py",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted(path for path in ROOT.glob("configs/*/*.py") if path.parent.name != "_base_")
 FILES = sorted(ROOT.glob("configs/**/*.py"))
 
-# Issues 2 and 3: what must exist of each family, by its folder.
+# Issues 2 to 4: what must exist of each family, by its folder.
 EXPECTED = {
     "fcvit": {
         *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
@@ -39,10 +39,20 @@ EXPECTED = {
         "maskrcnn_lightvit_tiny_nuclei",
         "lightvit_tiny_mnist",
     },
+    "convmixer": {
+        *(f"convmixer_{arch}_imagenet" for arch in ("1536_20", "768_32", "1024_20")),
+        *(f"maskrcnn_convmixer_{arch}_coco" for arch in ("768_32", "1024_20")),
+        "retinanet_convmixer_768_32_coco",
+        *(f"upernet_convmixer_{arch}_ade20k" for arch in ("768_32", "1536_20")),
+        "maskrcnn_convmixer_256_8_nuclei",
+        "convmixer_256_8_cifar10",
+        "convmixer_256_8_mnist",
+    },
 }
 # The folder of each data set, and the method that a name starts with by the class that it means.
 DATA = {
     "imagenet": "data/imagenet",
+    "cifar10": "data/cifar10",
     "coco": "data/coco",
     "ade20k": "data/ade/ADEChallengeData2016",
     "nuclei": "data/nuclei",
@@ -257,9 +267,12 @@ def test_channels_and_strides_fit(path, cfg, built):
     channels = [shape[0] for shape in features]
     strides = [256 // shape[1] for shape in features if len(shape) == 3]
     model = cfg.model
-    given = model.get("neck", {}).get("in_channels")
-    if given is not None:
-        assert ([given] if isinstance(given, int) else given) == built[str(path)]["channels"]
+    necks = model.get("neck") or [{}]
+    given = (necks if isinstance(necks, list) else [necks])[0].get("in_channels")
+    if isinstance(given, int):  # of each map
+        assert {given} == set(built[str(path)]["channels"])
+    elif given is not None:
+        assert given == built[str(path)]["channels"]
     if model.type == "ImageClassifier":
         assert [model.head.in_channels] == channels
     else:

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/fcvit"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # One of 81 classes, or a focal loss's prior, has no score above the usual threshold at first.
 ANY_SCORE = 0.0
 
@@ -44,7 +44,8 @@ def workplace(tmp_path, monkeypatch):
 
 def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, float]]:
     """Train one iteration, evaluate; gives the loss and the metrics."""
-    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    (path,) = CONFIGS.glob(f"*/{name}.py")
+    cfg = Config.fromfile(path)
     if "max_epochs" in cfg.train_cfg:
         cfg.train_cfg.update(max_epochs=1, val_interval=1)
         if name.rpartition("_")[2] != "coco":  # three images are one batch
@@ -74,6 +75,7 @@ def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, f
     ("name", "data", "changes", "expected"),
     [
         ("maskrcnn_fcvit_tiny_nuclei", "nuclei", {}, {"coco/bbox_mAP", "coco/segm_mAP"}),
+        ("maskrcnn_lightvit_tiny_nuclei", "nuclei", {}, {"coco/bbox_mAP", "coco/segm_mAP"}),
         (
             "retinanet_fcvit_tiny_trees",
             "trees",
@@ -82,6 +84,7 @@ def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, f
         ),
         ("upernet_fcvit_tiny_nuclei", "nuclei", {}, {"mIoU", "aAcc"}),
         ("fcvit_tiny_mnist", "mnist", {}, {"accuracy/top1"}),
+        ("lightvit_tiny_mnist", "mnist", {}, {"accuracy/top1"}),
     ],
 )
 def test_tiny_real_data(name, data, changes, expected, workplace, request):
@@ -129,17 +132,64 @@ def write_coco(root: Path) -> None:
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
 
 
-def test_coco_config_on_a_small_folder(workplace):
+SMALL_COCO = {  # 1333x800 would take a minute
+    "train_dataloader.batch_size": 4,  # three images are one batch
+    "train_dataloader.dataset.pipeline.2.scale": (192, 128),
+    "val_dataloader.dataset.pipeline.1.scale": (192, 128),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "least_loss", "expected"),
+    [
+        # log(81) of the box head's classes alone is 4.4
+        (
+            "maskrcnn_fcvit_s12_coco",
+            {"model.test_cfg.rcnn.score_thr": ANY_SCORE},
+            3,
+            {"coco/bbox_mAP", "coco/segm_mAP"},
+        ),
+        (
+            "retinanet_lightvit_tiny_coco",
+            {"model.test_cfg.score_thr": ANY_SCORE},
+            0,
+            {"coco/bbox_mAP"},
+        ),
+    ],
+)
+def test_coco_config_on_a_small_folder(name, changes, least_loss, expected, workplace):
     write_coco(workplace / "data/coco")
+    loss, metrics = one_step(name, {**SMALL_COCO, **changes})
+    assert math.isfinite(loss)
+    assert loss > least_loss
+    assert expected <= set(metrics)
+
+
+def write_ade20k(root: Path) -> None:
+    """Three images in ADE20K's layout, each with three of its classes."""
+    generator = np.random.default_rng(0)
+    for part in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (root / kind / part).mkdir(parents=True)
+        for image_id in range(3):
+            pixels = generator.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"images/{part}/{image_id}.jpg")
+            classes = np.repeat(np.uint8([1, 75, 150]), 32)[None].repeat(64, axis=0)
+            Image.fromarray(classes).save(root / f"annotations/{part}/{image_id}.png")
+
+
+def test_ade20k_config_on_a_small_folder(workplace):
+    write_ade20k(workplace / "data/ade/ADEChallengeData2016")
     loss, metrics = one_step(
-        "maskrcnn_fcvit_s12_coco",
+        "upernet_lightvit_tiny_ade20k",
         {
-            # 1333x800 would take a minute
+            # 512x512 would take a minute
             "train_dataloader.dataset.pipeline.2.scale": (192, 128),
+            "train_dataloader.dataset.pipeline.3.crop_size": (128, 128),
             "val_dataloader.dataset.pipeline.1.scale": (192, 128),
-            "model.test_cfg.rcnn.score_thr": ANY_SCORE,
+            "model.data_preprocessor.size": (128, 128),
         },
     )
     assert math.isfinite(loss)
-    assert loss > 3, "log(81) of the box head's classes alone is 4.4"
-    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(metrics)
+    assert loss > 5, "log(150) of the decoder's classes alone is 5"
+    assert {"mIoU", "aAcc"} <= set(metrics)

@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,9 @@ from torch import distributed, nn
 
 from mmvitconv.engine.distributed import LAUNCHER_VARIABLES, prepare_distributed
 from mmvitconv.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+MASK_RCNNS = sorted(path.stem for path in ROOT.glob("configs/*/maskrcnn_*_nuclei.py"))
 
 
 @pytest.fixture
@@ -84,3 +90,38 @@ def test_wrapper_drops_devices_and_synchronised_norms(tmp_path) -> None:
     assert not any(isinstance(child, nn.SyncBatchNorm) for child in wrapped.modules())
     wrapped(torch.rand(2, 3, 5, 5)).sum().backward()
     assert model[0].weight.grad is not None
+
+
+@pytest.mark.usefixtures("nuclei_root")
+@pytest.mark.parametrize("name", MASK_RCNNS)
+def test_mask_rcnn_trains_in_two_processes(name: str, tmp_path: Path) -> None:
+    (config,) = ROOT.glob(f"configs/*/{name}.py")
+    options = {
+        "find_unused_parameters": False,
+        "train_cfg.max_epochs": 1,
+        "train_cfg.val_begin": 2,  # never
+        # A parameter without a gradient in the first step is an error at the start of the second.
+        "train_dataloader.num_batch_per_epoch": 2,
+        "train_dataloader.batch_size": 1,
+        "default_hooks.logger.interval": 1,
+        "default_hooks.checkpoint.interval": -1,
+        "default_hooks.checkpoint.save_last": False,
+    }
+    done = subprocess.run(
+        ["bash", "tools/dist_train.sh", config, "2", "--work-dir", tmp_path, "--cfg-options"]
+        + [f"{key}={value}" for key, value in options.items()],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    log = next(tmp_path.rglob("*.log")).read_text()
+    assert "GPU number: 2" in log, "MMEngine's word for processes"
+    assert "Epoch(train) [1][2/2]" in log

@@ -36,15 +36,17 @@ class IsotropicPyramid(BaseModule):
     Args:
         in_channels: Channels C of the backbone's maps.
         patch_size: Stride of the backbone's maps, at least 1.
-        mode: ``'taps'`` gives four maps of C channels. ``'last'`` gives five maps of
-            ``out_channels``, the fifth half as large as the fourth.
+        mode: ``'taps'`` gives maps of C channels. ``'last'`` gives maps of ``out_channels`` and
+            one more, half as large as the last.
+        out_indices: Which of the four scales are made, finest first; fewer where a head has no
+            use for the finest.
         out_channels: Channels of the outputs of ``'last'``; None for 256. ``'taps'`` keeps C, so
             that it takes None or C.
         init_cfg: MMEngine's initialisers; None keeps torch's.
 
     Attributes:
         strides: True strides of the outputs, floats where they are no integers.
-        factors: Size of the first four outputs over that of the backbone's maps.
+        factors: Size of the outputs of ``out_indices`` over that of the backbone's maps.
 
     Raises:
         ValueError: An argument is outside its legal range.
@@ -55,6 +57,7 @@ class IsotropicPyramid(BaseModule):
         in_channels: int,
         patch_size: int,
         mode: Literal["taps", "last"] = "taps",
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         out_channels: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -65,6 +68,12 @@ class IsotropicPyramid(BaseModule):
             raise ValueError(
                 f"in_channels={in_channels} and patch_size={patch_size} must be at least 1"
             )
+        out_indices = tuple(out_indices)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
+            raise ValueError(
+                f"out_indices={out_indices} is illegal; give one or more of 0 to 3, in increasing "
+                "order"
+            )
         if mode == "taps" and out_channels not in (None, in_channels):
             raise ValueError(
                 f"out_channels={out_channels} is illegal; mode='taps' keeps the {in_channels} "
@@ -72,7 +81,8 @@ class IsotropicPyramid(BaseModule):
             )
         self.in_channels = in_channels
         self.mode = mode
-        steps = [round(math.log2(patch_size / target)) for target in _TARGETS]
+        self.out_indices = out_indices
+        steps = [round(math.log2(patch_size / _TARGETS[index])) for index in out_indices]
         self.factors = tuple(2.0**step for step in steps)
         strides = [patch_size / factor for factor in self.factors]
         if mode == "taps":
@@ -92,8 +102,8 @@ class IsotropicPyramid(BaseModule):
         """Build the pyramid.
 
         Args:
-            inputs: The backbone's maps, shape (B, C, H, W): four for ``'taps'``, first to last;
-                for ``'last'`` only the last one is used.
+            inputs: The backbone's maps, shape (B, C, H, W): four for ``'taps'``, first to last, of
+                which those of ``out_indices`` are used; ``'last'`` uses the last one only.
 
         Returns:
             Maps, finest first.
@@ -105,12 +115,13 @@ class IsotropicPyramid(BaseModule):
             maps = [rescale(inputs[-1]) for rescale in self.rescales]
             outs = [project(x) for project, x in zip(self.projections, maps, strict=True)]
             return (*outs, self.pool(outs[-1]))
-        if len(inputs) != len(self.rescales):
+        if len(inputs) != len(_TARGETS):
             raise ValueError(
                 f"IsotropicPyramid with mode='taps' takes four maps, but got {len(inputs)}; give "
                 "the backbone four out_indices, or take mode='last'"
             )
-        return tuple(rescale(x) for rescale, x in zip(self.rescales, inputs, strict=True))
+        taps = [inputs[index] for index in self.out_indices]
+        return tuple(rescale(x) for rescale, x in zip(self.rescales, taps, strict=True))
 
 
 def _rescale(channels: int, step: int, narrowing: bool) -> nn.Sequential:

@@ -82,10 +82,31 @@ def test_an_object_is_found_at_its_true_place(patch_size: int, mode: str):
         assert (high >= box[2:] - margin - stride).all()
 
 
+@pytest.mark.parametrize("mode", ["taps", "last"])
+def test_fewer_scales(mode: str):
+    torch.manual_seed(0)
+    full = IsotropicPyramid(8, 8, mode).eval()
+    neck = IsotropicPyramid(8, 8, mode, out_indices=(1, 2, 3)).eval()
+    parts = {"rescales", "projections"}
+    own = {}
+    for key, value in full.state_dict().items():
+        part, index, rest = key.split(".", 2)
+        if part in parts and index != "0":
+            own[f"{part}.{int(index) - 1}.{rest}"] = value
+    neck.load_state_dict(own)
+    inputs = [torch.randn(1, 8, 6, 5) for _ in range(4)]
+    assert neck.strides == full.strides[1:]
+    with torch.no_grad():
+        for a, b in zip(neck(inputs), full(inputs)[1:], strict=True):
+            torch.testing.assert_close(a, b)
+
+
 def test_wrong_arguments():
     for options, message in (
         ({"in_channels": 8, "patch_size": 8, "mode": "fpn"}, "mode='fpn' is illegal"),
         ({"in_channels": 8, "patch_size": 0}, "must be at least 1"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": (1, 4)}, "give one or more of 0 to 3"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": ()}, "give one or more of 0 to 3"),
         ({"in_channels": 8, "patch_size": 8, "out_channels": 4}, "mode='taps' keeps the 8"),
     ):
         with pytest.raises(ValueError, match=message):

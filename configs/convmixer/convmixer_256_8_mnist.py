@@ -1,0 +1,32 @@
+# ConvMixer-256/8 with patches of 8 on 4,000 MNIST digits, from scratch.
+#
+# Command:   python tools/train.py configs/convmixer/convmixer_256_8_mnist.py
+# Published: nothing: the data set is ours, for a first run on a CPU
+# Measured:  top-1 97.7 on 1,000 held-out digits (epoch 5 of 5), 4 minutes on one CPU core
+# Data:      python tools/dataset_converters/mnist.py
+_base_ = [
+    "../_base_/models/classifier.py",
+    "../_base_/datasets/mnist.py",
+    "../_base_/tasks/classification.py",
+]
+model = dict(
+    data_preprocessor=dict(num_classes=10, mean=[33.0] * 3, std=[79.0] * 3),
+    backbone=dict(type="mmvitconv.ConvMixer", arch="256_8", patch_size=8, out_indices=(-1,)),
+    head=dict(
+        in_channels=256, num_classes=10, loss=dict(label_smooth_val=0.1, num_classes=10), topk=(1,)
+    ),
+    train_cfg=None,  # no mixing of images
+)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=5, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, T_max=5, convert_to_iter_based=True
+    ),
+]
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
+default_hooks = dict(logger=dict(interval=10))
+auto_scale_lr = dict(enable=False, base_batch_size=1 * 64)
+randomness = dict(seed=0)

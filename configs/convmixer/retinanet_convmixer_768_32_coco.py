@@ -1,0 +1,39 @@
+# RetinaNet with ConvMixer-768/32 in patches of 8 on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/convmixer/retinanet_convmixer_768_32_coco.py 8
+# Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
+# Measured:  not trained here; model 33.92M parameters; backbone 20.38M, 323.62G MACs at 800x1280
+# Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.ConvMixer",
+        arch="768_32",
+        patch_size=8,  # strides of powers of two
+        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
+        with_cp=True,
+    ),
+    neck=[
+        dict(
+            type="mmvitconv.IsotropicPyramid",
+            in_channels=768,
+            patch_size=8,
+            mode="taps",
+            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
+        ),
+        dict(
+            type="FPN",
+            in_channels=[768] * 3,
+            out_channels=256,
+            add_extra_convs="on_input",
+            num_outs=5,
+        ),
+    ],
+)
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

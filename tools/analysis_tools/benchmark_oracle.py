@@ -1,0 +1,326 @@
+"""A family's fast paths against its literal formula: one process, alternating, medians.
+
+python tools/analysis_tools/benchmark_oracle.py FAMILY [--arch ARCH] [--device cpu|cuda] [--write
+docs/performance.md]
+
+The literal formula is the tests' oracle (tests/oracles/FAMILY.py); for ConvMixer timm's and
+mmpretrain's models stand in its place. All models hold the same weights and run in both memory
+layouts; the better layout of each counts. bf16 compares autocast with float32 for these models, and
+for timm's convnext_tiny.
+"""
+
+import argparse
+import copy
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from mmpretrain.models.backbones import ConvMixer as MMPretrainConvMixer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from mmvitconv.models import ConvMixer, FCViT, LightViT
+from mmvitconv.models.backbones import convmixer
+from mmvitconv.weights import convert_state_dict
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from oracles import fcvit, lightvit, reference  # noqa: E402
+
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+class Features(nn.Module):
+    """A model of another library with outputs like ours: a tuple of maps."""
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run the model's method."""
+        outs = getattr(self.model, self.method)(x)
+        return (outs,) if isinstance(outs, Tensor) else tuple(outs)
+
+
+def convmixer_peers(arch: str) -> dict[str, nn.Module]:
+    """The ConvMixers of timm and mmpretrain, with the same weights."""
+    sizes = vars(convmixer.ARCHS[arch])
+    dims, depth, kernel, patch, act = sizes.values()
+    act_layer = getattr(nn, act)
+    of_timm = timm.models.convmixer.ConvMixer(dims, depth, kernel, patch, act_layer=act_layer)
+    of_mmpretrain = MMPretrainConvMixer(dict(sizes), act_cfg={"type": act})
+    of_timm.load_state_dict(reference.fill_like(of_timm.state_dict()))
+    of_mmpretrain.load_state_dict(
+        {
+            key.replace("blocks.", "stages."): value
+            for key, value in of_timm.state_dict().items()
+            if not key.startswith("head.")
+        }
+    )
+    # mmpretrain's train() returns None, which eval() passes on
+    return {
+        "timm": Features(of_timm, "forward_features"),
+        "mmpretrain": Features(of_mmpretrain, "forward"),
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table.
+
+    Attributes:
+        trains: Whether it is a training step, and not a forward pass.
+        size: Side of the square images.
+        batch: Number of images.
+        options: Arguments of the family's two builders, as pairs.
+    """
+
+    trains: bool
+    size: int
+    batch: int
+    options: tuple[tuple[str, int], ...] = ()
+
+    def __str__(self) -> str:
+        words = ["training step" if self.trains else "forward", f"{self.size}, batch {self.batch}"]
+        return ", ".join([" ".join(words), *(f"{name}={n}" for name, n in self.options)])
+
+
+@dataclass(frozen=True)
+class Family:
+    """What to compare, and at what.
+
+    Attributes:
+        arch: Default architecture.
+        others: Builds what ours is compared with, by name, from an architecture's name and a job's
+            options; ours takes the weights of the first.
+        ours: Builds our backbone from the same.
+        jobs: What to measure.
+    """
+
+    arch: str
+    others: Callable[..., dict[str, nn.Module]]
+    ours: Callable[..., nn.Module]
+    jobs: tuple[Job, ...]
+
+
+def filled(model: nn.Module) -> nn.Module:
+    """With the fill rule's weights."""
+    model.load_state_dict(reference.fill_like(model.state_dict()))
+    return model
+
+
+TOKENS = (("num_global_tokens", 512),)
+FAMILIES = {
+    "convmixer": Family(
+        "768_32",
+        convmixer_peers,
+        lambda arch: ConvMixer(arch, out_indices=(-1,), pad_to_patch=False),
+        (Job(False, 224, 1), Job(True, 224, 2)),
+    ),
+    "fcvit": Family(
+        "s12",
+        lambda arch: {"oracle": filled(fcvit.variant(arch))},
+        FCViT,
+        (Job(False, 224, 1), Job(False, 512, 1), Job(True, 224, 2), Job(False, 224, 8)),
+    ),
+    "lightvit": Family(
+        "tiny",
+        lambda arch, num_global_tokens=None: {
+            "oracle": filled(lightvit.variant(arch, True, num_global_tokens))
+        },
+        LightViT,
+        (
+            Job(False, 224, 1),
+            Job(False, 224, 2),
+            Job(False, 512, 1),
+            Job(False, 512, 1, TOKENS),
+            Job(True, 224, 2),
+            Job(True, 512, 1),
+            Job(True, 512, 1, TOKENS),
+        ),
+    ),
+}
+
+
+def build(family: str, arch: str, job: Job) -> dict[str, nn.Module]:
+    """The models to compare, with the same weights; ours is the last."""
+    others = FAMILIES[family].others(arch, **dict(job.options))
+    ours = FAMILIES[family].ours(arch, **dict(job.options))
+    first = next(iter(others.values()))
+    state_dict = (first.model if isinstance(first, Features) else first).state_dict()
+    converted = convert_state_dict(state_dict, family)
+    ours.load_state_dict(
+        {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
+    )
+    return {**others, "ours": ours}
+
+
+def in_layout(model: nn.Module, job: Job, layout: str, device: str) -> tuple[nn.Module, Tensor]:
+    """A copy of the model and a job's images in a memory layout."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(job.batch, 3, job.size, job.size, generator=generator)
+    model = copy.deepcopy(model).to(device, memory_format=LAYOUTS[layout])
+    return model, x.to(device).contiguous(memory_format=LAYOUTS[layout])
+
+
+def forward(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Callable[[], None]:
+    """A forward pass in evaluation mode, under autocast when a dtype is given."""
+    model.eval()
+
+    def run() -> None:
+        with torch.no_grad(), torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+            model(x)
+
+    return run
+
+
+def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Forward and backward in training mode, with a random gradient for each output.
+
+    Not that of a plain sum or mean: behind a normalisation it is zero up to rounding, and
+    arithmetic on such denormal numbers is slow.
+    """
+    model.train()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        weights = [
+            torch.randn(out.shape, generator=generator).to(out).contiguous() for out in model(x)
+        ]
+
+    def run() -> None:
+        model.zero_grad()
+        sum((out * w).sum() for out, w in zip(model(x), weights, strict=True)).backward()
+
+    return run
+
+
+def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, title: str) -> dict:
+    """Median and quartiles in milliseconds of each function; they take turns."""
+    sync = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in track(range(-3, rounds), description=title, transient=True):
+        for name, function in functions.items():
+            sync()
+            start = time.perf_counter()
+            function()
+            sync()
+            if turn >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: (statistics.median(t), statistics.quantiles(t, n=4)) for name, t in times.items()}
+
+
+def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str) -> list[str]:
+    """A row of the table of fast paths."""
+    step = training_step if job.trains else forward
+    results = measure(
+        {
+            f"{name} {layout}": step(*in_layout(model, job, layout, device))
+            for name, model in models.items()
+            for layout in LAYOUTS
+        },
+        rounds if job.size * job.batch < 1000 else max(rounds // 2, 5),
+        device,
+        str(job),
+    )
+    cells = [f"{m:.1f} ({q[0]:.1f}-{q[2]:.1f})" for m, q in results.values()]
+    best = {name: min(results[f"{name} {la}"][0] for la in LAYOUTS) for name in models}
+    ours = best.pop("ours")
+    return [str(job), *cells, f"{min(best.values()) / ours:.2f}x"]
+
+
+def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list[list[str]]:
+    """The table of reduced precision."""
+    job = Job(False, 224, 2)
+    dtypes = {"fp32": None, "bf16": torch.bfloat16}
+    functions = {
+        f"{name} {layout} {label}": forward(*in_layout(model, job, layout, device), dtype)
+        for name, model in models.items()
+        for layout in LAYOUTS
+        for label, dtype in dtypes.items()
+    }
+    results = measure(functions, rounds, device, "bf16")
+    rows = []
+    for name in models:
+        full, half = (min(results[f"{name} {la} {d}"][0] for la in LAYOUTS) for d in dtypes)
+        rows.append([name, f"{full:.1f}", f"{half:.1f}", f"{half / full:.2f}"])
+    return rows
+
+
+def markers(family: str) -> tuple[str, str]:
+    """The lines between which a document has the family's tables."""
+    return f"<!-- {family}: begin -->", f"<!-- {family}: end -->"
+
+
+def write(path: Path, family: str, text: list[str]) -> None:
+    """Put text between the family's markers."""
+    begin, end = markers(family)
+    before, _, rest = path.read_text().partition(begin)
+    path.write_text("\n".join([before + begin, *text, end]) + rest.partition(end)[2])
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--arch", help="default: " + ", ".join(
+        f"{name} {family.arch}" for name, family in FAMILIES.items()))  # fmt: skip
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=25, help="at least 2")
+    parser.add_argument(
+        "--write", type=Path, help="put the tables between the family's markers of this file"
+    )
+    args = parser.parse_args()
+    if args.write and not all(line in args.write.read_text() for line in markers(args.family)):
+        lines = " and ".join(markers(args.family))
+        parser.error(f"{args.write} lacks the lines {lines}; add them where the tables belong")
+    family = FAMILIES[args.family]
+    arch = args.arch or family.arch
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    rows = [
+        measure_job(build(args.family, arch, job), job, args.rounds, args.device)
+        for job in family.jobs
+    ]
+    models = build(args.family, arch, family.jobs[0])
+    models["convnext_tiny"] = timm.create_model("convnext_tiny")
+    bf16_rows = measure_bf16(models, args.rounds, args.device)
+
+    where = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
+    setting = (
+        f"`python tools/analysis_tools/benchmark_oracle.py {args.family} --arch {arch} "
+        f"--rounds {args.rounds}`, "
+        f"{where}, {args.threads} threads, torch {torch.__version__}, timm {timm.__version__}"
+    )
+    tables = [
+        (f"{args.family} {arch}, milliseconds: median (quartiles)",
+         ["", *(f"{n} {la}" for n in models if n != "convnext_tiny" for la in LAYOUTS),
+          "best / best"], rows),
+        ("bf16 autocast, forward 224, batch 2, best layout, milliseconds",
+         ["", "fp32", "bf16", "bf16 / fp32"], bf16_rows),
+    ]  # fmt: skip
+    text = [setting, ""]
+    for title, head, body in tables:
+        table = Table(*head, title=title)
+        for row in body:
+            table.add_row(*row)
+        Console(width=140).print(table)
+        text += [f"{title}:", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+        text += [*(f"| {' | '.join(row)} |" for row in body), ""]
+    if args.write:
+        write(args.write, args.family, text)
+
+
+if __name__ == "__main__":
+    main()
