@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/convmixer/retinanet_convmixer_768_32_coco.py 8
 # Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
-# Measured:  not trained here; model 33.92M parameters; backbone 20.38M, 323.62G MACs at 800x1280
+# Measured:  not trained here; model 31.56M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [

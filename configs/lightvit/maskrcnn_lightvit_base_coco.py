@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/lightvit/maskrcnn_lightvit_base_coco.py 8
 # Published: box AP 41.7, mask AP 38.8 (paper and README of github.com/hunto/LightViT)
-# Measured:  not trained here; model 53.65M parameters; backbone 33.26M, 68.13G MACs at 800x1280
+# Measured:  not trained here; model 53.65M parameters; backbone 33.26M, 68.12G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = "./maskrcnn_lightvit_tiny_coco.py"

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/lightvit/maskrcnn_lightvit_small_coco.py 8
 # Published: box AP 40.0, mask AP 37.4 (paper and README of github.com/hunto/LightViT)
-# Measured:  not trained here; model 37.76M parameters; backbone 17.42M, 31.46G MACs at 800x1280
+# Measured:  not trained here; model 37.76M parameters; backbone 17.42M, 31.45G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = "./maskrcnn_lightvit_tiny_coco.py"

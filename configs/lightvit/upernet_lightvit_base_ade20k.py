@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/lightvit/upernet_lightvit_base_ade20k.py 8
 # Published: nothing: the authors give no UperNet recipe; this is the field's standard one
-# Measured:  not trained here; model 58.81M parameters; backbone 33.26M, 17.89G MACs at 512x512
+# Measured:  not trained here; model 58.81M parameters; backbone 33.26M, 17.88G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = "./upernet_lightvit_tiny_ade20k.py"
