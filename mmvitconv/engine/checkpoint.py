@@ -213,7 +213,7 @@ class SafeCheckpointHook(Hook):
         scope = "backbone" if training and not resuming else "all"
         try:
             adapted = adapt_checkpoint(checkpoint, model)
-            check_match(adapted["state_dict"], model, scope=scope)
+            check_match(adapted["state_dict"], model, scope=scope, source=str(runner._load_from))
         except CheckpointError as error:
             raise CheckpointError(f"{runner._load_from}: {error}") from error
         for key in adapted.keys() - set(TENSOR_STATES):

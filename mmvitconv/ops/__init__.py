@@ -1,6 +1,7 @@
 """Functional operators that have a faster exact form than torch's own."""
 
 from mmvitconv.ops.attention import attention
+from mmvitconv.ops.circular_conv import circulant_matrix, circular_conv
 from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import (
     cpu_memory_format,
@@ -13,6 +14,8 @@ from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
     "attention",
+    "circulant_matrix",
+    "circular_conv",
     "conv2d_gelu",
     "cpu_memory_format",
     "depthwise_conv2d",

@@ -19,7 +19,7 @@ from mmvitconv.weights import convmixer, fcvit, lightvit
 _FAMILIES = {"convmixer": convmixer, "fcvit": fcvit, "lightvit": lightvit}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
-_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+_WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema_model")
 # Parts of a detector or segmentor beside the backbone; their layout did not change since mmdet 2 /
 # mmseg 0.
 _OTHER_PARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "decode_head.",
@@ -36,8 +36,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Args:
         checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``,
-            ``state_dict_ema`` or ``model_ema`` (looked for in this order); a leading ``module.`` on
-            every key is dropped.
+            ``state_dict_ema``, ``model_ema`` or ``ema_model`` (looked for in this order). A leading
+            ``module.`` (DistributedDataParallel) or ``_orig_mod.`` (torch.compile) on every key is
+            dropped.
 
     Returns:
         Tensors by key.
@@ -57,8 +58,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             f"the checkpoint holds no state dict: {shorten(others)} are not tensors; "
             f"expected tensors by key, bare or under one of {', '.join(_WRAPPERS)}"
         )
-    if all(key.startswith("module.") for key in state_dict):
-        return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    for prefix in ("module.", "_orig_mod.", "module."):  # either may wrap the other
+        if all(key.startswith(prefix) for key in state_dict):
+            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
     return dict(state_dict)
 
 

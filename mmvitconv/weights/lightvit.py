@@ -38,7 +38,7 @@ _BLOCK_LAYERS = ("norm1", "norm2", "attn.qkv", "attn.kv_global", "attn.proj", "m
 def is_original(keys: Iterable[str]) -> bool:
     """Whether the keys are in the original LightViT layout."""
     keys = set(keys)
-    return "global_token" in keys and "stages.0.0.attn.kv_global.weight" in keys
+    return {"stages.0.0.attn.qkv.weight", "stages.0.0.attn.kv_global.weight"} <= keys
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

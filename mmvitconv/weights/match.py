@@ -32,6 +32,10 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
         state_dict = convert_state_dict(state_dict, family)
     if not hasattr(model, "backbone"):
         state_dict = _backbone_part(state_dict)
+    elif set(state_dict) & set(own := model.backbone.state_dict()) and all(
+        key in own or _is_optional(model.backbone, key) for key in state_dict
+    ):  # a bare backbone's file, for its place in the whole model
+        state_dict = {f"backbone.{key}": value for key, value in state_dict.items()}
     others = {} if checkpoint.get("state_dict") is None else dict(checkpoint)
     return {**others, "state_dict": state_dict}
 
@@ -80,7 +84,7 @@ def check_match(
         for key in own
         if key in state_dict
         and own[key].shape != state_dict[key].shape
-        and not _accepts_shape(model, key, state_dict[key].shape)
+        and not _accepts_shape(model, key, state_dict[key].shape, scope == "backbone")
     ]
     if shapes:
         more = f"; and {len(shapes) - 5} more" if len(shapes) > 5 else ""
@@ -104,21 +108,9 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     Raises:
         CheckpointError: The file is unsafe or damaged, or does not belong to this backbone.
     """
-    state_dict = unwrap(load_file(filename))
-    family = recognise(state_dict)
-    if family is not None:
-        state_dict = convert_state_dict(state_dict, family)
-        prefix = "backbone."
-    if prefix:
-        prefix = prefix.rstrip(".") + "."
-        state_dict = {
-            k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
-        }
-        if not state_dict:
-            raise CheckpointError(f"checkpoint {filename!r} has no key below {prefix!r}")
-    else:
-        state_dict = _backbone_part(state_dict)
+    checkpoint = load_file(filename)
     try:
+        state_dict, family = _read_backbone(checkpoint, prefix)
         check_match(state_dict, backbone, scope="backbone", source=filename)
     except CheckpointError as error:
         raise CheckpointError(f"{filename}: {error}") from error
@@ -136,6 +128,24 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     )
 
 
+def _read_backbone(
+    checkpoint: Mapping[str, Any], prefix: str | None
+) -> tuple[dict[str, Tensor], str | None]:
+    """The backbone's weights in our layout, and the family whose original layout they were in."""
+    state_dict = unwrap(checkpoint)
+    family = recognise(state_dict)
+    if family is not None:
+        state_dict = convert_state_dict(state_dict, family)
+        prefix = "backbone."
+    if not prefix:
+        return _backbone_part(state_dict), family
+    prefix = prefix.rstrip(".") + "."
+    part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    if not part:
+        raise CheckpointError(f"the checkpoint has no key below {prefix!r}")
+    return part, family
+
+
 def _backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The backbone's keys of a whole model, or everything when there is no ``backbone.``."""
     part = {
@@ -149,9 +159,9 @@ def _is_optional(backbone: nn.Module, key: str) -> bool:
     return is_optional_key is not None and is_optional_key(key)
 
 
-def _accepts_shape(model: nn.Module, key: str, shape: torch.Size) -> bool:
+def _accepts_shape(model: nn.Module, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
     """Whether the backbone, bare or in a model, adapts to a checkpoint's entry of this shape."""
     backbone = getattr(model, "backbone", model)
     key = key if backbone is model else key.removeprefix("backbone.")
     accepts_shape = getattr(backbone, "accepts_shape", None)
-    return accepts_shape is not None and accepts_shape(key, shape)
+    return accepts_shape is not None and accepts_shape(key, shape, fine_tuning)

@@ -43,12 +43,15 @@ def trained(mean: float = 0.3) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"ema_model": s}]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str, prefix: str, wrap):
+def test_layouts(layout: str, prefix: str, wrapper: str | None):
     state_dict = {f"{prefix}{key}": value for key, value in LAYOUTS[layout]().items()}
-    converted = convert_state_dict(wrap(state_dict), "convmixer")
+    checkpoint = {wrapper: state_dict} if wrapper else state_dict
+    converted = convert_state_dict(checkpoint, "convmixer")
     own = ConvMixer(SIZES).state_dict()
     assert set(converted) == {*(f"backbone.{k}" for k in own), "head.fc.weight", "head.fc.bias"}
     assert all(converted[f"backbone.{key}"].shape == value.shape for key, value in own.items())
@@ -113,6 +116,40 @@ def test_a_file_name_tells_too(tmp_path: Path):
     torch.save(official(), file)  # untrained: all means are zero
     init_cfg = {"type": "Pretrained", "checkpoint": str(file)}
     with pytest.raises(CheckpointError, match="was trained with ReLU"):
+        ConvMixer(SIZES, init_cfg=init_cfg).init_weights()
+
+
+def test_a_file_name_tells_also_against_the_means(tmp_path: Path):
+    file = tmp_path / "convmixer_relu.pth"
+    torch.save(trained(mean=0.0), file)
+    init_cfg = {"type": "Pretrained", "checkpoint": str(file)}
+    with pytest.raises(CheckpointError, match="was trained with ReLU"):
+        ConvMixer(SIZES, init_cfg=init_cfg).init_weights()
+
+
+def test_another_patch_size_is_for_fine_tuning_only():
+    model = nn.Module()
+    model.backbone = ConvMixer(SIZES, patch_size=8)
+    state_dict = {f"backbone.{k}": v for k, v in ConvMixer(SIZES).state_dict().items()}
+    check_match(state_dict, model, scope="backbone")
+    with pytest.raises(CheckpointError, match="is of another size"):
+        check_match(state_dict, model, scope="all")
+
+
+def test_a_bare_backbone_fits_a_whole_model():
+    model = nn.Module()
+    model.backbone = ConvMixer(SIZES)
+    adapted = adapt_checkpoint(ConvMixer(SIZES).state_dict(), model)["state_dict"]
+    assert set(adapted) == set(model.state_dict())
+
+
+def test_errors_name_the_file(tmp_path: Path):
+    file = tmp_path / "weights.pth"
+    state_dict = official()
+    state_dict.pop("3.1.bias")
+    torch.save(state_dict, file)
+    init_cfg = {"type": "Pretrained", "checkpoint": str(file)}
+    with pytest.raises(CheckpointError, match=r"weights\.pth: .*1 missing: blocks\.0\.1\.bias"):
         ConvMixer(SIZES, init_cfg=init_cfg).init_weights()
 
 

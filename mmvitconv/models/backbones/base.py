@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, fields
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -123,8 +124,15 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             CheckpointError: They are of another model.
         """
 
-    def accepts_shape(self, key: str, shape: torch.Size) -> bool:
-        """Whether a checkpoint's entry of another shape than ours loads all the same."""
+    def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
+        """Whether a checkpoint's entry of another shape than ours loads all the same.
+
+        Args:
+            key: Its name in the backbone.
+            shape: Its shape in the checkpoint.
+            fine_tuning: Whether training starts from the weights; else they are tested, or a run
+                is resumed.
+        """
         return False
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
@@ -175,13 +183,13 @@ def _normalise_out_indices(
     out_indices: int | Sequence[int], num_stages: int, unit: str
 ) -> tuple[int, ...]:
     """Non-negative, increasing stage indices, or a ValueError that says what is legal."""
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = (out_indices,) if isinstance(out_indices, Integral) else tuple(out_indices)
     legal = f"{unit} 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
     if not given:
         raise ValueError(f"out_indices is empty; give one or more of {legal}")
-    if any(not isinstance(i, int) or not -num_stages <= i < num_stages for i in given):
+    if any(not isinstance(i, Integral) or not -num_stages <= i < num_stages for i in given):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
-    indices = tuple(i % num_stages for i in given)
+    indices = tuple(int(i) % num_stages for i in given)
     if any(a >= b for a, b in pairwise(indices)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices

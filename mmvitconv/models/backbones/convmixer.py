@@ -13,6 +13,7 @@ BatchNorm. :class:`~mmvitconv.models.necks.IsotropicPyramid` makes several scale
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,10 +57,11 @@ class ConvMixerArch:
 
     def __post_init__(self) -> None:
         sizes = (self.embed_dims, self.depth, self.kernel_size, self.patch_size)
-        if min(sizes) < 1:
+        if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(
                 f"embed_dims={self.embed_dims}, depth={self.depth}, kernel_size="
-                f"{self.kernel_size} and patch_size={self.patch_size} must be at least 1"
+                f"{self.kernel_size} and patch_size={self.patch_size} must be integers of at "
+                "least 1"
             )
 
 
@@ -105,6 +107,12 @@ class Stem(nn.Sequential):
         own = self[0].weight
         if kernel is not None and kernel.shape != own.shape and self.accepts_kernel(kernel.shape):
             state_dict[key] = resize_kernel(kernel, own.shape[-1])
+            print_log(
+                f"the stem's kernel was resized from patches of {kernel.shape[-1]} to patches of "
+                f"{own.shape[-1]}; fine-tune, or refresh the BatchNorm statistics, before testing",
+                logger="current",
+                level=logging.WARNING,
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -228,7 +236,7 @@ class ConvMixer(Backbone):
 
     Args:
         arch: ``'1536_20'``, ``'768_32'``, ``'1024_20'``, ``'1024_12'``, ``'512_16'``, ``'256_8'``,
-            or a dict of :class:`ConvMixerArch`'s fields.
+            or a dict of :class:`ConvMixerArch`'s fields (``dim`` stands for ``embed_dims``).
         in_channels: Channels of the input image, at least 1.
         out_indices: Blocks whose outputs are returned, first to last. Negative ones count from the
             end. None for four evenly spaced ones, the last block among them.
@@ -269,6 +277,8 @@ class ConvMixer(Backbone):
         pad_to_patch: bool = True,
         algorithm: str | None = None,
     ) -> None:
+        if isinstance(arch, Mapping):
+            arch = {"embed_dims" if key == "dim" else key: value for key, value in arch.items()}
         sizes = resolve_arch(arch, ARCHS, ConvMixerArch)
         if patch_size is not None:
             sizes = ConvMixerArch(**{**vars(sizes), "patch_size": patch_size})
@@ -331,7 +341,7 @@ class ConvMixer(Backbone):
             The backbone itself, in evaluation mode; its state dict has another layout now.
 
         Raises:
-            RuntimeError: It is in training mode.
+            RuntimeError: It is in training mode, or a norm has no running statistics.
         """
         if self.training:
             raise RuntimeError("fuse() is for inference; call eval() first")
@@ -340,6 +350,11 @@ class ConvMixer(Backbone):
                 if isinstance(block[0], FusedResidual):
                     continue
                 conv, act, norm = block[0].fn
+                if norm.running_var is None:
+                    raise RuntimeError(
+                        "fuse() needs norms with running statistics; this one has "
+                        "track_running_stats=False"
+                    )
                 scale = (norm.running_var + norm.eps).rsqrt()
                 scale = scale if norm.weight is None else scale * norm.weight
                 shift = -norm.running_mean * scale
@@ -359,9 +374,9 @@ class ConvMixer(Backbone):
             self.num_stages <= int(rest.partition(".")[0]) < self.arch.depth
         )
 
-    def accepts_shape(self, key: str, shape: torch.Size) -> bool:
-        """A stem of another patch size."""
-        return key == "stem.0.weight" and self.stem.accepts_kernel(shape)
+    def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
+        """A stem of another patch size, to start from."""
+        return fine_tuning and key == "stem.0.weight" and self.stem.accepts_kernel(shape)
 
     def check_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Tell ReLU weights from GELU weights, which have the same names and shapes.
@@ -372,8 +387,9 @@ class ConvMixer(Backbone):
         has_negative = any((value < 0).any() for value in means)
         has_positive = any((value > 0).any() for value in means)
         act = type(self.stem[1])
+        named_relu = "relu" in Path(source).name.lower()
         source = source or "the checkpoint"
-        if act is nn.GELU and not has_negative and (has_positive or "relu" in source.lower()):
+        if act is nn.GELU and (named_relu or (has_positive and not has_negative)):
             raise CheckpointError(
                 f"{source} was trained with ReLU (its file name says so, or no running mean is "
                 "negative), but this ConvMixer has GELU, which takes the same names and shapes; "

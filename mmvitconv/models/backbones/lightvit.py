@@ -444,8 +444,10 @@ class FeedForward(nn.Module):
             hidden = F.gelu(self.fc1(rows))
         values = self.fc2(self._drop(hidden))
         normed = self.norm(values)
-        sums = [part.sum(dim=1, keepdim=True) for part in tokens.split(normed)]
-        mean = reduce(torch.add, sums) / (tokens.num_image + tokens.num_global)
+        parts = tokens.split(normed)
+        total = tokens.num_image + tokens.num_global  # not a sum of all: float16 would overflow
+        means = [part.mean(1, keepdim=True) * (part.shape[1] / total) for part in parts]
+        mean = reduce(torch.add, means)
         context = F.gelu(self.global_reduce(mean))
         channel_gate = self.channel_select(context).sigmoid()
         if kept is not None:
@@ -692,7 +694,7 @@ class LightViT(Backbone):
             return self.num_stages <= stage < depth
         return part in {f"norm{stage}" for stage in range(depth)}
 
-    def accepts_shape(self, key: str, shape: torch.Size) -> bool:
+    def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """Any number of global tokens, unless one was asked for."""
         return key == "patch_embed.global_token" and self.patch_embed.accepts_tokens(shape)
 

@@ -24,7 +24,7 @@ def build_activation(act_cfg: Mapping[str, Any]) -> nn.Module:
 
     Args:
         act_cfg: ``dict(type=NAME, **kwargs)``; ``type`` is one of GELU, ReLU, SiLU, Hardswish and
-            LeakyReLU.
+            LeakyReLU, in capitals or not.
 
     Raises:
         ValueError: Unknown ``type``.
@@ -55,6 +55,7 @@ def _build(
 ) -> nn.Module:
     config = dict(config)
     kind = config.pop("type", None)
-    if kind not in kinds:
+    by_name = {known.lower(): layer for known, layer in kinds.items()}
+    if str(kind).lower() not in by_name:
         raise ValueError(f"{name} has type {kind!r}; give one of {', '.join(kinds)}")
-    return kinds[kind](*args, **config)
+    return by_name[str(kind).lower()](*args, **config)

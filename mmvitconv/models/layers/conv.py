@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
+from mmvitconv.ops.depthwise_conv import ALGORITHMS
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -11,10 +12,15 @@ class DepthwiseConv2d(nn.Conv2d):
     Args:
         channels: Channels of input and output.
         kernel_size: Kernel size; an even one pads one row and column less before than after.
-        algorithm: See :func:`mmvitconv.ops.depthwise_conv2d`; None for the measured rules.
+        algorithm: See :func:`mmvitconv.ops.depthwise_conv2d`; None for the rules.
     """
 
     def __init__(self, channels: int, kernel_size: int, algorithm: str | None = None) -> None:
+        if algorithm is not None and algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"algorithm={algorithm!r} is unknown; give one of {', '.join(ALGORITHMS)}, or None "
+                "for the rules"
+            )
         super().__init__(channels, channels, kernel_size, padding="same", groups=channels)
         self.algorithm = algorithm
 

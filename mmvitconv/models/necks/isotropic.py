@@ -1,12 +1,13 @@
 """Several scales from backbones that have only one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvitconv.models.layers import build_norm
 from mmvitconv.registry import MODELS
 
 __all__ = ["IsotropicPyramid"]
@@ -16,7 +17,14 @@ _TARGETS = (4, 8, 16, 32)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map."""
+    """LayerNorm over the channels of a map, with the epsilon that ViTs use.
+
+    Args:
+        channels: Channels of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each position of a map of shape (B, C, H, W)."""
@@ -42,6 +50,7 @@ class IsotropicPyramid(BaseModule):
             use for the finest.
         out_channels: Channels of the outputs of ``'last'``; None for 256. ``'taps'`` keeps C, so
             that it takes None or C.
+        norm_cfg: BN or SyncBN, between the transposed convolutions of ``'taps'``; None for BN.
         init_cfg: MMEngine's initialisers; None keeps torch's.
 
     Attributes:
@@ -59,14 +68,16 @@ class IsotropicPyramid(BaseModule):
         mode: Literal["taps", "last"] = "taps",
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_channels: int | None = None,
+        norm_cfg: Mapping | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if mode not in ("taps", "last"):
             raise ValueError(f"mode={mode!r} is illegal; give 'taps' or 'last'")
-        if in_channels < 1 or patch_size < 1:
+        if any(not isinstance(n, int) or n < 1 for n in (in_channels, patch_size)):
             raise ValueError(
-                f"in_channels={in_channels} and patch_size={patch_size} must be at least 1"
+                f"in_channels={in_channels} and patch_size={patch_size} must be at least 1, one "
+                "number for all maps"
             )
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
@@ -83,15 +94,22 @@ class IsotropicPyramid(BaseModule):
         self.mode = mode
         self.out_indices = out_indices
         steps = [round(math.log2(patch_size / _TARGETS[index])) for index in out_indices]
+        narrowest = in_channels / 2 ** max(*steps, 0)
+        if mode == "last" and narrowest != int(narrowest):
+            raise ValueError(
+                f"in_channels={in_channels} is illegal; mode='last' halves them with each of "
+                f"{max(steps)} enlargements"
+            )
         self.factors = tuple(2.0**step for step in steps)
         strides = [patch_size / factor for factor in self.factors]
         if mode == "taps":
             self.out_channels = in_channels
-            self.rescales = nn.ModuleList(_rescale(in_channels, step, False) for step in steps)
+            norm_cfg = norm_cfg or {"type": "BN"}
+            self.rescales = nn.ModuleList(_rescale(in_channels, step, norm_cfg) for step in steps)
         else:
             self.out_channels = 256 if out_channels is None else out_channels
             strides.append(2 * strides[-1])
-            self.rescales = nn.ModuleList(_rescale(in_channels, step, True) for step in steps)
+            self.rescales = nn.ModuleList(_rescale(in_channels, step, None) for step in steps)
             self.projections = nn.ModuleList(
                 _project(in_channels // 2 ** max(step, 0), self.out_channels) for step in steps
             )
@@ -124,20 +142,21 @@ class IsotropicPyramid(BaseModule):
         return tuple(rescale(x) for rescale, x in zip(self.rescales, taps, strict=True))
 
 
-def _rescale(channels: int, step: int, narrowing: bool) -> nn.Sequential:
+def _rescale(channels: int, step: int, norm_cfg: Mapping | None) -> nn.Sequential:
     """Enlarge a map ``step`` times by 2, or halve it ``-step`` times.
 
     Args:
         channels: Channels of the input.
         step: See above.
-        narrowing: Halve the channels with each enlargement and norm over channels, as ViTDet does;
-            else keep them and use BatchNorm.
+        norm_cfg: Norm between enlargements that keep the channels; None to halve the channels
+            each time and norm over them, as ViTDet does.
     """
     layers: list[nn.Module] = []
     for index in range(step):
-        out_channels = channels // 2 if narrowing else channels
+        out_channels = channels // 2 if norm_cfg is None else channels
         if index:
-            layers += [ChannelNorm(channels) if narrowing else nn.BatchNorm2d(channels), nn.GELU()]
+            norm = ChannelNorm(channels) if norm_cfg is None else build_norm(norm_cfg, channels)
+            layers += [norm, nn.GELU()]
         layers.append(nn.ConvTranspose2d(channels, out_channels, 2, 2))
         channels = out_channels
     if step < 0:
@@ -149,7 +168,7 @@ def _rescale(channels: int, step: int, narrowing: bool) -> nn.Sequential:
 def _project(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        ChannelNorm(out_channels, eps=1e-6),
+        ChannelNorm(out_channels),
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        ChannelNorm(out_channels, eps=1e-6),
+        ChannelNorm(out_channels),
     )

@@ -325,8 +325,9 @@ def test_reduced_precision_stays_finite(dtype: torch.dtype, scale: float):
     [
         ({"arch": "768/32"}, "arch='768/32' is unknown; give one of 1536_20"),
         ({"arch": {"depth": 3}}, "lacks \\['embed_dims', 'kernel_size', 'patch_size'\\]"),
-        ({"arch": {**SIZES, "depth": 0}}, "must be at least 1"),
-        ({"arch": SIZES, "patch_size": 0}, "must be at least 1"),
+        ({"arch": {**SIZES, "depth": 0}}, "must be integers of at least 1"),
+        ({"arch": {**SIZES, "kernel_size": (3, 3)}}, "must be integers of at least 1"),
+        ({"arch": SIZES, "patch_size": 0}, "must be integers of at least 1"),
         ({"arch": SIZES, "act_cfg": {"type": "Tanh"}}, "act_cfg has type 'Tanh'; give one of GELU"),
         ({"arch": SIZES, "norm_cfg": {"type": "LN"}}, "norm_cfg has type 'LN'; give one of BN"),
         ({"arch": SIZES, "out_indices": (3,)}, "give blocks 0 to 2"),
@@ -337,6 +338,20 @@ def test_wrong_arguments(options: dict, message: str):
         ConvMixer(**options)
 
 
+def test_names_of_the_original_code():
+    """The original calls the width ``dim``, and fixtures write activations small."""
+    arch = {"dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 4, "act": "relu"}
+    model = ConvMixer(arch)
+    assert model.out_channels == (8, 8)
+    assert isinstance(model.blocks[0][2], nn.ReLU)
+
+
+def test_fuse_needs_running_statistics():
+    model = ConvMixer(SIZES, norm_cfg={"type": "BN", "track_running_stats": False}).eval()
+    with pytest.raises(RuntimeError, match="track_running_stats=False"):
+        model.fuse()
+
+
 def test_unknown_algorithm():
     with pytest.raises(ValueError, match="algorithm='winograd' is unknown; give one of direct"):
-        ConvMixer(SIZES, algorithm="winograd").eval()(torch.randn(1, 3, 8, 8))
+        ConvMixer(SIZES, algorithm="winograd")

@@ -42,6 +42,13 @@ def test_parameters_of_the_transposed_convolutions(patch_size: int, deconvs: int
     assert sum(p.numel() for m in layers for p in m.parameters()) == deconvs * (4 * dims**2 + dims)
 
 
+def test_norms_of_the_taps():
+    neck = IsotropicPyramid(8, 16, norm_cfg={"type": "SyncBN"})
+    assert isinstance(neck.rescales[0][1], nn.SyncBatchNorm)
+    norms = [m for m in IsotropicPyramid(8, 16, "last").modules() if isinstance(m, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_simple_pyramid_narrows_its_widths():
     neck = IsotropicPyramid(64, 16, "last", out_channels=48)
     assert [project[0].in_channels for project in neck.projections] == [16, 32, 64, 64]
@@ -108,6 +115,8 @@ def test_wrong_arguments():
         ({"in_channels": 8, "patch_size": 8, "out_indices": (1, 4)}, "give one or more of 0 to 3"),
         ({"in_channels": 8, "patch_size": 8, "out_indices": ()}, "give one or more of 0 to 3"),
         ({"in_channels": 8, "patch_size": 8, "out_channels": 4}, "mode='taps' keeps the 8"),
+        ({"in_channels": [8] * 4, "patch_size": 8}, "one number for all maps"),
+        ({"in_channels": 2, "patch_size": 16, "mode": "last"}, "in_channels=2 is illegal"),
     ):
         with pytest.raises(ValueError, match=message):
             IsotropicPyramid(**options)
