@@ -43,9 +43,7 @@ def trained(mean: float = 0.3) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"ema_model": s}]
-)
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "ema_model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout: str, prefix: str, wrapper: str | None):
