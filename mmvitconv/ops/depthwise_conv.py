@@ -4,8 +4,8 @@ Which one that is depends on the kernel size, the memory layout and the device, 
 for a whole model: oneDNN's kernels for the default layout stop at 13x13 (15x15 takes 20 times as
 long as in channels_last), its kernels for channels_last are slow at 12x12 and 13x13, and cuDNN
 slows down at 9x9 in channels_last (timm's published throughput of ConvMixer-1536/20 and -1024/20).
-``RULES`` has the decisions; ``tools/analysis_tools/benchmark_ops.py --op depthwise_conv`` measures
-them.
+``RULES`` has the decisions. Those for CPUs were measured by
+``tools/analysis_tools/benchmark_ops.py --op depthwise_conv``, that for GPUs only follows timm.
 
 oneDNN also lacks a fast weight gradient. That of 11x11 on maps of 64x56x56 takes 14 times as long
 as the input gradient; but it is itself a depth-wise convolution, of the input with the output's

@@ -6,7 +6,8 @@ docs/performance.md]
 The literal formula is the tests' oracle (tests/oracles/FAMILY.py); for ConvMixer timm's and
 mmpretrain's models stand in its place. All models hold the same weights and run in both memory
 layouts; the better layout of each counts. bf16 compares autocast with float32 for these models, and
-for timm's convnext_tiny.
+for timm's convnext_tiny. The memory of a training step is the peak of what torch allocates beyond
+the model and its gradients.
 """
 
 import argparse
@@ -105,12 +106,14 @@ class Family:
             options; ours takes the weights of the first.
         ours: Builds our backbone from the same.
         jobs: What to measure.
+        fuses: Whether ours has ``fuse()``, to be measured in forward passes beside it.
     """
 
     arch: str
     others: Callable[..., dict[str, nn.Module]]
     ours: Callable[..., nn.Module]
     jobs: tuple[Job, ...]
+    fuses: bool = False
 
 
 def filled(model: nn.Module) -> nn.Module:
@@ -126,6 +129,7 @@ FAMILIES = {
         convmixer_peers,
         lambda arch: ConvMixer(arch, out_indices=(-1,), pad_to_patch=False),
         (Job(False, 224, 1), Job(True, 224, 2)),
+        fuses=True,
     ),
     "fcvit": Family(
         "s12",
@@ -162,7 +166,10 @@ def build(family: str, arch: str, job: Job) -> dict[str, nn.Module]:
     ours.load_state_dict(
         {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
     )
-    return {**others, "ours": ours}
+    models = {**others, "ours": ours}
+    if FAMILIES[family].fuses:
+        models["ours fused"] = copy.deepcopy(ours).eval().fuse()
+    return models
 
 
 def in_layout(model: nn.Module, job: Job, layout: str, device: str) -> tuple[nn.Module, Tensor]:
@@ -221,7 +228,10 @@ def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, 
 
 def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str) -> list[str]:
     """A row of the table of fast paths."""
+    fuses = "ours fused" in models
     step = training_step if job.trains else forward
+    if job.trains:
+        models = {name: model for name, model in models.items() if name != "ours fused"}
     results = measure(
         {
             f"{name} {layout}": step(*in_layout(model, job, layout, device))
@@ -233,8 +243,10 @@ def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str
         str(job),
     )
     cells = [f"{m:.1f} ({q[0]:.1f}-{q[2]:.1f})" for m, q in results.values()]
+    if job.trains and fuses:
+        cells += ["-", "-"]
     best = {name: min(results[f"{name} {la}"][0] for la in LAYOUTS) for name in models}
-    ours = best.pop("ours")
+    ours = min(best.pop(name) for name in list(best) if name.startswith("ours"))
     return [str(job), *cells, f"{min(best.values()) / ours:.2f}x"]
 
 
@@ -256,14 +268,45 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
     return rows
 
 
-def markers(family: str) -> tuple[str, str]:
-    """The lines between which a document has the family's tables."""
-    return f"<!-- {family}: begin -->", f"<!-- {family}: end -->"
+def peak_memory(step: Callable[[], None], device: str) -> float:
+    """MiB that a step allocates beyond what is there before it, at its peak."""
+    step()  # gradients are there before
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak / 2**20
 
 
-def write(path: Path, family: str, text: list[str]) -> None:
-    """Put text between the family's markers."""
-    begin, end = markers(family)
+def measure_memory(models: dict[str, nn.Module], job: Job, device: str) -> list[str]:
+    """A row of the table of memory."""
+    best = []
+    for name, model in models.items():
+        if name != "ours fused":
+            steps = [training_step(*in_layout(model, job, layout, device)) for layout in LAYOUTS]
+            # torch frees late now and then, so the least of several is the true one
+            peaks = [peak_memory(step, device) for step in steps for _ in range(3)]
+            best.append(f"{min(peaks):.0f}")
+    return [str(job), *best]
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines between which a document has the tables of a family or one of its sizes."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def write(path: Path, name: str, text: list[str]) -> None:
+    """Put text between the markers of that name."""
+    begin, end = markers(name)
     before, _, rest = path.read_text().partition(begin)
     path.write_text("\n".join([before + begin, *text, end]) + rest.partition(end)[2])
 
@@ -281,11 +324,12 @@ def main() -> None:
         "--write", type=Path, help="put the tables between the family's markers of this file"
     )
     args = parser.parse_args()
-    if args.write and not all(line in args.write.read_text() for line in markers(args.family)):
-        lines = " and ".join(markers(args.family))
-        parser.error(f"{args.write} lacks the lines {lines}; add them where the tables belong")
     family = FAMILIES[args.family]
     arch = args.arch or family.arch
+    name = args.family if arch == family.arch else f"{args.family} {arch}"
+    if args.write and not all(line in args.write.read_text() for line in markers(name)):
+        lines = " and ".join(markers(name))
+        parser.error(f"{args.write} lacks the lines {lines}; add them where the tables belong")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
@@ -293,7 +337,11 @@ def main() -> None:
         measure_job(build(args.family, arch, job), job, args.rounds, args.device)
         for job in family.jobs
     ]
+    job = next(job for job in family.jobs if job.trains)
+    models = build(args.family, arch, job)
+    memory = measure_memory(models, job, args.device)
     models = build(args.family, arch, family.jobs[0])
+    names = list(models)
     models["convnext_tiny"] = timm.create_model("convnext_tiny")
     bf16_rows = measure_bf16(models, args.rounds, args.device)
 
@@ -305,8 +353,9 @@ def main() -> None:
     )
     tables = [
         (f"{args.family} {arch}, milliseconds: median (quartiles)",
-         ["", *(f"{n} {la}" for n in models if n != "convnext_tiny" for la in LAYOUTS),
-          "best / best"], rows),
+         ["", *(f"{n} {la}" for n in names for la in LAYOUTS), "best / best"], rows),
+        ("Memory of a training step, the better layout, MiB",
+         ["", *(n for n in names if n != "ours fused")], [memory]),
         ("bf16 autocast, forward 224, batch 2, best layout, milliseconds",
          ["", "fp32", "bf16", "bf16 / fp32"], bf16_rows),
     ]  # fmt: skip
@@ -319,7 +368,7 @@ def main() -> None:
         text += [f"{title}:", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
         text += [*(f"| {' | '.join(row)} |" for row in body), ""]
     if args.write:
-        write(args.write, args.family, text)
+        write(args.write, name, text)
 
 
 if __name__ == "__main__":
