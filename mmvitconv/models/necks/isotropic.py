@@ -46,10 +46,10 @@ class IsotropicPyramid(BaseModule):
         patch_size: Stride of the backbone's maps, at least 1.
         mode: ``'taps'`` gives maps of C channels. ``'last'`` gives maps of ``out_channels`` and
             one more, half as large as the last.
-        out_indices: Which of the four scales are made, finest first; fewer where a head has no
-            use for the finest.
         out_channels: Channels of the outputs of ``'last'``; None for 256. ``'taps'`` keeps C, so
             that it takes None or C.
+        out_indices: Which of the four scales are made, finest first; fewer where a head has no
+            use for the finest.
         norm_cfg: BN or SyncBN, between the transposed convolutions of ``'taps'``; None for BN.
         init_cfg: MMEngine's initialisers; None keeps torch's.
 
@@ -66,8 +66,8 @@ class IsotropicPyramid(BaseModule):
         in_channels: int,
         patch_size: int,
         mode: Literal["taps", "last"] = "taps",
-        out_indices: Sequence[int] = (0, 1, 2, 3),
         out_channels: int | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: Mapping | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
