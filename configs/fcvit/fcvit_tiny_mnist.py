@@ -7,6 +7,7 @@
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/mnist.py",
+    "../_base_/schedules/mnist_5e.py",
     "../_base_/tasks/classification.py",
 ]
 model = dict(
@@ -19,16 +20,5 @@ model = dict(
     ),
     train_cfg=None,  # no mixing of images
 )
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=5, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, T_max=5, convert_to_iter_based=True
-    ),
-]
-optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05))
 default_hooks = dict(logger=dict(interval=10))
-auto_scale_lr = dict(enable=False, base_batch_size=1 * 64)
 randomness = dict(seed=0)
