@@ -47,4 +47,7 @@ def shallow(name: str) -> dict[str, Any]:
     sizes = {field.name: getattr(arch, field.name) for field in fields(arch)}
     if "depth" in sizes:
         return {**sizes, "depth": 1}
+    if "num_parc" in sizes:  # one block of each kind
+        parc = tuple(min(1, count) for count in sizes["num_parc"])
+        return {**sizes, "depths": tuple(1 + count for count in parc), "num_parc": parc}
     return {**sizes, "depths": (1,) * len(sizes["depths"])}

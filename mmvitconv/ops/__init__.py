@@ -1,7 +1,12 @@
 """Functional operators that have a faster exact form than torch's own."""
 
 from mmvitconv.ops.attention import attention
-from mmvitconv.ops.circular_conv import circulant_matrix, circular_conv
+from mmvitconv.ops.circular_conv import (
+    CircularKernel,
+    circulant_matrix,
+    circular_conv,
+    compute_dtype,
+)
 from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import (
     cpu_memory_format,
@@ -9,18 +14,22 @@ from mmvitconv.ops.depthwise_conv import (
     depthwise_conv2d_gelu,
 )
 from mmvitconv.ops.linear_gelu import linear_gelu
+from mmvitconv.ops.oversize_conv import oversize_conv
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
+    "CircularKernel",
     "attention",
     "circulant_matrix",
     "circular_conv",
+    "compute_dtype",
     "conv2d_gelu",
     "cpu_memory_format",
     "depthwise_conv2d",
     "depthwise_conv2d_gelu",
     "linear_gelu",
+    "oversize_conv",
     "pointwise_conv2d",
     "window_attention",
 ]

@@ -10,50 +10,66 @@ circulant  a product with the n x n matrix of shifted kernels, made once for all
 fft        real FFT, product with the conjugate spectrum, inverse FFT; at least float32
 dft        the same transform as two matrix products: any precision, exports everywhere
 ========== =====================================================================================
+
+A kernel that serves many maps, as in inference, is transformed once: :class:`CircularKernel`.
 """
 
 import math
 import os
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ANY = "*"
 
 
 class Rule(NamedTuple):
     """Which algorithm a circular convolution takes.
 
     Args:
-        device: Device type, or ``'*'`` for any.
-        dense: Whether the kernel mixes channels.
-        training: Whether a gradient is needed.
+        device: Device type, or ``'*'``.
+        dense: Whether the kernel mixes channels, or ``'*'``.
+        use: ``'training'`` (a gradient is needed), ``'inference'``, ``'prepared'`` (inference by a
+            :class:`CircularKernel`), ``'export'`` (torch.export, ONNX, TorchScript), or ``'*'``.
+        precision: ``'half'`` (float16, bfloat16), ``'full'``, or ``'*'``.
         max_length: Longest axis that the rule is for.
+        max_matrix: Largest circulant that the rule is for, in MiB.
         algorithm: One of ``ALGORITHMS``.
     """
 
     device: str
-    dense: bool
-    training: bool
+    dense: bool | str
+    use: str
+    precision: str
     max_length: float
+    max_matrix: float
     algorithm: str
 
 
-# The first rule that fits decides. CPU: one thread of an AVX-512 machine, float32, batch 2, lengths
-# 7 to 224 and 64 to 384 channels (section 8 of the specification). Nothing was measured on GPUs.
+# The first rule that fits decides.
 RULES = (
-    Rule("*", False, False, 56, "circulant"),
-    Rule("*", False, True, 56, "circulant"),
-    Rule("*", False, False, math.inf, "fft"),
-    Rule("*", False, True, math.inf, "fft"),
-    Rule("*", True, False, 10, "concat"),
-    Rule("*", True, True, 10, "concat"),
-    Rule("*", True, False, math.inf, "fft"),
-    Rule("*", True, True, math.inf, "fft"),
+    Rule("meta", _ANY, _ANY, _ANY, math.inf, math.inf, "concat"),  # counted as the formula
+    Rule(_ANY, _ANY, "export", _ANY, math.inf, math.inf, "concat"),  # no complex numbers
+    Rule(_ANY, False, _ANY, "half", 256, 256, "circulant"),
+    Rule(_ANY, False, _ANY, "full", 128, 256, "circulant"),
+    Rule(_ANY, False, _ANY, _ANY, math.inf, math.inf, "fft"),
+    Rule(_ANY, True, _ANY, _ANY, 10, math.inf, "concat"),
+    Rule(_ANY, True, _ANY, _ANY, math.inf, math.inf, "fft"),
 )
 ALGORITHMS = ("concat", "circulant", "fft", "dft")
 _ENVIRONMENT = "MMVITCONV_CIRCULAR_CONV"
 _AXES = {"H": 2, "W": 3, 2: 2, 3: 3, -2: 2, -1: 3}
+_HALF = (torch.float16, torch.bfloat16)
+# Below this length a product for each image costs more than rearranging the batch into one.
+_FOLDED_LENGTH = 10
+# Spectra are made for this many elements at a time, so that they stay in the cache. CPU only.
+_FFT_CHUNK = 1 << 18
+# Lengths with other prime factors make the FFT several times slower.
+_FAST_FACTORS = (2, 3, 5, 7)
 
 
 def circular_conv(
@@ -76,42 +92,129 @@ def circular_conv(
     Raises:
         ValueError: Unknown ``dim`` or ``algorithm``, or a kernel of another length than the axis.
     """
+    axis = _axis(dim)
+    taps, dense = _taps(weight, axis, x.shape)
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    dtype = compute_dtype(x)
+    use = "training" if needs_grad else "inference"
+    chosen = _choose(x.device, dtype, taps.shape, dense, use, algorithm)
+    # A compiler and an exporter see the formula; so does autograd where it has no form of ours.
+    eager = not (dense or _is_traced() or x.is_meta)
+    with without_autocast(x):
+        x, taps = x.to(dtype), taps.to(dtype)
+        if eager and needs_grad and chosen in _FUNCTIONS:
+            out = _FUNCTIONS[chosen].apply(x, taps, axis)
+        else:
+            prepare, multiply = _FORMS[chosen]
+            out = multiply(x, prepare(taps, axis, dense), axis, dense, None)
+        return out if bias is None else out + bias.to(dtype).view(-1, 1, 1)
+
+
+class CircularKernel:
+    """A kernel and an offset, transformed once for many maps of one size; for inference.
+
+    Args:
+        weight: Kernel, as in :func:`circular_conv`, in the dtype to compute in.
+        dim: ``'H'`` (2 or -2) or ``'W'`` (3 or -1).
+        offset: What to add to the result, shape (D, 1, 1), (D, n, 1) along the height or (D, 1, n)
+            along the width, or None.
+        algorithm: What :meth:`choose` gave.
+    """
+
+    def __init__(
+        self, weight: Tensor, dim: int | str, offset: Tensor | None, algorithm: str
+    ) -> None:
+        self.axis = _axis(dim)
+        length = weight.shape[self.axis]
+        dense = weight.shape[1] > 1
+        self.dense = dense
+        taps, _ = _taps(weight, self.axis, _map_shape(weight, self.axis, dense, length))
+        prepare, self._multiply = _FORMS[algorithm]
+        self.operand = prepare(taps, self.axis, dense)
+        self.dtype = weight.dtype
+        self.offset = offset
+
+    @staticmethod
+    def choose(weight: Tensor, x: Tensor, length: int, algorithm: str = "auto") -> str:
+        """The algorithm for a stored kernel of any length, on a map with an axis of this one."""
+        dense = weight.dim() == 4 and weight.shape[1] > 1
+        shape = (*weight.shape[: 2 if dense else 1], length)
+        return _choose(x.device, compute_dtype(x), shape, dense, "prepared", algorithm)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Convolve a map of shape (B, C, H, W)."""
+        with without_autocast(x):
+            x = x.to(self.dtype)
+            return self._multiply(x, self.operand, self.axis, self.dense, self.offset)
+
+
+def _map_shape(weight: Tensor, axis: int, dense: bool, length: int) -> tuple[int, ...]:
+    channels = weight.shape[1] if dense else weight.shape[0]
+    return (1, channels, length, 1) if axis == 2 else (1, channels, 1, length)
+
+
+def _axis(dim: int | str) -> int:
     if dim not in _AXES:
         raise ValueError(f"dim={dim!r} is illegal; give 'H' (2, -2) or 'W' (3, -1)")
-    axis = _AXES[dim]
-    length = x.shape[axis]
-    taps, dense = _taps(weight, axis)
-    channels = taps.shape[1] if dense else taps.shape[0]
-    if taps.shape[-1] != length or channels != x.shape[1]:
-        raise ValueError(
-            f"a kernel of shape {tuple(weight.shape)} does not fit an input of shape "
-            f"{tuple(x.shape)} along {'HW'[axis - 2]}; it must have {x.shape[1]} channels and "
-            f"{length} taps, so interpolate it first"
-        )
-    compute = _FORMS[_choose(x, weight, length, dense, algorithm)]
-    dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-    with torch.autocast(x.device.type, enabled=False):
-        out = compute(x.to(dtype), taps.to(dtype), axis, dense).to(dtype)
-    return out if bias is None else out + bias.to(dtype).view(-1, 1, 1)
+    return _AXES[dim]
 
 
-def _taps(weight: Tensor, axis: int) -> tuple[Tensor, bool]:
-    """Kernel of shape (C, n) or (D, C, n), and whether it is dense."""
-    if weight.dim() == 2:
-        return weight, False
-    if weight.dim() != 4 or weight.shape[5 - axis] != 1:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that an operator computes in: the map's, or autocast's."""
+    if _is_autocast(x) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which what is computed from ``x`` keeps its dtype."""
+    return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
+
+
+def _is_autocast(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_exported() -> bool:
+    # torch 2.4 cannot tell an export from a compilation.
+    is_exporting = getattr(torch.compiler, "is_exporting", None)
+    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())
+
+
+def _taps(weight: Tensor, axis: int, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
+    """Kernel of shape (C, n) or (D, C, n) for a map of this shape, and whether it is dense."""
+    taps = weight
+    if weight.dim() == 4 and weight.shape[5 - axis] == 1:
+        taps = weight.squeeze(5 - axis)
+        if weight.shape[1] == 1 and weight.shape[0] == shape[1]:
+            taps = taps.squeeze(1)
+    elif weight.dim() != 2:
         kernel = "(C, 1, n, 1) or (D, C, n, 1)" if axis == 2 else "(C, 1, 1, n) or (D, C, 1, n)"
         raise ValueError(
             f"a kernel of shape {tuple(weight.shape)} is illegal along {'HW'[axis - 2]}; give "
             f"(C, n), {kernel}"
         )
-    taps = weight.squeeze(5 - axis)
-    return (taps.squeeze(1), False) if weight.shape[1] == 1 else (taps, True)
+    if taps.shape[-1] != shape[axis] or taps.shape[-2] != shape[1]:
+        raise ValueError(
+            f"a kernel of shape {tuple(weight.shape)} does not fit an input of shape "
+            f"{tuple(shape)} along {'HW'[axis - 2]}; it must have {shape[1]} channels and "
+            f"{shape[axis]} taps, so interpolate it first"
+        )
+    return taps, taps.dim() == 3
 
 
-def _choose(x: Tensor, weight: Tensor, length: int, dense: bool, algorithm: str) -> str:
+def _choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    taps_shape: tuple[int, ...],
+    dense: bool,
+    use: str,
+    algorithm: str,
+) -> str:
     if algorithm == "auto":
         algorithm = os.environ.get(_ENVIRONMENT) or "auto"
     if algorithm != "auto":
@@ -121,21 +224,35 @@ def _choose(x: Tensor, weight: Tensor, length: int, dense: bool, algorithm: str)
                 f"argument or in {_ENVIRONMENT}, or 'auto' for the measured rules"
             )
         return algorithm
-    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return next(
-        rule.algorithm
-        for rule in RULES
-        if rule.device in ("*", x.device.type)
-        and (rule.dense, rule.training) == (dense, training)
-        and length <= rule.max_length
+    length = taps_shape[-1]
+    megabytes = math.prod(taps_shape) * length * dtype.itemsize / 2**20
+    facts = (
+        device.type,
+        dense,
+        "export" if _is_exported() else use,
+        "half" if dtype in _HALF else "full",
     )
+    for rule in RULES:
+        matches = all(want in (_ANY, fact) for want, fact in zip(rule[:4], facts, strict=True))
+        if matches and length <= rule.max_length and megabytes <= rule.max_matrix:
+            return rule.algorithm
+    raise AssertionError("the last rules fit everything")
 
 
-def _concat(x: Tensor, taps: Tensor, axis: int, dense: bool) -> Tensor:
-    length = x.shape[axis]
-    x = torch.cat([x, x.narrow(axis, 0, length - 1)], dim=axis)
-    weight = (taps if dense else taps.unsqueeze(1)).unsqueeze(5 - axis)
-    return F.conv2d(x, weight, groups=1 if dense else x.shape[1])
+# --- concat -----------------------------------------------------------------------------------
+
+
+def _prepare_concat(taps: Tensor, axis: int, dense: bool) -> Tensor:
+    return (taps if dense else taps.unsqueeze(1)).unsqueeze(5 - axis)
+
+
+def _concat(x: Tensor, weight: Tensor, axis: int, dense: bool, offset: Tensor | None) -> Tensor:
+    x = torch.cat([x, x.narrow(axis, 0, x.shape[axis] - 1)], dim=axis)
+    out = F.conv2d(x, weight, groups=1 if dense else x.shape[1])
+    return out if offset is None else out + offset
+
+
+# --- circulant --------------------------------------------------------------------------------
 
 
 def circulant_matrix(taps: Tensor) -> Tensor:
@@ -147,40 +264,271 @@ def circulant_matrix(taps: Tensor) -> Tensor:
     Returns:
         Shape (..., n, n); row i, column m holds ``taps[(m - i) mod n]``.
     """
-    length = taps.shape[-1]
-    # Row i is a window of the doubled kernel that starts n - i places in: no scattered gradient.
-    doubled = torch.cat([taps, taps], dim=-1)[..., 1:]
-    return doubled.unfold(-1, length, 1).flip(-2)
+    return toeplitz_matrix(torch.cat([taps[..., 1:], taps], dim=-1))
 
 
-def _circulant(x: Tensor, taps: Tensor, axis: int, dense: bool) -> Tensor:
-    matrix = circulant_matrix(taps)
+def toeplitz_matrix(diagonals: Tensor) -> Tensor:
+    """The square matrix with these diagonals.
+
+    Args:
+        diagonals: From the lower left corner to the upper right one, shape (..., 2n - 1).
+
+    Returns:
+        Shape (..., n, n); row i, column m holds ``diagonals[n - 1 + m - i]``.
+    """
+    return diagonals.unfold(-1, diagonals.shape[-1] // 2 + 1, 1).flip(-2)
+
+
+def _prepare_circulant(taps: Tensor, axis: int, dense: bool) -> Tensor:
+    return circulant_matrix(taps)
+
+
+def _circulant(x: Tensor, matrix: Tensor, axis: int, dense: bool, offset: Tensor | None) -> Tensor:
     if dense:
         equation = "dcim,bcmj->bdij" if axis == 2 else "dcim,bcjm->bdji"
-        return torch.einsum(equation, matrix, x)
-    return matrix @ x if axis == 2 else x @ matrix.transpose(-2, -1)
+        out = torch.einsum(equation, matrix, x)
+        return out if offset is None else out + offset
+    return multiply_axis(x, matrix, axis, offset)
 
 
-def _fft(x: Tensor, taps: Tensor, axis: int, dense: bool) -> Tensor:
+def multiply_axis(x: Tensor, matrix: Tensor, axis: int, offset: Tensor | None = None) -> Tensor:
+    """Multiply the rows or columns of every channel by the channel's own matrix.
+
+    Args:
+        x: Map, shape (B, C, H, W).
+        matrix: Shape (C, n, n), where n is H for ``axis=2`` and W for ``axis=3``.
+        axis: 2 or 3.
+        offset: What to add, of a shape that broadcasts to (C, H, W), or None.
+
+    Returns:
+        Shape (B, C, H, W).
+    """
+    batch, length = x.shape[0], x.shape[axis]
+    if _is_traced() or x.is_meta or torch.is_grad_enabled():
+        out = matrix @ x if axis == 2 else x @ matrix.transpose(-2, -1)
+        return out if offset is None else out + offset
+    if batch > 1 and (x.device.type != "cpu" or length <= _FOLDED_LENGTH):
+        return _multiply_folded(x, matrix, axis, offset)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if axis == 3:
+        matrix = matrix.transpose(-2, -1)
+    for image, result in zip(x, out, strict=True):
+        factors = (matrix, image) if axis == 2 else (image, matrix)
+        if offset is None:
+            torch.bmm(*factors, out=result)
+        else:
+            torch.baddbmm(offset, *factors, out=result)
+    return out
+
+
+def _multiply_folded(x: Tensor, matrix: Tensor, axis: int, offset: Tensor | None) -> Tensor:
+    """One product for the whole batch, whose images stand side by side."""
+    batch, channels, height, width = x.shape
+    if axis == 2:
+        columns = x.permute(1, 2, 0, 3).reshape(channels, height, batch * width)
+        out = torch.bmm(matrix, columns).view(channels, height, batch, width).permute(2, 0, 1, 3)
+    else:
+        rows = x.transpose(0, 1).reshape(channels, batch * height, width)
+        out = torch.bmm(rows, matrix.transpose(-2, -1))
+        out = out.view(channels, batch, height, width).transpose(0, 1)
+    return out.contiguous() if offset is None else (out + offset).contiguous()
+
+
+class _CirculantFunction(torch.autograd.Function):
+    """The circulant form, which keeps the map and the kernel only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, axis: int) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.axis = axis
+        return multiply_axis(x, circulant_matrix(taps), axis)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, taps = ctx.saved_tensors
+        grad_x = grad_taps = None
+        grad = grad.contiguous()
+        if ctx.needs_input_grad[0]:
+            grad_x = multiply_axis(grad, circulant_matrix(taps).transpose(-2, -1), ctx.axis)
+        if ctx.needs_input_grad[1]:
+            grad_taps = _sum_wrapped_diagonals(_outer(grad, x, ctx.axis)).to(taps.dtype)
+        return grad_x, grad_taps, None
+
+
+def _outer(grad: Tensor, x: Tensor, axis: int) -> Tensor:
+    """``sum grad[i] x[m]`` over images and the free axis, shape (C, n, n), at least float32."""
+    batch, channels, length = x.shape[0], x.shape[1], x.shape[axis]
+    if batch > 1 and (x.device.type != "cpu" or length <= _FOLDED_LENGTH):
+        order, shape = ((1, 2, 0, 3), (channels, length, -1)) if axis == 2 else (
+            (1, 0, 2, 3), (channels, -1, length))  # fmt: skip
+        grad, x = (t.permute(order).reshape(shape) for t in (grad, x))
+        factors = (grad, x.transpose(1, 2)) if axis == 2 else (grad.transpose(1, 2), x)
+        return torch.bmm(*factors).to(torch.promote_types(x.dtype, torch.float32))
+    out = torch.zeros(
+        channels,
+        length,
+        length,
+        dtype=torch.promote_types(x.dtype, torch.float32),
+        device=x.device,
+    )
+    for g, image in zip(grad, x, strict=True):
+        factors = (g, image.transpose(1, 2)) if axis == 2 else (g.transpose(1, 2), image)
+        if out.dtype == x.dtype:
+            out.baddbmm_(*factors)
+        else:  # the sum over images keeps its precision
+            out += torch.bmm(*factors)
+    return out
+
+
+def _sum_wrapped_diagonals(matrix: Tensor) -> Tensor:
+    """``sum_i matrix[i, (i + k) mod n]`` for every k, shape (C, n)."""
+    channels, length, _ = matrix.shape
+    doubled = torch.cat([matrix, matrix], dim=-1)
+    stride = 2 * length
+    return doubled.as_strided((channels, length, length), (length * stride, stride + 1, 1)).sum(
+        dim=1
+    )
+
+
+# --- fft --------------------------------------------------------------------------------------
+
+
+def _prepare_fft(taps: Tensor, axis: int, dense: bool) -> Tensor:
+    """The conjugate spectrum, shaped to multiply that of a map."""
+    length = taps.shape[-1]
+    if taps.dtype in _HALF:
+        taps = taps.float()
+    if not dense:  # real taps get the axis: exporters do not reshape complex tensors
+        taps = taps.unsqueeze(5 - axis - 1)
+        return torch.fft.rfft(taps, n=_transform_length(length), dim=axis - 1).conj()
+    return torch.fft.rfft(taps, n=_transform_length(length)).conj()
+
+
+def _fft(x: Tensor, spectrum: Tensor, axis: int, dense: bool, offset: Tensor | None) -> Tensor:
     length = x.shape[axis]
-    if x.dtype not in (torch.float32, torch.float64):  # no FFT has them at every length
-        x, taps = x.float(), taps.float()
-    spectrum = torch.fft.rfft(x, dim=axis)
-    if dense:
-        kernel = torch.fft.rfft(taps).conj()
-        equation = "dcf,bcfj->bdfj" if axis == 2 else "dcf,bcjf->bdjf"
-        spectrum = torch.einsum(equation, kernel, spectrum)
-    else:  # axes are added to the real taps: exporters do not reshape complex tensors
-        spectrum = spectrum * torch.fft.rfft(taps.unsqueeze(5 - axis - 1), dim=axis - 1).conj()
-    return torch.fft.irfft(spectrum, n=length, dim=axis)
-
-
-def _dft(x: Tensor, taps: Tensor, axis: int, dense: bool) -> Tensor:
     dtype = x.dtype
+    if not dense and x.device.type == "cpu" and not (_is_traced() or torch.is_grad_enabled()):
+        return _fft_chunked(x, spectrum, axis, offset)
+    if dtype in _HALF:  # no FFT has them at every length
+        x = x.float()
+    transformed = _rfft(x, axis)
+    if dense:
+        equation = "dcf,bcfj->bdfj" if axis == 2 else "dcf,bcjf->bdjf"
+        transformed = torch.einsum(equation, spectrum, transformed)
+    else:
+        transformed = transformed * spectrum
+    out = _irfft(transformed, axis, length)
+    return (out if offset is None else out + offset).to(dtype)
+
+
+def _fft_chunked(x: Tensor, spectrum: Tensor, axis: int, offset: Tensor | None) -> Tensor:
+    """A few channels at a time: the spectra stay in the cache and their memory is used again."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    for b, first, last in _chunks(x):
+        part = x[b, first:last]
+        part = part.float() if part.dtype in _HALF else part
+        transformed = _rfft(part, axis - 1).mul_(spectrum[first:last])
+        result = _irfft(transformed, axis - 1, x.shape[axis])
+        if offset is not None:
+            result += offset[first:last]
+        out[b, first:last] = result
+    return out
+
+
+def _chunks(x: Tensor) -> list[tuple[int, int, int]]:
+    """Image, first and last channel of each part."""
+    channels = x.shape[1]
+    step = max(1, _FFT_CHUNK // max(1, x.shape[2] * x.shape[3]))
+    return [
+        (b, first, min(first + step, channels))
+        for b in range(x.shape[0])
+        for first in range(0, channels, step)
+    ]
+
+
+def _rfft(x: Tensor, axis: int) -> Tensor:
+    """The spectrum of a map along an axis; of the doubled map where its length is a bad one."""
+    length = x.shape[axis]
+    transform = _transform_length(length)
+    if transform != length:
+        x = torch.cat([x, x.narrow(axis, 0, length - 1)], dim=axis)
+    return torch.fft.rfft(x, n=transform, dim=axis)
+
+
+def _irfft(spectrum: Tensor, axis: int, length: int) -> Tensor:
+    transform = _transform_length(length)
+    out = torch.fft.irfft(spectrum, n=transform, dim=axis)
+    return out if transform == length else out.narrow(axis, 0, length)
+
+
+def _transform_length(length: int) -> int:
+    """The length itself, or for one with large prime factors a fast one for the doubled signal."""
+    if length < 64 or _is_fast(length):
+        return length
+    return next(n for n in range(2 * length - 1, 4 * length) if _is_fast(n))
+
+
+def _is_fast(length: int) -> bool:
+    for factor in _FAST_FACTORS:
+        while length % factor == 0:
+            length //= factor
+    return length == 1
+
+
+class _FFTFunction(torch.autograd.Function):
+    """The Fourier form, which keeps the map and the kernel instead of their spectra."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, axis: int) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.axis = axis
+        return _fft(x, _prepare_fft(taps, axis, False), axis, False, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, taps = ctx.saved_tensors
+        grad_x = grad_taps = None
+        if ctx.needs_input_grad[0]:  # the same with the kernel running backwards
+            spectrum = _prepare_fft(taps.flip(-1).roll(1, -1), ctx.axis, False)
+            grad_x = _fft(grad, spectrum, ctx.axis, False, None)
+        if ctx.needs_input_grad[1]:
+            grad_taps = _fft_of_taps(grad, x, ctx.axis).to(taps.dtype)
+        return grad_x, grad_taps, None
+
+
+def _fft_of_taps(grad: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Gradient of the kernel, shape (C, n): the gradient is the kernel that reads the map."""
+    length = x.shape[axis]
+    transform = _transform_length(length)
+    parts = []
+    for first, last in sorted({(first, last) for _, first, last in _chunks(x)}):
+        total = 0
+        for g, image in zip(grad[:, first:last], x[:, first:last], strict=True):
+            if x.dtype in _HALF:
+                g, image = g.float(), image.float()
+            product = _rfft(image, axis - 1) * torch.fft.rfft(g, n=transform, dim=axis - 1).conj()
+            total = total + product.sum(dim=4 - axis)
+        parts.append(torch.fft.irfft(total, n=transform).narrow(-1, 0, length))
+    return torch.cat(parts)
+
+
+# --- dft --------------------------------------------------------------------------------------
+
+
+def _prepare_dft(taps: Tensor, axis: int, dense: bool) -> tuple[Tensor, Tensor]:
+    forward, _ = _dft_matrices(taps.shape[-1], taps)
+    real, imag = (taps @ forward).chunk(2, dim=-1)
+    return (real, imag) if dense else (real.unsqueeze(1), imag.unsqueeze(1))
+
+
+def _dft(
+    x: Tensor, kernel: tuple[Tensor, Tensor], axis: int, dense: bool, offset: Tensor | None
+) -> Tensor:
     forward, backward = _dft_matrices(x.shape[axis], x)
-    x = x.movedim(axis, -1)
-    real, imag = (x @ forward).chunk(2, dim=-1)
-    kernel_real, kernel_imag = (taps @ forward).chunk(2, dim=-1)
+    real, imag = (x.movedim(axis, -1) @ forward).chunk(2, dim=-1)
+    kernel_real, kernel_imag = kernel
     if dense:
         equation = "dcf,bcjf->bdjf"
         product = (
@@ -188,12 +536,12 @@ def _dft(x: Tensor, taps: Tensor, axis: int, dense: bool) -> Tensor:
             torch.einsum(equation, kernel_real, imag) - torch.einsum(equation, kernel_imag, real),
         )
     else:
-        kernel_real, kernel_imag = kernel_real.unsqueeze(1), kernel_imag.unsqueeze(1)
         product = (
             real * kernel_real + imag * kernel_imag,
             imag * kernel_real - real * kernel_imag,
         )
-    return (torch.cat(product, dim=-1) @ backward).to(dtype).movedim(-1, axis)
+    out = (torch.cat(product, dim=-1) @ backward).movedim(-1, axis)
+    return out if offset is None else out + offset
 
 
 def _dft_matrices(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,4 +557,11 @@ def _dft_matrices(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return forward.to(like.dtype), backward.to(like.dtype)
 
 
-_FORMS = {"concat": _concat, "circulant": _circulant, "fft": _fft, "dft": _dft}
+# Algorithm -> what is made of a kernel once, and what is done with a map.
+_FORMS = {
+    "concat": (_prepare_concat, _concat),
+    "circulant": (_prepare_circulant, _circulant),
+    "fft": (_prepare_fft, _fft),
+    "dft": (_prepare_dft, _dft),
+}
+_FUNCTIONS = {"circulant": _CirculantFunction, "fft": _FFTFunction}

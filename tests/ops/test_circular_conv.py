@@ -1,14 +1,17 @@
 """Circular convolution: the original operator's numbers, the sum over shifts, every exact form."""
 
+import itertools
 import sys
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from oracles import reference
 from torch import Tensor
 
-from mmvitconv.ops import circulant_matrix, circular_conv
+from mmvitconv.ops import CircularKernel, circulant_matrix, circular_conv
 
 module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has the module's name
 
@@ -110,22 +113,154 @@ def test_axes_and_kernel_shapes_are_equivalent():
     torch.testing.assert_close(turned, expected)
 
 
-def test_rules_environment_and_argument(monkeypatch):
-    def chosen(length: int, dense: bool = False, algorithm: str = "auto") -> str:
-        x, weight = torch.empty(1, 1, length, 1), torch.empty(1, length)
-        return module._choose(x, weight, length, dense, algorithm)
+def choose(length: int, algorithm: str = "auto", **facts: object) -> str:
+    facts = {"device": "cpu", "dtype": torch.float32, "dense": False, "use": "inference", **facts}
+    channels = facts.pop("channels", 64)
+    shape = (channels, channels, length) if facts["dense"] else (channels, length)
+    return module._choose(
+        torch.device(facts["device"]),
+        facts["dtype"],
+        shape,
+        facts["dense"],
+        facts["use"],
+        algorithm,
+    )
 
-    assert chosen(56) == "circulant"
-    assert chosen(57) == "fft"
-    assert chosen(7, dense=True) == "concat"
-    assert chosen(57, algorithm="dft") == "dft"
-    assert {rule.algorithm for rule in module.RULES} <= set(module.ALGORITHMS)
+
+def test_rules():
+    assert choose(7) == "circulant"
+    assert choose(500) == "fft"
+    assert choose(112, channels=100_000) == "fft"  # the circulant would take 5 GB
+    assert choose(500, device="meta") == "concat"
+    assert choose(500, use="export") == "concat"
+    for device, dtype, dense, use, length in itertools.product(
+        ("cpu", "cuda", "mps"),
+        (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        (False, True),
+        ("training", "inference", "prepared", "export"),
+        (1, 7, 56, 1000, 10**6),
+    ):
+        chosen = choose(length, device=device, dtype=dtype, dense=dense, use=use)
+        assert chosen in module.ALGORITHMS
+        assert use != "export" or chosen == "concat"
+
+
+def test_environment_and_argument(monkeypatch):
+    assert choose(7, "dft") == "dft"
     monkeypatch.setenv("MMVITCONV_CIRCULAR_CONV", "concat")
-    assert chosen(56) == "concat"
-    assert chosen(56, algorithm="dft") == "dft"
+    assert choose(7) == "concat"
+    assert choose(7, "dft") == "dft"
     monkeypatch.setenv("MMVITCONV_CIRCULAR_CONV", "ntt")
     with pytest.raises(ValueError, match="algorithm='ntt' is unknown; give one of concat"):
-        chosen(56)
+        choose(7)
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    return ((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-6)).item()
+
+
+lengths = st.one_of(st.integers(1, 20), st.sampled_from([37, 64, 67, 74, 97, 101, 134]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    height=lengths,
+    width=lengths,
+    axis=st.sampled_from([2, 3]),
+    dense=st.booleans(),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_all_algorithms_in_float32(
+    batch, channels, height, width, axis, dense, channels_last, seed
+):
+    torch.manual_seed(seed)
+    x = torch.randn(batch, channels, height, width)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    out_channels = 1 + seed % 4 if dense else channels
+    length = x.shape[axis]
+    weight = torch.randn(out_channels, channels if dense else 1, length).unsqueeze(5 - axis)
+    bias, grad = torch.randn(out_channels), torch.randn(batch, out_channels, height, width)
+    doubles = [t.double().requires_grad_() for t in (x, weight, bias)]
+    taps = doubles[1].squeeze(5 - axis)
+    if not dense or (channels == 1 and out_channels == 1):
+        taps = taps.squeeze(1)
+    expected = rolled(doubles[0], taps, axis, doubles[2])
+    expected_grads = torch.autograd.grad(expected, doubles, grad.double())
+    for algorithm in ALGORITHMS:
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        out = circular_conv(*leaves[:2], axis, leaves[2], algorithm)
+        assert relative_error(out, expected) < 1e-5
+        with torch.no_grad():  # other code than with gradients
+            assert relative_error(circular_conv(x, weight, axis, bias, algorithm), expected) < 1e-5
+        for a, b in zip(torch.autograd.grad(out, leaves, grad), expected_grads, strict=True):
+            assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("algorithm", module.ALGORITHMS)
+@pytest.mark.parametrize("needed", ["x", "weight"])
+def test_gradient_of_one_factor_alone(needed: str, algorithm: str, axis: int):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 70, 74), torch.randn(3, (70, 74)[axis - 2])
+    both = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+    expected = torch.autograd.grad(circular_conv(*both, axis, algorithm="concat").cos().sum(), both)
+    (x if needed == "x" else weight).requires_grad_()
+    circular_conv(x, weight, axis, algorithm=algorithm).cos().sum().backward()
+    index = ["x", "weight"].index(needed)
+    torch.testing.assert_close((x, weight)[index].grad, expected[index], rtol=1e-3, atol=1e-4)
+    assert (x, weight)[1 - index].grad is None
+
+
+@pytest.mark.parametrize("algorithm", module.ALGORITHMS)
+@pytest.mark.parametrize(
+    ("axis", "offset_shape"), [(2, (4, 11, 1)), (3, (4, 1, 9)), (2, (4, 1, 1))]
+)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_prepared_kernel(batch: int, dense: bool, axis: int, offset_shape, algorithm: str):
+    torch.manual_seed(0)
+    x, offset = torch.randn(batch, 4, 11, 9), torch.randn(offset_shape)
+    weight = torch.randn(4, 4 if dense else 1, x.shape[axis]).unsqueeze(5 - axis)
+    with torch.no_grad():
+        kernel = CircularKernel(weight, axis, offset, algorithm)
+        expected = circular_conv(x, weight, axis, algorithm="concat") + offset
+        torch.testing.assert_close(kernel(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            CircularKernel(weight, axis, None, algorithm)(x),
+            expected - offset,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("algorithm", ["circulant", "fft"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_in_reduced_precision_add_up_in_float32(dtype: torch.dtype, algorithm: str):
+    torch.manual_seed(0)
+    x, weight = torch.randn(64, 2, 12, 12), torch.randn(2, 12)
+    leaves = [x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    grad = torch.randn(64, 2, 12, 12).to(dtype)
+    out = torch.autograd.grad(circular_conv(*leaves, "H", algorithm=algorithm), leaves, grad)
+    expected = torch.autograd.grad(
+        circular_conv(*doubles, "H", algorithm="concat"), doubles, grad.double()
+    )
+    for a, b in zip(out, expected, strict=True):
+        assert a.dtype == dtype
+        assert relative_error(a, b) < 4 * torch.finfo(dtype).eps
+
+
+def test_lengths_of_transforms():
+    assert module._transform_length(112) == 112
+    assert module._transform_length(37) == 37  # short enough not to matter
+    for length in (67, 148, 167, 333):
+        transform = module._transform_length(length)
+        assert transform >= 2 * length - 1
+        assert module._is_fast(transform)
 
 
 @pytest.mark.parametrize(

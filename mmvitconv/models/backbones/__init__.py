@@ -3,5 +3,17 @@
 from mmvitconv.models.backbones.convmixer import ConvMixer
 from mmvitconv.models.backbones.fcvit import FCViT
 from mmvitconv.models.backbones.lightvit import LightViT
+from mmvitconv.models.backbones.parc_convnext import ParCConvNeXt
+from mmvitconv.models.backbones.parc_mobilenetv2 import ParCMobileNetV2
+from mmvitconv.models.backbones.parc_net import ParCNet
+from mmvitconv.models.backbones.parc_resnet import ParCResNet
 
-__all__ = ["ConvMixer", "FCViT", "LightViT"]
+__all__ = [
+    "ConvMixer",
+    "FCViT",
+    "LightViT",
+    "ParCConvNeXt",
+    "ParCMobileNetV2",
+    "ParCNet",
+    "ParCResNet",
+]

@@ -31,10 +31,15 @@ def build(request):
     return make
 
 
+def sizes_of(length: int, stride: int) -> set[int]:
+    """What a side may become: convolutions with padding round up, patches without it down."""
+    return {-(-length // stride), max(length // stride, 1)}
+
+
 @pytest.mark.parametrize(("name", "arch"), ALL)
 def test_outputs_are_what_the_attributes_say(name: str, arch: str):
     with torch.device("meta"):
-        model = FAMILIES[name](arch)
+        model = FAMILIES[name](arch).eval()
         outs = model(torch.empty(1, 3, 224, 320))
     assert isinstance(model, BaseModule)
     assert len(outs) == len(model.out_channels) == len(model.strides) == len(model.out_indices)
@@ -51,14 +56,21 @@ def test_any_size(build, size, batch):
     with torch.no_grad():
         outs = model(torch.randn(batch, 3, *size))
     for out, channels, stride in zip(outs, model.out_channels, model.strides, strict=True):
-        assert out.shape == (batch, channels, -(-size[0] // stride), -(-size[1] // stride))
+        assert out.shape[:2] == (batch, channels)
+        assert out.shape[2] in sizes_of(size[0], stride)
+        assert out.shape[3] in sizes_of(size[1], stride)
         assert out.isfinite().all()
         assert out.is_contiguous()
 
 
+def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Equal but for the rounding of float32, in units of what the map holds."""
+    assert (a - b).abs().max() <= 2e-5 * b.std().clamp(min=1)
+
+
 def out_indices_of(build, choice):
     """A choice of stages, for any number n of them."""
-    n = build().num_stages
+    n = build(out_indices=-1).num_stages
     named = {"negative": range(-n, 0), "all": range(n), "all but first": range(1, n)}
     named |= {"last but one": [n - 2], "too large": [n], "too small": [-n - 1]}
     return tuple(named[choice]) if isinstance(choice, str) else choice
@@ -90,7 +102,7 @@ def test_every_parameter_reaches_an_output(build, choice):
 
 @pytest.mark.parametrize("choice", [(), "too large", "too small", (1, 0), (0, 0), (0.5,)])
 def test_illegal_out_indices(build, choice):
-    model = build()
+    model = build(out_indices=-1)
     last = model.num_stages - 1
     with pytest.raises(ValueError, match=rf"give .*{model.unit} 0 to {last}"):
         build(out_indices=out_indices_of(build, choice))
@@ -131,7 +143,7 @@ def test_channels_last_in_channels_last_out(build):
         outs = model(x.contiguous(memory_format=torch.channels_last))
     for a, b in zip(plain, outs, strict=True):
         assert b.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+        assert_close(a, b)
 
 
 def test_with_cp_changes_no_value(build):
@@ -234,7 +246,7 @@ def test_compiles_without_graph_break(build):
         torch._dynamo.reset()
         outs = torch.compile(model, backend="aot_eager", fullgraph=True)(x)
     for a, b in zip(outs, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+        assert_close(a, b)
     model.train()
     torch._dynamo.reset()
     outs = torch.compile(model, backend="aot_eager", fullgraph=True)(x.expand(2, -1, -1, -1))
@@ -251,7 +263,7 @@ def test_exports_with_dynamic_batch(build):
         )
         x = torch.randn(5, 3, 64, 64)
         for a, b in zip(program.module()(x), model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+            assert_close(a, b)
 
 
 def test_state_dict_deepcopy_and_pickle(build):
