@@ -147,7 +147,7 @@ class ParC(nn.Module):
         kernel = CircularKernel(weight.to(dtype), self.direction, offset.to(dtype), algorithm)
         while len(self._prepared) >= _CACHED_KERNELS:
             self._prepared.pop(next(iter(self._prepared)))
-        copies = [source.clone() if source.device.type == "cpu" else source for source in sources]
+        copies = [source.clone() if _compares_values(source) else source for source in sources]
         self._prepared[key] = copies, [_mark(source) for source in sources], kernel
         return kernel
 
@@ -206,7 +206,8 @@ class ParC(nn.Module):
     def extra_repr(self) -> str:
         """What repr shows."""
         out = f", out_channels={self.weight.shape[0]}" if self.dense else ""
-        return f"{self.channels}{out}, {self.direction!r}, length={self.length}, {self.instance_kernel!r}"
+        kernel = f"length={self.length}, instance_kernel={self.instance_kernel!r}"
+        return f"{self.channels}{out}, {self.direction!r}, {kernel}"
 
 
 def resize_taps(stored: Tensor, size: tuple[int, int]) -> Tensor:
@@ -221,6 +222,10 @@ def resize_taps(stored: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.to(stored.dtype)
 
 
+def _compares_values(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _mark(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
@@ -229,12 +234,12 @@ def _is_unchanged(sources: list[Tensor], copies: list[Tensor], marks: list[tuple
     """Whether tensors hold what they held.
 
     EMA hooks swap weights through ``.data``, which leaves no mark. Comparing values finds it, and
-    costs next to nothing where it needs no synchronisation.
+    costs next to nothing on a CPU; elsewhere it would wait for the device.
     """
     if len(sources) != len(copies):
         return False
     for source, copy, mark in zip(sources, copies, marks, strict=True):
-        same = torch.equal(source, copy) if source.device.type == "cpu" else _mark(source) == mark
+        same = torch.equal(source, copy) if _compares_values(source) else _mark(source) == mark
         if not same:
             return False
     return True

@@ -1,0 +1,53 @@
+"""Pooling of classifiers that drop out features."""
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmvitconv.registry import MODELS
+
+__all__ = ["GlobalPooling"]
+
+
+@MODELS.register_module()
+class GlobalPooling(BaseModule):
+    """Mean of each map over height and width, then dropout: what stands before a linear head.
+
+    Args:
+        dropout_rate: Share of the channels that training sets to 0, in [0, 1).
+        init_cfg: Not used; there are no parameters.
+
+    Raises:
+        ValueError: An argument is outside its legal range.
+    """
+
+    def __init__(
+        self, dropout_rate: float = 0.0, init_cfg: dict | list[dict] | None = None
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(
+                f"dropout_rate={dropout_rate} is illegal; give at least 0 and less than 1"
+            )
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Pool each of the backbone's maps.
+
+        Args:
+            inputs: Maps of shape (B, C, H, W).
+
+        Returns:
+            Vectors of shape (B, C).
+
+        Raises:
+            ValueError: An input has another shape, such as a vector.
+        """
+        for x in inputs:
+            if x.dim() != 4:
+                raise ValueError(
+                    f"GlobalPooling takes maps of shape (B, C, H, W), but got {tuple(x.shape)}; "
+                    "build the backbone so that it gives maps, or leave the neck out"
+                )
+        return tuple(self.dropout(x.mean(dim=(2, 3))) for x in inputs)
