@@ -5,14 +5,24 @@ imports its ``locations`` on first use. So ``type='mmvitconv.FCViT'`` works in a
 without ``custom_imports``.
 """
 
+from mmengine.registry import DATA_SAMPLERS as ENGINE_DATA_SAMPLERS
 from mmengine.registry import HOOKS as ENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as ENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as ENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["HOOKS", "MODELS", "MODEL_WRAPPERS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS"]
+__all__ = [
+    "DATA_SAMPLERS",
+    "HOOKS",
+    "MODELS",
+    "MODEL_WRAPPERS",
+    "OPTIM_WRAPPERS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "TRANSFORMS",
+]
 
 SCOPE = "mmvitconv"
 MODELS = Registry("model", parent=ENGINE_MODELS, scope=SCOPE, locations=["mmvitconv.models"])
@@ -43,4 +53,16 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=ENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
     locations=["mmvitconv.engine.layer_decay"],
+)
+DATA_SAMPLERS = Registry(
+    "data sampler",
+    parent=ENGINE_DATA_SAMPLERS,
+    scope=SCOPE,
+    locations=["mmvitconv.datasets.multiscale"],
+)
+TRANSFORMS = Registry(
+    "transform",
+    parent=ENGINE_TRANSFORMS,
+    scope=SCOPE,
+    locations=["mmvitconv.datasets.multiscale"],
 )

@@ -8,12 +8,19 @@ from mmvitconv.models.backbones import (
     ParCMobileNetV2,
     ParCNet,
     ParCResNet,
+    WithParC,
 )
-from mmvitconv.models.necks import IsotropicPyramid, LightViTFPN, LightViTPooling
+from mmvitconv.models.necks import (
+    GlobalPooling,
+    IsotropicPyramid,
+    LightViTFPN,
+    LightViTPooling,
+)
 
 __all__ = [
     "ConvMixer",
     "FCViT",
+    "GlobalPooling",
     "IsotropicPyramid",
     "LightViT",
     "LightViTFPN",
@@ -22,4 +29,5 @@ __all__ = [
     "ParCMobileNetV2",
     "ParCNet",
     "ParCResNet",
+    "WithParC",
 ]

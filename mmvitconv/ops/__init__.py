@@ -5,6 +5,7 @@ from mmvitconv.ops.circular_conv import (
     CircularKernel,
     circulant_matrix,
     circular_conv,
+    circular_conv_pair,
     compute_dtype,
 )
 from mmvitconv.ops.conv_gelu import conv2d_gelu
@@ -23,6 +24,7 @@ __all__ = [
     "attention",
     "circulant_matrix",
     "circular_conv",
+    "circular_conv_pair",
     "compute_dtype",
     "conv2d_gelu",
     "cpu_memory_format",

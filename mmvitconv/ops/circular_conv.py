@@ -110,6 +110,54 @@ def circular_conv(
         return out if bias is None else out + bias.to(dtype).view(-1, 1, 1)
 
 
+def circular_conv_pair(
+    x: Tensor,
+    weight_h: Tensor,
+    weight_w: Tensor,
+    bias: Tensor | None = None,
+    algorithm: str = "auto",
+) -> Tensor:
+    """Depth-wise circular convolution along the height, then along the width of the same channels.
+
+    Together a circular convolution of the plane with a kernel of rank one, whose spectrum is the
+    product of the two spectra.
+
+    Args:
+        x: Input, shape (B, C, H, W).
+        weight_h: Kernel, shape (C, H) or (C, 1, H, 1).
+        weight_w: Kernel, shape (C, W) or (C, 1, 1, W).
+        bias: Shape (C,), or None.
+        algorithm: ``'fft2'`` for one Fourier transform of the plane; ``'auto'`` for it where both
+            axes would take the FFT; otherwise that of the two passes, as in :func:`circular_conv`.
+
+    Returns:
+        Tensor of shape (B, C, H, W) in x's dtype; under autocast in autocast's.
+
+    Raises:
+        ValueError: As in :func:`circular_conv`.
+    """
+    if algorithm == "auto":
+        shapes = ((x.shape[1], x.shape[2]), (x.shape[1], x.shape[3]))
+        use = "training" if torch.is_grad_enabled() and x.requires_grad else "inference"
+        facts = (x.device, compute_dtype(x))
+        both = {_choose(*facts, shape, False, use, algorithm) for shape in shapes}
+        is_fast = all(_transform_length(n) == n for n in x.shape[2:])
+        algorithm = "fft2" if both == {"fft"} and is_fast else "auto"
+    if algorithm != "fft2":
+        x = circular_conv(x, weight_h, "H", None, algorithm)
+        return circular_conv(x, weight_w, "W", bias, algorithm)
+    taps_h, _ = _taps(weight_h, 2, x.shape)
+    taps_w, _ = _taps(weight_w, 3, x.shape)
+    dtype = compute_dtype(x)
+    with without_autocast(x):
+        x, taps_h, taps_w = (t.float() if dtype in _HALF else t.to(dtype) for t in
+                             (x, taps_h, taps_w))  # fmt: skip
+        # The real transform is along the width, so the height's spectrum has both halves.
+        spectrum = torch.fft.fft(taps_h.unsqueeze(2), dim=1) * torch.fft.rfft(taps_w.unsqueeze(1))
+        out = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum.conj(), s=x.shape[2:]).to(dtype)
+        return out if bias is None else out + bias.to(dtype).view(-1, 1, 1)
+
+
 class CircularKernel:
     """A kernel and an offset, transformed once for many maps of one size; for inference.
 

@@ -14,9 +14,25 @@ from typing import Any
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError, UserError, shorten
-from mmvitconv.weights import convmixer, fcvit, lightvit
+from mmvitconv.weights import (
+    convmixer,
+    fcvit,
+    lightvit,
+    parc_convnext,
+    parc_mobilenetv2,
+    parc_net,
+    parc_resnet,
+)
 
-_FAMILIES = {"convmixer": convmixer, "fcvit": fcvit, "lightvit": lightvit}
+_FAMILIES = {
+    "convmixer": convmixer,
+    "fcvit": fcvit,
+    "lightvit": lightvit,
+    "parc_convnext": parc_convnext,
+    "parc_mobilenetv2": parc_mobilenetv2,
+    "parc_net": parc_net,
+    "parc_resnet": parc_resnet,
+}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema_model")

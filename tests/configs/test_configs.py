@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted(path for path in ROOT.glob("configs/*/*.py") if path.parent.name != "_base_")
 FILES = sorted(ROOT.glob("configs/**/*.py"))
 
-# Issues 2 to 4: what must exist of each family, by its folder.
+PARC_CONVNETS = ("parc_convnext_xt", "parc_resnet50", "parc_mobilenetv2")
+# Issues 2 to 5: what must exist of each family, by its folder.
 EXPECTED = {
     "fcvit": {
         *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
@@ -48,6 +49,17 @@ EXPECTED = {
         "convmixer_256_8_cifar10",
         "convmixer_256_8_mnist",
     },
+    "parc": {
+        *(f"parcnet_{arch}_imagenet" for arch in ("xs", "s", "h")),
+        *(f"{backbone}_imagenet" for backbone in PARC_CONVNETS),
+        *(f"maskrcnn_{backbone}_coco" for backbone in (*PARC_CONVNETS, "parcnet_s")),
+        "cascade_maskrcnn_parc_convnext_xt_3x_coco",
+        *(f"retinanet_{backbone}_coco" for backbone in ("parcnet_s", "parc_convnext_xt")),
+        "ssdlite_parcnet_s_coco",
+        *(f"upernet_{backbone}_ade20k" for backbone in (*PARC_CONVNETS, "parcnet_s")),
+        "deeplabv3_parcnet_s_voc",
+        "maskrcnn_parcnet_xs_nuclei",
+    },
 }
 # The folder of each data set, and the method that a name starts with by the class that it means.
 DATA = {
@@ -55,6 +67,7 @@ DATA = {
     "cifar10": "data/cifar10",
     "coco": "data/coco",
     "ade20k": "data/ade/ADEChallengeData2016",
+    "voc": "data/VOCdevkit/VOC2012",
     "nuclei": "data/nuclei",
     "trees": "data/trees",
     "mnist": "data/mnist",
@@ -62,11 +75,21 @@ DATA = {
 METHODS = {
     "ImageClassifier": "",
     "MaskRCNN": "maskrcnn_",
+    "CascadeRCNN": "cascade_maskrcnn_",
     "RetinaNet": "retinanet_",
+    "SingleStageDetector": "ssdlite_",
     "UPerHead": "upernet_",
     "FPNHead": "fpn_",
+    "mmvitconv.DeepLabV3Head": "deeplabv3_",
 }
-SCOPES = {"": "mmpretrain", "maskrcnn_": "mmdet", "retinanet_": "mmdet"}
+SEGMENTORS = {"upernet_", "fpn_", "deeplabv3_"}
+# Backbones whose names in configs are not the class and the arch in lower case, in the folder parc.
+PARC_NAMES = {
+    "ParCNet": "parcnet_{}",
+    "ParCConvNeXt": "parc_convnext_{}",
+    "ParCResNet": "parc_resnet{}",
+    "ParCMobileNetV2": "parc_mobilenetv2",  # of width 1.0
+}
 
 COLD_BUILD = """
 import json, sys, traceback
@@ -176,10 +199,15 @@ def test_nothing_comes_from_elsewhere(file):
 def test_name(path, cfg):
     method, backbone = method_of(cfg.model), cfg.model.backbone
     dataset = path.stem.rpartition("_")[2]
-    assert path.stem.startswith(f"{method}{path.parent.name}_{backbone.arch}_")
-    assert backbone.type.partition(".")[2].lower() == path.parent.name
-    assert cfg.train_dataloader.dataset.data_root.rstrip("/") == DATA[dataset]
-    assert cfg.default_scope == SCOPES.get(method, "mmseg")
+    kind = backbone.type.removeprefix("mmvitconv.")
+    name = PARC_NAMES.get(kind, f"{kind.lower()}_{{}}").format(backbone.arch)
+    assert path.stem.startswith(f"{method}{name}_")
+    assert path.parent.name == ("parc" if kind in PARC_NAMES else kind.lower())
+    assert cfg.val_dataloader.dataset.data_root.rstrip("/") == DATA[dataset]
+    for part in training_sets(cfg):
+        assert part.data_root.rstrip("/") == DATA[dataset]
+    scope = "mmseg" if method in SEGMENTORS else "mmdet" if method else "mmpretrain"
+    assert cfg.default_scope == scope
 
 
 def test_head_comment(path):
@@ -199,7 +227,9 @@ def test_effective_batch(path, cfg):
     stated = re.search(r"batch (\d+) x (\d+)", head["title"])
     gpus, batch = map(int, stated.groups()) if stated else (1, cfg.train_dataloader.batch_size)
     assert batch == cfg.train_dataloader.batch_size
-    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": gpus * batch}
+    steps = cfg.optim_wrapper.get("accumulative_counts", 1)
+    assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": gpus * batch * steps}
+    assert (steps == 2) == ("of which two make a step" in head["title"])
     assert head["Command"].split()[3:] == ([str(gpus)] if stated else [])
 
 
@@ -279,15 +309,18 @@ def test_channels_and_strides_fit(path, cfg, built):
         assert set(built[str(path)]["strides"]) <= set(strides)
     for name in ("rpn_head", "bbox_head"):
         if name in model:
-            assert model[name].in_channels == channels[0]
+            given = model[name].in_channels
+            assert given == (channels if isinstance(given, list) else channels[0])
             assert list(model[name].anchor_generator.strides) == strides
     for name in ("bbox", "mask"):
         if f"{name}_head" in model.get("roi_head", {}):
             extractor = model.roi_head[f"{name}_roi_extractor"]
             assert list(extractor.featmap_strides) == strides[: len(extractor.featmap_strides)]
             assert extractor.out_channels == channels[0]
-            assert model.roi_head[f"{name}_head"].in_channels == channels[0]
-            assert model.roi_head[f"{name}_head"].num_classes == number_of_classes(cfg)
+            heads = model.roi_head[f"{name}_head"]
+            for head in heads if isinstance(heads, list) else [heads]:  # one each in a cascade
+                assert head.in_channels == channels[0]
+                assert head.num_classes == number_of_classes(cfg)
     for name in ("decode_head", "auxiliary_head"):
         if name in model:
             head = model[name]
@@ -299,11 +332,18 @@ def test_channels_and_strides_fit(path, cfg, built):
                 assert list(head.feature_strides) == strides
 
 
+def training_sets(cfg: Config) -> list:
+    """The data set that is trained on, or those that are put together."""
+    dataset = cfg.train_dataloader.dataset
+    return dataset.datasets if dataset.type == "ConcatDataset" else [dataset]
+
+
 def number_of_classes(cfg: Config) -> int:
     """Classes of the data set: its own list, else that of the public data set."""
-    dataset = cfg.train_dataloader.dataset
+    dataset = training_sets(cfg)[0]
     classes = dataset.get("metainfo", {}).get("classes")
-    return len(classes) if classes else {"CocoDataset": 80, "ADE20KDataset": 150}[dataset.type]
+    public = {"CocoDataset": 80, "ADE20KDataset": 150, "PascalVOCDataset": 21}
+    return len(classes) if classes else public[dataset.type]
 
 
 @pytest.mark.parametrize("package", ["mmdet", "mmseg", "mmpretrain", "mmengine"])

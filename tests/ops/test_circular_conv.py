@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import reference
 from torch import Tensor
 
-from mmvitconv.ops import CircularKernel, circulant_matrix, circular_conv
+from mmvitconv.ops import CircularKernel, circulant_matrix, circular_conv, circular_conv_pair
 
 module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has the module's name
 
@@ -252,6 +252,30 @@ def test_gradients_in_reduced_precision_add_up_in_float32(dtype: torch.dtype, al
     for a, b in zip(out, expected, strict=True):
         assert a.dtype == dtype
         assert relative_error(a, b) < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("algorithm", ["fft2", *ALGORITHMS])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (9, 7), (150, 160)])
+def test_pair(size: tuple[int, int], algorithm: str):
+    torch.manual_seed(0)
+    new = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    leaves = [new(2, 3, *size), new(3, size[0]), new(3, size[1]), new(3)]
+    x, weight_h, weight_w, bias = leaves
+    expected = rolled(rolled(x, weight_h, 2, torch.zeros(3)), weight_w, 3, bias)
+    out = circular_conv_pair(*leaves, algorithm)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    grad = torch.randn_like(out)
+    for a, b in zip(
+        torch.autograd.grad(out, leaves, grad),
+        torch.autograd.grad(expected, leaves, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    half = circular_conv_pair(*[leaf.detach().bfloat16() for leaf in leaves], algorithm)
+    assert half.dtype == torch.bfloat16
+    assert relative_error(half, expected.detach()) < 0.1
+    with pytest.raises(ValueError, match="must have 3 channels"):
+        circular_conv_pair(x, new(3, size[0] + 1), weight_w, None, algorithm)
 
 
 def test_lengths_of_transforms():

@@ -7,6 +7,7 @@ from mmvitconv.models.backbones.parc_convnext import ParCConvNeXt
 from mmvitconv.models.backbones.parc_mobilenetv2 import ParCMobileNetV2
 from mmvitconv.models.backbones.parc_net import ParCNet
 from mmvitconv.models.backbones.parc_resnet import ParCResNet
+from mmvitconv.models.backbones.with_parc import WithParC
 
 __all__ = [
     "ConvMixer",
@@ -16,4 +17,5 @@ __all__ = [
     "ParCMobileNetV2",
     "ParCNet",
     "ParCResNet",
+    "WithParC",
 ]

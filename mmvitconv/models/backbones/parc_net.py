@@ -232,8 +232,8 @@ class ChannelAttention(nn.Module):
         if x.shape[0] == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
             raise ValueError(
                 "ParC-Net's channel attention normalises one value per image and channel, so it "
-                "cannot train with one image per process; give a batch_size of at least 2, "
-                "norm_cfg=dict(type='SyncBN') on several processes, or norm_eval=True"
+                "cannot train with one image per process; give a batch_size of at least 2 "
+                "and drop_last=True, norm_cfg=dict(type='SyncBN') on several processes, or norm_eval=True"
             )
         return x * self.expand(self.reduce(x.mean(dim=(2, 3), keepdim=True)))
 

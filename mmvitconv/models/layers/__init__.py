@@ -5,6 +5,7 @@ from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.norm import CanvasNorm, keep_memory_format
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
 from mmvitconv.models.layers.plain import is_plain
+from mmvitconv.models.layers.replace import replace_with_parc
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "drop_path_rates",
     "is_plain",
     "keep_memory_format",
+    "replace_with_parc",
 ]

@@ -174,7 +174,7 @@ class ParC(nn.Module):
         if self.position_embedding is not None or self.norm is not None:
             size = (length, 1) if self.direction == "H" else (1, length)
             shift = shift.expand(1, self.channels, *size)
-            offset = circular_conv(shift, weight, self.direction, algorithm="concat")[0]
+            offset = circular_conv(shift, weight, self.direction, algorithm="fft")[0]
         if scale is not None:
             weight = weight * scale.view((1, -1, 1, 1) if self.dense else (-1, 1, 1, 1))
         return weight, offset if self.bias is None else offset + self.bias.view(-1, 1, 1)

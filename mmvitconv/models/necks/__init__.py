@@ -2,5 +2,6 @@
 
 from mmvitconv.models.necks.isotropic import IsotropicPyramid
 from mmvitconv.models.necks.lightvit import LightViTFPN, LightViTPooling
+from mmvitconv.models.necks.pooling import GlobalPooling
 
-__all__ = ["IsotropicPyramid", "LightViTFPN", "LightViTPooling"]
+__all__ = ["GlobalPooling", "IsotropicPyramid", "LightViTFPN", "LightViTPooling"]

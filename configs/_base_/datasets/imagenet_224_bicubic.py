@@ -1,0 +1,25 @@
+# As imagenet_224, but with bicubic crops only and the usual test crop, 224 of 256: ConvNeXt's.
+_base_ = "./imagenet_224.py"
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(
+        type="RandomResizedCrop",
+        scale=224,
+        crop_ratio_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        backend="pillow",
+        interpolation="bicubic",
+    ),
+    *_base_.train_pipeline[2:],
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(  # 224 / 0.875
+        type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"
+    ),
+    dict(type="CenterCrop", crop_size=224),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

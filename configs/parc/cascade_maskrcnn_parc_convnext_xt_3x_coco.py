@@ -1,0 +1,28 @@
+# Cascade Mask R-CNN with ParC-ConvNeXt-XT on COCO: 3x, several scales, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/parc/cascade_maskrcnn_parc_convnext_xt_3x_coco.py 8
+# Published: box AP 47.7, mask AP 41.5 (README of github.com/hkzhang91/ParC-Net)
+# Measured:  not trained here; model 64.95M parameters; backbone 7.03M, 23.37G MACs at 800x1280
+# The recipe is that of earlier repositories of Fast-ParC's first author, without mixed precision;
+# warm-up, batch and exemptions from weight decay are the field's.
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/cascade_maskrcnn_fpn.py",
+    "../_base_/datasets/coco_instance_ms.py",
+    "../_base_/schedules/coco_3x.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.4, layer_scale_init_value=1.0
+    ),
+    neck=dict(in_channels=[48, 96, 192, 384]),
+)
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
+    constructor="mmvitconv.LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(  # of ConvNeXt's six layers; no decay of norms, biases and layer scales
+        layer_decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
+    ),
+)

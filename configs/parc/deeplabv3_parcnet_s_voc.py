@@ -1,0 +1,62 @@
+# DeepLabv3 with ParC-Net-S on PASCAL VOC 2012: 50 epochs at 512x512, output stride 16, batch 4 x 8.
+#
+# Command:   bash tools/dist_train.sh configs/parc/deeplabv3_parcnet_s_voc.py 4
+# Published: mIoU 79.7 (README of the original repository; trained on COCO images besides these)
+# Measured:  not trained here; model 5.82M parameters; backbone 4.29M, 8.24G MACs at 512x512
+# Of augmentation the recipe names sizes and crop only; the rest here is the field's.
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
+custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(  # BGR / 255
+        type="SegDataPreProcessor",
+        mean=[0.0, 0.0, 0.0],
+        std=[255.0, 255.0, 255.0],
+        pad_val=0,
+        seg_pad_val=255,
+        size=(512, 512),
+    ),
+    backbone=dict(type="mmvitconv.ParCNet", arch="s", output_stride=16, out_indices=(4,)),
+    decode_head=dict(
+        type="mmvitconv.DeepLabV3Head",
+        in_channels=160,
+        in_index=0,
+        channels=256,
+        dilations=(1, 6, 12, 18),
+        dropout_ratio=0.1,
+        num_classes=21,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="ResizeToMultiple", size_divisor=32),
+    dict(type="LoadAnnotations"),  # the ground truth keeps its size
+    dict(type="PackSegInputs"),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=50, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+param_scheduler = [
+    dict(type="LinearLR", start_factor=9e-5 / 9e-4, by_epoch=False, begin=0, end=500),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, T_max=50, by_epoch=True, begin=0, end=50),
+]
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=9e-4, weight_decay=0.01),
+    paramwise_cfg=dict(custom_keys=dict(decode_head=dict(lr_mult=10.0))),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=4 * 8)
+default_hooks = dict(
+    checkpoint=dict(by_epoch=True, interval=1), logger=dict(log_metric_by_epoch=True)
+)
+log_processor = dict(by_epoch=True)

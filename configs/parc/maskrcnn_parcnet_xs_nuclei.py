@@ -1,0 +1,23 @@
+# Mask R-CNN with ParC-Net-XS on nuclei in a microscopy image, from scratch, narrow.
+#
+# Command:   python tools/train.py configs/parc/maskrcnn_parcnet_xs_nuclei.py
+# Published: nothing: the data set is ours, for a first run on a CPU
+# Measured:  not trained here; model 3.38M parameters; backbone 1.44M, 0.52G MACs at 192x192
+# Data:      python tools/dataset_converters/nuclei.py
+_base_ = [
+    "../_base_/models/maskrcnn_fpn_narrow.py",
+    "../_base_/datasets/nuclei_instance.py",
+    "../_base_/schedules/nuclei_20e.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
+    backbone=dict(type="mmvitconv.ParCNet", arch="xs", out_indices=(1, 2, 3, 4)),
+    neck=dict(in_channels=[64, 96, 128, 160]),
+)
+# Channel attention normalises one value per image, so a last batch of one image cannot be.
+train_dataloader = dict(drop_last=True)
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
+)
+randomness = dict(seed=0)

@@ -1,0 +1,9 @@
+# ParC-Net-H on ImageNet-1k: 300 epochs, crops of 160 to 320, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/parc/parcnet_h_imagenet.py 8
+# Published: nothing: the authors give the architecture and recipe of this size, but no result
+# Measured:  not trained here; model 20.40M parameters; backbone 19.44M, 8.54G MACs at 256x256
+# The authors train with mixed precision: add --amp to the command.
+_base_ = "./parcnet_s_imagenet.py"
+model = dict(backbone=dict(arch="h"), head=dict(in_channels=960))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.05))

@@ -1,0 +1,33 @@
+# UperNet with ParC-ResNet50 on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/parc/upernet_parc_resnet50_ade20k.py 8
+# Published: mIoU 43.85 (README of github.com/hkzhang91/ParC-Net)
+# Measured:  not trained here; model 64.68M parameters; backbone 21.69M, 22.70G MACs at 512x512
+# The recipe is that of earlier repositories of Fast-ParC's first author; the factors of its
+# stage-wise decay of 0.9 are those of mmseg's constructor for ConvNeXt-T. Norms in the stages are
+# decayed too, as MMEngine's factors by name leave no exemption.
+# Not stated: BatchNorm (statistics kept, as in its detectors); nothing is frozen.
+# Start from ImageNet weights (original or converted file):
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_160k.py",
+    "../_base_/tasks/segmentation.py",
+]
+model = dict(
+    backbone=dict(type="mmvitconv.ParCResNet", arch="50", norm_eval=True),
+    decode_head=dict(in_channels=[256, 512, 1024, 2048]),
+    auxiliary_head=dict(in_channels=1024),
+    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+)
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4 * (8 * 2) / 16, weight_decay=0.05),
+    paramwise_cfg=dict(
+        custom_keys={
+            "backbone.conv1.": dict(lr_mult=0.9**7),
+            "backbone.bn1.": dict(lr_mult=0.9**7),
+            **{f"backbone.layer{i + 1}.": dict(lr_mult=0.9 ** (6 - i)) for i in range(4)},
+        }
+    ),
+)

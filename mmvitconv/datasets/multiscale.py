@@ -1,0 +1,195 @@
+"""Training with a crop size per batch: the batch sampler that draws it and the crop that obeys.
+
+A config names both (``configs/_base_/datasets/imagenet_256_multiscale.py``)::
+
+    train_dataloader = dict(
+        batch_size=128,  # at 256x256
+        sampler=dict(type="DefaultSampler", shuffle=True),
+        batch_sampler=dict(type="mmvitconv.MultiScaleBatchSampler", base_size=256),
+        dataset=dict(pipeline=[..., dict(type="mmvitconv.MultiScaleRandomResizedCrop"), ...]),
+    )
+
+A batch sampler can hand nothing but indices to the workers, so each index carries its crop size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+
+import torch
+from mmengine.dataset import DefaultSampler
+from mmpretrain.datasets.transforms import RandomResizedCrop
+
+from mmvitconv.registry import DATA_SAMPLERS, TRANSFORMS
+
+__all__ = ["MultiScaleBatchSampler", "MultiScaleRandomResizedCrop", "SizedIndex"]
+
+
+class SizedIndex(int):
+    """The index of an image, with the edge that its crop shall have.
+
+    The dataset wrappers that compute the index of the dataset inside (``ConcatDataset``,
+    ``RepeatDataset``) subtract or take the remainder, so the size survives these.
+
+    Args:
+        index: Index in the dataset, >= 0.
+        crop_size: Edge of the square crop in pixels, >= 1.
+    """
+
+    crop_size: int
+
+    def __new__(cls, index: int, crop_size: int) -> SizedIndex:
+        """Make an int that has one more attribute."""
+        self = super().__new__(cls, index)
+        self.crop_size = crop_size
+        return self
+
+    def __reduce__(self) -> tuple:
+        """Pickle the size too: indices travel to the workers."""
+        return type(self), (int(self), self.crop_size)
+
+    def __sub__(self, other: int) -> SizedIndex:
+        """Subtract; the size stays."""
+        return type(self)(int(self) - other, self.crop_size)
+
+    def __mod__(self, other: int) -> SizedIndex:
+        """Take the remainder; the size stays."""
+        return type(self)(int(self) % other, self.crop_size)
+
+
+@DATA_SAMPLERS.register_module()
+class MultiScaleBatchSampler:
+    """Batches of which each has one crop size, and the more images the smaller that is.
+
+    The number of pixels of a batch stays about the same, except that no batch has fewer images
+    than ``batch_size``: with 128 images at 256 pixels the sizes 160, 192, 256, 288 and 320 have
+    327, 227, 128, 128 and 128.
+
+    An epoch has the same number of batches on all ranks and in every epoch: as few as are needed
+    to see every image, with each size as often as any other or once more. Their order is drawn
+    anew in each epoch and is the same on all ranks, as are seed and epoch of ``sampler``. All
+    batches are full: the last takes images from the start of the epoch again.
+
+    Args:
+        sampler: MMEngine's ``DefaultSampler`` (or a subclass) with ``round_up=True``, which gives
+            every rank equally many images.
+        batch_size: Images per rank at ``base_size``, and the smallest number at any size; >= 1.
+        crop_sizes: Edges of the square crops in pixels, at least one, all different.
+        base_size: Edge at which a batch has ``batch_size`` images, in pixels, >= 1.
+
+    Attributes:
+        batch_sizes: Images per rank for each entry of ``crop_sizes``.
+
+    Raises:
+        ValueError: An argument is outside its legal range.
+    """
+
+    def __init__(
+        self,
+        sampler: DefaultSampler,
+        batch_size: int,
+        crop_sizes: Sequence[int] = (160, 192, 256, 288, 320),
+        base_size: int = 256,
+    ) -> None:
+        if not isinstance(sampler, DefaultSampler) or not sampler.round_up:
+            raise ValueError(
+                f"sampler={type(sampler).__name__} with "
+                f"round_up={getattr(sampler, 'round_up', None)} is illegal; give "
+                "sampler=dict(type='DefaultSampler', round_up=True), so that all ranks have "
+                "equally many images"
+            )
+        crop_sizes = tuple(crop_sizes)
+        for name, value in (("batch_size", batch_size), ("base_size", base_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} is illegal; give an integer of at least 1")
+        if (
+            not crop_sizes
+            or len(set(crop_sizes)) != len(crop_sizes)
+            or any(not isinstance(size, int) or size < 1 for size in crop_sizes)
+        ):
+            raise ValueError(
+                f"crop_sizes={crop_sizes} is illegal; give one or more integers of at least 1, "
+                "all different"
+            )
+        if len(sampler) == 0:
+            raise ValueError("the dataset of MultiScaleBatchSampler is empty; give one with images")
+        self.sampler = sampler  # DistSamplerSeedHook sets its epoch
+        self.batch_size = batch_size
+        self.crop_sizes = crop_sizes
+        self.base_size = base_size
+        self.batch_sizes = tuple(
+            max(batch_size, batch_size * base_size**2 // size**2) for size in crop_sizes
+        )
+
+    def _positions(self) -> list[int]:
+        """The position in ``crop_sizes`` of each batch of an epoch, before they are shuffled."""
+        rounds, rest = divmod(len(self.sampler), sum(self.batch_sizes))
+        positions = list(range(len(self.crop_sizes))) * rounds
+        for position, images in enumerate(self.batch_sizes):
+            if rest <= 0:
+                break
+            positions.append(position)
+            rest -= images
+        return positions
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch on each rank."""
+        return len(self._positions())
+
+    def __iter__(self) -> Iterator[list[SizedIndex]]:
+        """Iterate the batches of the epoch that ``sampler`` is set to."""
+        generator = torch.Generator()
+        generator.manual_seed(self.sampler.seed + self.sampler.epoch)
+        positions = self._positions()
+        indices = cycle(list(self.sampler))
+        for place in torch.randperm(len(positions), generator=generator).tolist():
+            size, images = (
+                values[positions[place]] for values in (self.crop_sizes, self.batch_sizes)
+            )
+            yield [SizedIndex(index, size) for index in islice(indices, images)]
+
+
+@TRANSFORMS.register_module()
+class MultiScaleRandomResizedCrop(RandomResizedCrop):
+    """mmpretrain's ``RandomResizedCrop`` to the size that ``MultiScaleBatchSampler`` drew.
+
+    It reads the size from ``results['sample_idx']``, where MMEngine's datasets leave the index
+    that they were given.
+
+    Args:
+        **kwargs: Arguments of mmpretrain's ``RandomResizedCrop`` other than ``scale``.
+
+    Raises:
+        ValueError: ``scale`` is given.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        if "scale" in kwargs:
+            raise ValueError(
+                f"scale={kwargs['scale']} is illegal for MultiScaleRandomResizedCrop; give "
+                "crop_sizes to MultiScaleBatchSampler, or take RandomResizedCrop"
+            )
+        super().__init__(scale=1, **kwargs)
+
+    def transform(self, results: dict) -> dict:
+        """Crop and resize an image.
+
+        Args:
+            results: With ``img`` of shape (H, W, C) and ``sample_idx``.
+
+        Returns:
+            The same dict with the new ``img`` and ``img_shape``.
+
+        Raises:
+            ValueError: The index of the image carries no size.
+        """
+        index = results.get("sample_idx")
+        if not isinstance(index, SizedIndex):
+            raise ValueError(
+                f"MultiScaleRandomResizedCrop got sample_idx={index!r} without a crop size; load "
+                "the images with batch_sampler=dict(type='mmvitconv.MultiScaleBatchSampler') and "
+                "no dataset wrapper that looks indices up, or take RandomResizedCrop"
+            )
+        self.scale = (index.crop_size, index.crop_size)
+        return super().transform(results)

@@ -1,0 +1,84 @@
+"""The original ParC-ResNet layout, classification or downstream (section 5), -> ours.
+
+=====================================  ==========================================
+original                               ours
+=====================================  ==========================================
+layer{l}.{i}.parc_{H,W}.gcc_conv.*     backbone.layer{l}.{i}.conv2.{height,width}.*
+layer{l}.{i}.parc_{H,W}.pe             ...{height,width}.position_embedding
+fc.*                                   head.fc.*
+torchvision's other keys               backbone.*
+=====================================  ==========================================
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from mmvitconv.errors import CheckpointError
+from mmvitconv.weights.parc_net import LAYER, NORM, count, rename, same
+
+_PARC_KEY = re.compile(r"layer\d\.\d+\.parc_[HW]\.")
+
+
+def is_original(keys: Iterable[str]) -> bool:
+    """Whether the keys are in the original ParC-ResNet layout; torchvision's ResNet is not."""
+    return any(map(_PARC_KEY.match, keys))
+
+
+def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an original state dict.
+
+    Args:
+        state_dict: Original keys without wrapper prefixes.
+
+    Returns:
+        ``backbone.*`` and, for a classifier, ``head.fc.*``.
+
+    Raises:
+        CheckpointError: Keys are missing or left over, or no block has ParC layers.
+    """
+    keys = list(state_dict)
+    if not is_original(keys):
+        raise CheckpointError(
+            "these weights are no ParC-ResNet: no block has parc_{H,W} layers; give a "
+            "file of one, or another family"
+        )
+    embedded = any(key.endswith(".pe") for key in keys)
+    names = {"conv1.weight": "backbone.conv1.weight"} | same("bn1", "backbone.bn1", NORM)
+    for stage in range(1, 5):
+        for i in range(count(keys, rf"layer{stage}\.(\d+)\.")):
+            theirs = f"layer{stage}.{i}"
+            ours = f"backbone.{theirs}"
+            for part in ("conv1", "conv2", "conv3"):
+                names |= same(f"{theirs}.{part}", f"{ours}.{part}", LAYER[:1])
+            if any(key.startswith(f"{theirs}.parc_") for key in keys):
+                del names[f"{theirs}.conv2.weight"]
+                names |= pair_names(f"{theirs}.parc_", f"{ours}.conv2", embedded)
+            for part in ("bn1", "bn2", "bn3"):
+                names |= same(f"{theirs}.{part}", f"{ours}.{part}", NORM)
+            if i == 0:
+                names |= same(f"{theirs}.downsample.0", f"{ours}.downsample.0", LAYER[:1])
+                names |= same(f"{theirs}.downsample.1", f"{ours}.downsample.1", NORM)
+    if any(key.startswith("fc.") for key in keys):
+        names |= same("fc", "head.fc")
+    return rename(state_dict, names, "ParC-ResNet")
+
+
+def pair_names(theirs: str, ours: str, position_embedding: bool) -> dict[str, str]:
+    """The names of a ParC-H and a ParC-W layer side by side, as all ParC-ConvNets have them.
+
+    Args:
+        theirs: What the originals put before ``H.gcc_conv.weight``.
+        ours: What we put before ``.height.weight``.
+        position_embedding: Whether the layers have one.
+
+    Returns:
+        Our key by original key.
+    """
+    names = {}
+    for letter, direction in (("H", "height"), ("W", "width")):
+        names |= same(f"{theirs}{letter}.gcc_conv", f"{ours}.{direction}")
+        if position_embedding:
+            names[f"{theirs}{letter}.pe"] = f"{ours}.{direction}.position_embedding"
+    return names

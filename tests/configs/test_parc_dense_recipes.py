@@ -1,0 +1,337 @@
+"""The recipes of ParC's detectors and segmentors against specs/parc.md, section 6."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/parc"
+CONVNETS = ("parc_convnext_xt", "parc_resnet50", "parc_mobilenetv2")
+CASCADE = "cascade_maskrcnn_parc_convnext_xt_3x_coco"
+MASKRCNN = [f"maskrcnn_{backbone}_coco" for backbone in CONVNETS]
+RETINANET = ["retinanet_parc_convnext_xt_coco", "retinanet_parcnet_s_coco"]
+DETECTORS = [CASCADE, *MASKRCNN, "maskrcnn_parcnet_s_coco", *RETINANET]
+UPERNET = [f"upernet_{backbone}_ade20k" for backbone in CONVNETS]
+SEGMENTORS = [*UPERNET, "upernet_parcnet_s_ade20k"]
+NUCLEI = "maskrcnn_parcnet_xs_nuclei"
+LAYER_DECAY = [CASCADE, "maskrcnn_parc_convnext_xt_coco"]
+PARCNETS = sorted(  # those of the other test files too
+    path.stem for path in CONFIGS.glob("*_parcnet_*.py") if not path.stem.endswith("_imagenet")
+)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # mmseg's, about its own code
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{name}.py")
+
+
+def build(cfg: Config, device: str = "meta") -> nn.Module:
+    """The model, without memory unless a device is given."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
+        return MODELS.build(cfg.model)
+
+
+def settings(model: nn.Module, optim_wrapper: dict, scope: str) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each trained parameter, by its full name."""
+    with DefaultScope.overwrite_default_scope(scope):
+        groups = build_optim_wrapper(model, optim_wrapper).optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+
+
+def norm_parameters(model: nn.Module) -> set[str]:
+    """Names of weights and biases of all norms; ConvNeXt's are layer norms of their own class."""
+    return {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm))
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+
+
+def learning_rates(cfg: Config, rate: float, length: int, epoch_length: int) -> np.ndarray:
+    """The rate of each iteration, as ParamSchedulerHook steps."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+    schedulers = [
+        PARAM_SCHEDULERS.build(
+            dict(scheduler), default_args={"optimizer": optimizer, "epoch_length": epoch_length}
+        )
+        for scheduler in cfg.param_scheduler
+    ]
+    rates = []
+    for iteration in range(1, length + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or iteration % epoch_length == 0:
+                scheduler.step()
+    return np.array(rates)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detection_schedule(name):
+    cfg, epoch_length = load(name), 600
+    epochs, drops = (36, (27, 33)) if name == CASCADE else (12, (8, 11))
+    assert cfg.train_cfg.max_epochs == epochs
+    rate = cfg.optim_wrapper.optimizer.lr
+    rates = learning_rates(cfg, rate, epochs * epoch_length, epoch_length)
+    np.testing.assert_allclose(rates[:500], rate * np.linspace(0.001, 1, 500), rtol=1e-6)
+    epoch = np.arange(500, epochs * epoch_length) // epoch_length
+    expected = rate * 0.1 ** np.sum([epoch >= drop for drop in drops], axis=0)
+    np.testing.assert_allclose(rates[500:], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS])
+def test_optimizer(name):
+    cfg = load(name)
+    rate, decay = {
+        **dict.fromkeys([CASCADE, *MASKRCNN], (2e-4, 0.05)),
+        **dict.fromkeys(["maskrcnn_parcnet_s_coco", *RETINANET], (1e-4, 0.05)),  # the field's
+        **dict.fromkeys(UPERNET, (1e-4, 0.05)),
+        "upernet_parcnet_s_ade20k": (6e-5, 0.01),  # the field's
+    }[name]
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.weight_decay) == ("AdamW", decay)
+    assert optimizer.lr == pytest.approx(rate)
+    assert cfg.optim_wrapper.type == "OptimWrapper", "no mixed precision"
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr.base_batch_size == 8 * 2
+
+
+@pytest.mark.parametrize("name", LAYER_DECAY)
+def test_layer_decay_is_that_of_mmdet(name):
+    """Rate 0.7 over ConvNeXt's six layers, with the exemptions of mmdet's own constructor."""
+    cfg = load(name)
+    model = build(cfg)
+    found = settings(model, cfg.optim_wrapper, "mmdet")
+    reference = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 2e-4, "weight_decay": 0.05},
+        "constructor": "LearningRateDecayOptimizerConstructor",
+        "paramwise_cfg": {"decay_rate": 0.7, "decay_type": "layer_wise", "num_layers": 6},
+    }
+    expected = settings(model, reference, "mmdet")
+    assert set(found) == set(expected) == {key for key, _ in model.named_parameters()}
+    for key, pair in expected.items():
+        assert found[key] == pytest.approx(pair), key
+    assert found["backbone.downsample_layers.0.0.weight"] == pytest.approx((2e-4 * 0.7**7, 0.05))
+    assert found["backbone.stages.3.2.pwconv1.weight"] == pytest.approx((2e-4 * 0.7, 0.05))
+    assert found["backbone.stages.2.8.mixer.height.weight"] == pytest.approx((2e-4 * 0.7**2, 0.05))
+    assert found["backbone.stages.0.0.gamma"] == pytest.approx((2e-4 * 0.7**6, 0))
+
+
+def test_cascade_heads():
+    cfg = load(CASCADE)
+    head, train_cfg = cfg.model.roi_head, cfg.model.train_cfg
+    assert (cfg.model.type, head.type, head.num_stages) == ("CascadeRCNN", "CascadeRoIHead", 3)
+    assert head.stage_loss_weights == [1, 0.5, 0.25]
+    model = revert_sync_batchnorm(build(cfg))
+    for box_head, stds, rcnn, iou in zip(
+        head.bbox_head, (1, 2, 3), train_cfg.rcnn, (0.5, 0.6, 0.7), strict=True
+    ):
+        assert (box_head.num_shared_convs, box_head.num_shared_fcs) == (4, 1)
+        assert box_head.norm_cfg.type == "SyncBN"
+        assert (box_head.loss_bbox.type, box_head.loss_bbox.loss_weight) == ("GIoULoss", 10.0)
+        assert box_head.reg_decoded_bbox, "GIoU is of boxes"
+        expected = [round(std / stds, 3) for std in (0.1, 0.1, 0.2, 0.2)]
+        assert box_head.bbox_coder.target_stds == expected
+        assigner = rcnn.assigner
+        assert assigner.pos_iou_thr == assigner.neg_iou_thr == assigner.min_pos_iou == iou
+    assert len(model.roi_head.mask_head) == 3
+
+
+def test_cascade_scales():
+    """Short side 480 to 800 in steps of 32, long side to 1333, every second image cropped."""
+    flip, choice = load(CASCADE).train_dataloader.dataset.pipeline[2:4]
+    assert (flip.type, choice.type) == ("RandomFlip", "RandomChoice")
+    (plain,), (first, crop, last) = choice.transforms
+    assert "prob" not in choice, "both are as likely"
+    assert plain == last
+    assert [tuple(scale) for scale in plain.scales] == [
+        (1333, short) for short in range(480, 801, 32)
+    ]
+    assert [tuple(scale) for scale in first.scales] == [(1333, 400), (1333, 500), (1333, 600)]
+    assert (crop.crop_type, tuple(crop.crop_size)) == ("absolute_range", (384, 600))
+    # The single-scale ones.
+    for name in MASKRCNN:
+        assert load(name).train_dataloader.dataset.pipeline[2].scale == (1333, 800)
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS, NUCLEI])
+def test_backbone_settings(name):
+    cfg = load(name)
+    backbone = cfg.model.backbone
+    model = build(cfg).train()
+    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+    assert {norm.training for norm in norms} <= {name == NUCLEI}
+    if "convnext" in name:
+        assert not norms
+        assert backbone.drop_path_rate == (0.4 if name == CASCADE else 0.1)
+        assert backbone.layer_scale_init_value == 1.0
+    else:
+        assert norms
+    if "mobilenetv2" in name:
+        assert model.backbone.out_channels == (24, 32, 96, 1280)
+    frozen = {key for key, value in model.backbone.named_parameters() if not value.requires_grad}
+    if name == "maskrcnn_parc_resnet50_coco":
+        expected = {
+            key
+            for key, _ in model.backbone.named_parameters()
+            if key.startswith(("conv1.", "bn1.", "layer1."))
+        }
+        assert frozen == expected != set()
+    else:
+        assert not frozen
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS, NUCLEI])
+def test_every_trained_parameter_has_a_group(name):
+    cfg = load(name)
+    model = build(cfg)
+    found = settings(model, cfg.optim_wrapper, cfg.default_scope)
+    assert set(found) == {key for key, value in model.named_parameters() if value.requires_grad}
+    exempt = {key for key, (_, decay) in found.items() if decay == 0}
+    norms = norm_parameters(model) & set(found)
+    if name in LAYER_DECAY:
+        assert norms < exempt
+    elif name in UPERNET:  # stage-wise
+        assert exempt == {key for key in norms if not key.startswith("backbone.")} | {
+            key for key in norms if key.startswith("backbone.norm")
+        }
+    else:
+        assert exempt == (set() if name == NUCLEI else norms)
+
+
+def test_stage_decay_is_that_of_mmseg():
+    cfg = load("upernet_parc_convnext_xt_ade20k")
+    model = build(cfg)
+    found = settings(model, cfg.optim_wrapper, "mmseg")
+    reference = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 1e-4, "weight_decay": 0.05},
+        "constructor": "LearningRateDecayOptimizerConstructor",
+        "paramwise_cfg": {"decay_rate": 0.9, "decay_type": "stage_wise", "num_layers": 6},
+    }
+    expected = settings(model, reference, "mmseg")
+    assert set(found) == set(expected)
+    for key, (rate, _) in expected.items():
+        assert found[key][0] == pytest.approx(rate), key
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "stages"),
+    [  # what may follow the prefix of each stage in a parameter's name
+        ("upernet_parc_resnet50_ade20k", ["conv1", "bn1"], [[f"layer{i}"] for i in range(1, 5)]),
+        (
+            "upernet_parc_mobilenetv2_ade20k",
+            ["features.0"],
+            [
+                [f"features.{i}" for i in blocks]
+                for blocks in (range(1, 4), range(4, 7), range(7, 14), range(14, 19))
+            ],
+        ),
+    ],
+)
+def test_stage_decay(name, stem, stages):
+    cfg = load(name)
+    model = build(cfg)
+    found = settings(model, cfg.optim_wrapper, "mmseg")
+    factors = dict.fromkeys(stem, 0.9**7)
+    for stage, prefixes in enumerate(stages):
+        factors |= dict.fromkeys(prefixes, 0.9 ** (6 - stage))
+    used = set()
+    for key, (rate, _) in found.items():
+        owners = [part for part in factors if key.startswith(f"backbone.{part}.")]
+        assert len(owners) == int(key.startswith("backbone."))
+        used |= set(owners)
+        assert rate == pytest.approx(1e-4 * (factors[owners[0]] if owners else 1)), key
+    assert used == set(factors)
+    # A stage ends where a map is given out.
+    assert [model.backbone.strides[index] for index in range(4)] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", SEGMENTORS)
+def test_ade20k_settings(name):
+    cfg = load(name)
+    assert cfg.train_cfg.max_iters == 160_000
+    warm_up, poly = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ("LinearLR", 1500, False)
+    assert (poly.type, poly.power, poly.begin, poly.end) == ("PolyLR", 1.0, 1500, 160_000)
+    resize, crop = cfg.train_dataloader.dataset.pipeline[2:4]
+    assert (tuple(resize.ratio_range), tuple(crop.crop_size)) == ((0.5, 2.0), (512, 512))
+    test_cfg = cfg.model.test_cfg
+    assert (test_cfg.mode, test_cfg.crop_size, test_cfg.stride) == ("slide", (512, 512), (341, 341))
+
+
+@pytest.mark.parametrize("name", sorted({*DETECTORS, *SEGMENTORS, NUCLEI, *PARCNETS}))
+def test_input_convention(name):
+    """ParC-Net takes BGR / 255, the ParC-ConvNets standardised RGB."""
+    cfg = load(name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        preprocess = MODELS.build(cfg.model.data_preprocessor)
+    blue = torch.zeros(3, 512, 512, dtype=torch.uint8)
+    blue[0], blue[1] = 255, 51  # OpenCV reads BGR
+    found = preprocess.forward({"inputs": [blue], "data_samples": None})["inputs"][0, :, 5, 5]
+    if "parcnet" in name:
+        expected = torch.tensor([1.0, 0.2, 0.0])
+    else:
+        rgb = torch.tensor([0.0, 51.0, 255.0])
+        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+        expected = (rgb - mean) / std
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS])
+def test_rectangles(name):
+    """Maps of 25 x 42 and the like: each axis has its own kernel length."""
+    cfg = load(name)
+    model = build(cfg).eval()
+    assert "instance_kernel" not in cfg.model.backbone, "the default resizes"
+    maps = model.extract_feat(torch.empty(1, 3, 800, 1344, device="meta"))
+    for feature, stride in zip(maps, model.backbone.strides, strict=False):
+        assert feature.shape[2:] == (800 // stride, 1344 // stride)
+
+
+def test_cascade_trains():
+    from mmdet.testing import demo_mm_inputs
+
+    cfg = load(CASCADE)
+    cfg.model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
+    cfg.model.train_cfg.rcnn = [
+        {**rcnn, "sampler": {**rcnn.sampler, "num": 16}} for rcnn in cfg.model.train_cfg.rcnn
+    ]
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(build(cfg, "cpu")).train()
+    inputs = demo_mm_inputs(2, [[3, 96, 128]] * 2, num_items=[2, 2], with_mask=True)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        losses = model(**model.data_preprocessor(inputs, training=True), mode="loss")
+    total = sum(sum(value) if isinstance(value, list) else value
+                for key, value in losses.items() if "loss" in key)  # fmt: skip
+    assert torch.isfinite(total)
+    assert {f"s{stage}.loss_{part}" for stage in range(3) for part in ("cls", "bbox", "mask")} <= (
+        set(losses)
+    )
+    total.backward()
+    missing = [key for key, value in model.named_parameters() if value.grad is None]
+    assert not missing, "DDP needs a gradient for each"
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS])
+def test_head_comment_says_whose_recipe(name):
+    text = (CONFIGS / f"{name}.py").read_text("utf-8").partition("_base_")[0]
+    if name in (CASCADE, *UPERNET):
+        assert "Fast-ParC's first author" in text
+        assert "hkzhang91/ParC-Net" in text
+    else:
+        assert "Published: nothing: the authors" in text
