@@ -25,9 +25,10 @@ from mmvitconv import ops
 from mmvitconv.ops import depthwise_conv as depthwise_module
 from mmvitconv.ops import depthwise_conv2d
 
-circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has its name
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has its name
 
 KERNEL_SIZES = (3, 5, 7, 8, 9, 11, 13, 15, 21, 31)
 LENGTHS, CHANNELS = (7, 14, 28, 56, 112, 224), (64, 128, 256)
@@ -188,7 +189,9 @@ def plot(rows: list[dict], keys: Sequence[str], path: Path, title: str) -> None:
     if most:  # one of several widths, the middle one
         rows = [row for row in rows if row["channels"] == sorted(most)[len(most) // 2]]
     panels = list(dict.fromkeys(tuple(row[key] for key in others) for row in rows))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), sharey=True)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.5 * len(panels), 4), sharey=True, layout="constrained"
+    )
     for axis, panel in zip(axes, panels, strict=True):
         part = [row for row in rows if tuple(row[key] for key in others) == panel]
         for name in dict.fromkeys(row["algorithm"] for row in part):
@@ -211,9 +214,9 @@ def plot(rows: list[dict], keys: Sequence[str], path: Path, title: str) -> None:
         axis.set_xticks(sizes, [str(size) for size in sizes], rotation=60)
         axis.minorticks_off()
     axes[0].set_ylabel("microseconds for one row of all channels and images" if most else "ms")
-    axes[-1].legend(fontsize=8)
     figure.suptitle(title)
-    figure.tight_layout()
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
