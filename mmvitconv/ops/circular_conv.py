@@ -17,48 +17,60 @@ A kernel that serves many maps, as in inference, is transformed once: :class:`Ci
 import math
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ANY = "*"
 
-
-class Rule(NamedTuple):
-    """Which algorithm a circular convolution takes.
+@dataclass(frozen=True)
+class Rule:
+    """When a circular convolution takes an algorithm; what is left out does not matter.
 
     Args:
-        device: Device type, or ``'*'``.
-        dense: Whether the kernel mixes channels, or ``'*'``.
-        use: ``'training'`` (a gradient is needed), ``'inference'``, ``'prepared'`` (inference by a
-            :class:`CircularKernel`), ``'export'`` (torch.export, ONNX, TorchScript), or ``'*'``.
-        precision: ``'half'`` (float16, bfloat16), ``'full'``, or ``'*'``.
-        max_length: Longest axis that the rule is for.
-        max_matrix: Largest circulant that the rule is for, in MiB.
         algorithm: One of ``ALGORITHMS``.
+        device: Device type.
+        use: ``'training'`` (a gradient is needed), ``'inference'``, ``'prepared'`` (inference by a
+            :class:`CircularKernel`) or ``'export'`` (torch.export, ONNX, TorchScript).
+        dense: Whether the kernel mixes channels.
+        axis: 2 for the height, 3 for the width.
+        is_half: Whether it computes in float16 or bfloat16.
+        is_fast: Whether the length has small prime factors only, so that its FFT is fast.
+        max_length: Longest axis.
+        max_batch: Most images.
+        max_matrix: Largest circulant in MiB.
     """
 
-    device: str
-    dense: bool | str
-    use: str
-    precision: str
-    max_length: float
-    max_matrix: float
     algorithm: str
+    device: str | None = None
+    use: str | None = None
+    dense: bool | None = None
+    axis: int | None = None
+    is_half: bool | None = None
+    is_fast: bool | None = None
+    max_length: float = math.inf
+    max_batch: float = math.inf
+    max_matrix: float = math.inf
 
 
-# The first rule that fits decides.
+# The first rule that fits decides. Measured by tools/analysis_tools/benchmark_ops.py on one and two
+# cores with AVX-512 and AMX, float32 and bfloat16, batches of 2 and 16, 32 to 256 channels. Nothing
+# was measured on GPUs.
 RULES = (
-    Rule("meta", _ANY, _ANY, _ANY, math.inf, math.inf, "concat"),  # counted as the formula
-    Rule(_ANY, _ANY, "export", _ANY, math.inf, math.inf, "concat"),  # no complex numbers
-    Rule(_ANY, False, _ANY, "half", 256, 256, "circulant"),
-    Rule(_ANY, False, _ANY, "full", 128, 256, "circulant"),
-    Rule(_ANY, False, _ANY, _ANY, math.inf, math.inf, "fft"),
-    Rule(_ANY, True, _ANY, _ANY, 10, math.inf, "concat"),
-    Rule(_ANY, True, _ANY, _ANY, math.inf, math.inf, "fft"),
+    Rule("concat", device="meta"),  # what is counted is the formula
+    Rule("concat", use="export"),  # neither complex numbers nor n x n constants
+    Rule("circulant", dense=False, is_half=True, max_length=512, max_matrix=256),
+    Rule("circulant", dense=False, axis=2, max_length=192, max_matrix=256),
+    Rule("circulant", dense=False, axis=3, max_length=112, max_matrix=256),
+    Rule("circulant", dense=False, is_fast=False, max_length=512, max_matrix=256),
+    Rule("fft", dense=False),
+    Rule("concat", dense=True, max_length=10),
+    Rule("concat", dense=True, max_length=20, max_batch=4),
+    Rule("fft", dense=True),
 )
 ALGORITHMS = ("concat", "circulant", "fft", "dft")
 _ENVIRONMENT = "MMVITCONV_CIRCULAR_CONV"
@@ -66,8 +78,9 @@ _AXES = {"H": 2, "W": 3, 2: 2, 3: 3, -2: 2, -1: 3}
 _HALF = (torch.float16, torch.bfloat16)
 # Below this length a product for each image costs more than rearranging the batch into one.
 _FOLDED_LENGTH = 10
-# Spectra are made for this many elements at a time, so that they stay in the cache. CPU only.
-_FFT_CHUNK = 1 << 18
+# Spectra of larger maps are made for so many elements at a time: their memory is used again while
+# it is in the cache, instead of being asked of the system. CPU only.
+_FFT_CHUNK = 1 << 20
 # Lengths with other prime factors make the FFT several times slower.
 _FAST_FACTORS = (2, 3, 5, 7)
 
@@ -97,12 +110,11 @@ def circular_conv(
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     dtype = compute_dtype(x)
     use = "training" if needs_grad else "inference"
-    chosen = _choose(x.device, dtype, taps.shape, dense, use, algorithm)
+    chosen = _choose(x, taps.shape, axis, dense, use, algorithm)
     # A compiler and an exporter see the formula; so does autograd where it has no form of ours.
-    eager = not (dense or _is_traced() or x.is_meta)
     with without_autocast(x):
         x, taps = x.to(dtype), taps.to(dtype)
-        if eager and needs_grad and chosen in _FUNCTIONS:
+        if needs_grad and chosen in _FUNCTIONS and not (dense or x.is_meta or _is_traced()):
             out = _FUNCTIONS[chosen].apply(x, taps, axis)
         else:
             prepare, multiply = _FORMS[chosen]
@@ -137,10 +149,10 @@ def circular_conv_pair(
         ValueError: As in :func:`circular_conv`.
     """
     if algorithm == "auto":
-        shapes = ((x.shape[1], x.shape[2]), (x.shape[1], x.shape[3]))
         use = "training" if torch.is_grad_enabled() and x.requires_grad else "inference"
-        facts = (x.device, compute_dtype(x))
-        both = {_choose(*facts, shape, False, use, algorithm) for shape in shapes}
+        both = {
+            _choose(x, (x.shape[1], x.shape[axis]), axis, False, use, algorithm) for axis in (2, 3)
+        }
         is_fast = all(_transform_length(n) == n for n in x.shape[2:])
         algorithm = "fft2" if both == {"fft"} and is_fast else "auto"
     if algorithm != "fft2":
@@ -183,11 +195,12 @@ class CircularKernel:
         self.offset = offset
 
     @staticmethod
-    def choose(weight: Tensor, x: Tensor, length: int, algorithm: str = "auto") -> str:
-        """The algorithm for a stored kernel of any length, on a map with an axis of this one."""
+    def choose(weight: Tensor, x: Tensor, dim: int | str, algorithm: str = "auto") -> str:
+        """The algorithm for a map, with a stored kernel of any length along an axis of it."""
+        axis = _axis(dim)
         dense = weight.dim() == 4 and weight.shape[1] > 1
-        shape = (*weight.shape[: 2 if dense else 1], length)
-        return _choose(x.device, compute_dtype(x), shape, dense, "prepared", algorithm)
+        shape = (*weight.shape[: 2 if dense else 1], x.shape[axis])
+        return _choose(x, shape, axis, dense, "prepared", algorithm)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve a map of shape (B, C, H, W)."""
@@ -256,13 +269,9 @@ def _taps(weight: Tensor, axis: int, shape: tuple[int, ...]) -> tuple[Tensor, bo
 
 
 def _choose(
-    device: torch.device,
-    dtype: torch.dtype,
-    taps_shape: tuple[int, ...],
-    dense: bool,
-    use: str,
-    algorithm: str,
+    x: Tensor, taps_shape: tuple[int, ...], axis: int, dense: bool, use: str, algorithm: str
 ) -> str:
+    """The algorithm for a map and a kernel of shape (C, n) or (D, C, n)."""
     if algorithm == "auto":
         algorithm = os.environ.get(_ENVIRONMENT) or "auto"
     if algorithm != "auto":
@@ -272,17 +281,36 @@ def _choose(
                 f"argument or in {_ENVIRONMENT}, or 'auto' for the measured rules"
             )
         return algorithm
+    facts = (x.device.type, compute_dtype(x), x.shape[0], taps_shape, axis, dense)
+    if not _is_traced():
+        return _rule(*facts, use)
+    # A compiler traces through the cache anyway, and says so at length.
+    return _rule.__wrapped__(*facts, "export" if _is_exported() else use)
+
+
+@lru_cache(maxsize=1024)
+def _rule(
+    device: str,
+    dtype: torch.dtype,
+    batch: int,
+    taps_shape: tuple[int, ...],
+    axis: int,
+    dense: bool,
+    use: str,
+) -> str:
+    """The algorithm of the first rule that fits."""
     length = taps_shape[-1]
-    megabytes = math.prod(taps_shape) * length * dtype.itemsize / 2**20
-    facts = (
-        device.type,
-        dense,
-        "export" if _is_exported() else use,
-        "half" if dtype in _HALF else "full",
-    )
+    matrix = math.prod(taps_shape) * length * dtype.itemsize / 2**20
+    facts = {"device": device, "use": use, "dense": dense, "axis": axis}
+    facts |= {"is_half": dtype in _HALF, "is_fast": _is_fast(length)}
     for rule in RULES:
-        matches = all(want in (_ANY, fact) for want, fact in zip(rule[:4], facts, strict=True))
-        if matches and length <= rule.max_length and megabytes <= rule.max_matrix:
+        if (
+            all(getattr(rule, name) in (None, fact) for name, fact in facts.items())
+            and length <= rule.max_length
+            and matrix <= rule.max_matrix
+            # An export may leave the batch open, and its rule asks for none.
+            and (rule.max_batch == math.inf or batch <= rule.max_batch)
+        ):
             return rule.algorithm
     raise AssertionError("the last rules fit everything")
 
@@ -456,7 +484,9 @@ def _prepare_fft(taps: Tensor, axis: int, dense: bool) -> Tensor:
 def _fft(x: Tensor, spectrum: Tensor, axis: int, dense: bool, offset: Tensor | None) -> Tensor:
     length = x.shape[axis]
     dtype = x.dtype
-    if not dense and x.device.type == "cpu" and not (_is_traced() or torch.is_grad_enabled()):
+    if not dense and x.device.type == "cpu" and x.numel() > _FFT_CHUNK and not (
+        _is_traced() or torch.is_grad_enabled()
+    ):  # fmt: skip
         return _fft_chunked(x, spectrum, axis, offset)
     if dtype in _HALF:  # no FFT has them at every length
         x = x.float()
@@ -473,14 +503,18 @@ def _fft(x: Tensor, spectrum: Tensor, axis: int, dense: bool, offset: Tensor | N
 def _fft_chunked(x: Tensor, spectrum: Tensor, axis: int, offset: Tensor | None) -> Tensor:
     """A few channels at a time: the spectra stay in the cache and their memory is used again."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    length = x.shape[axis]
+    is_direct = x.dtype not in _HALF and _transform_length(length) == length
     for b, first, last in _chunks(x):
-        part = x[b, first:last]
+        part, result = x[b, first:last], out[b, first:last]
         part = part.float() if part.dtype in _HALF else part
         transformed = _rfft(part, axis - 1).mul_(spectrum[first:last])
-        result = _irfft(transformed, axis - 1, x.shape[axis])
+        if is_direct:
+            torch.fft.irfft(transformed, n=length, dim=axis - 1, out=result)
+        else:
+            result.copy_(_irfft(transformed, axis - 1, length))
         if offset is not None:
             result += offset[first:last]
-        out[b, first:last] = result
     return out
 
 

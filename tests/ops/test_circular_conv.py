@@ -1,6 +1,7 @@
 """Circular convolution: the original operator's numbers, the sum over shifts, every exact form."""
 
 import itertools
+import os
 import sys
 
 import numpy as np
@@ -113,26 +114,29 @@ def test_axes_and_kernel_shapes_are_equivalent():
     torch.testing.assert_close(turned, expected)
 
 
-def choose(length: int, algorithm: str = "auto", **facts: object) -> str:
-    facts = {"device": "cpu", "dtype": torch.float32, "dense": False, "use": "inference", **facts}
-    channels = facts.pop("channels", 64)
-    shape = (channels, channels, length) if facts["dense"] else (channels, length)
-    return module._choose(
-        torch.device(facts["device"]),
-        facts["dtype"],
-        shape,
-        facts["dense"],
-        facts["use"],
-        algorithm,
-    )
+def choose(length: int, algorithm: str = "auto", use: str = "inference", **facts: object) -> str:
+    facts = {"device": "cpu", "dtype": torch.float32, "batch": 2, "channels": 64, "axis": 2} | facts
+    dense, channels = facts.get("dense", False), facts["channels"]
+    shape = (channels, channels, length) if dense else (channels, length)
+    if algorithm == "auto" and "MMVITCONV_CIRCULAR_CONV" not in os.environ:
+        where = facts["device"], facts["dtype"], facts["batch"]
+        return module._rule(*where, shape, facts["axis"], dense, use)
+    return module._choose(torch.empty(1, 1, 1, 1), shape, facts["axis"], dense, use, algorithm)
 
 
 def test_rules():
-    assert choose(7) == "circulant"
+    assert choose(7) == choose(192) == "circulant"
+    assert choose(112, axis=3) == "circulant"
+    assert choose(128, axis=3) == "fft"
     assert choose(500) == "fft"
+    assert choose(167, axis=3) == "circulant"  # a prime
+    assert choose(500, dtype=torch.bfloat16) == "circulant"
     assert choose(112, channels=100_000) == "fft"  # the circulant would take 5 GB
+    assert choose(7, dense=True) == choose(14, dense=True) == "concat"
+    assert choose(14, dense=True, batch=16) == "fft"
     assert choose(500, device="meta") == "concat"
     assert choose(500, use="export") == "concat"
+    assert module._choose(torch.empty(1, 1, 1, 1), (9, 500), 2, False, "export", "auto") == "concat"
     for device, dtype, dense, use, length in itertools.product(
         ("cpu", "cuda", "mps"),
         (torch.float16, torch.bfloat16, torch.float32, torch.float64),

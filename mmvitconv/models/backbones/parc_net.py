@@ -233,7 +233,8 @@ class ChannelAttention(nn.Module):
             raise ValueError(
                 "ParC-Net's channel attention normalises one value per image and channel, so it "
                 "cannot train with one image per process; give a batch_size of at least 2 "
-                "and drop_last=True, norm_cfg=dict(type='SyncBN') on several processes, or norm_eval=True"
+                "and drop_last=True, norm_cfg=dict(type='SyncBN') on several processes, or "
+                "norm_eval=True"
             )
         return x * self.expand(self.reduce(x.mean(dim=(2, 3), keepdim=True)))
 

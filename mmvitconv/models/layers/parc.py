@@ -132,7 +132,7 @@ class ParC(nn.Module):
     def _prepare(self, x: Tensor, length: int) -> CircularKernel:
         """The folded kernel for this length, made anew when anything that it is made of changed."""
         dtype = compute_dtype(x)
-        algorithm = CircularKernel.choose(self.weight, x, length, self.algorithm)
+        algorithm = CircularKernel.choose(self.weight, x, self.direction, self.algorithm)
         key = (length, dtype, x.device, algorithm)
         sources = [self.weight, self.bias, self.position_embedding]
         if self.norm is not None:

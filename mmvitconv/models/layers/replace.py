@@ -201,7 +201,7 @@ def replace_with_parc(
                         stage=index,
                         before=item.describe(),
                         after=f"{'dense' if item.dense else 'depth-wise'} ParC {lengths}",
-                        parameters=(_count(item.mixer), _count(pair)),
+                        parameters=(item.parameters, _count(pair)),
                         multiply_adds=(item.multiply_adds, math.prod(item.size) * taps),
                     )
                 )
@@ -253,9 +253,7 @@ class TokenParC(nn.Module):
     ) -> None:
         super().__init__()
         self.mixer = mixer
-        self.kept = tuple(
-            name for name in _KEPT_LAYERS if isinstance(getattr(attention, name, None), nn.Module)
-        )
+        self.kept = tuple(name for name, _ in attention.named_children() if name in _KEPT_LAYERS)
         for name in self.kept:
             self.add_module(name, getattr(attention, name))
         self.prefix = prefix
@@ -371,6 +369,14 @@ class _Candidate:
         return self.module.attn if self.kind == "block" else self.module
 
     @property
+    def parameters(self) -> int:
+        """Of what is lost."""
+        parts = self.mixer.named_children() if self.kind != "convolution" else ()
+        return _count(self.mixer) - sum(
+            _count(part) for name, part in parts if name in _KEPT_LAYERS
+        )
+
+    @property
     def multiply_adds(self) -> int:
         """For one image."""
         positions = math.prod(self.size)
@@ -466,10 +472,7 @@ def _find_candidates(model: nn.Module, size: tuple[int, int]) -> list[_Candidate
                 f"({type(error).__name__}: {error}); give an image_size that it takes, and a "
                 "backbone rather than a whole detector"
             ) from error
-    candidates = [item for item in found.values() if item is not None and item.name]
-    # The attention inside mmcv's attention is no module of its own.
-    outer = [f"{item.name}." for item in candidates if item.kind != "convolution"]
-    return [item for item in candidates if not item.name.startswith(tuple(outer))]
+    return [item for item in found.values() if item is not None and item.name]
 
 
 @contextmanager
@@ -539,7 +542,8 @@ def _group(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
     """Stages: candidates of the same resolution and channels, the finest first."""
     stages: dict[tuple, list[_Candidate]] = {}
     for item in candidates:
-        stages.setdefault((item.size, item.channels, item.dense), []).append(item)
+        key = (item.size, item.channels, item.kind, item.dense)
+        stages.setdefault(key, []).append(item)
     return sorted(stages.values(), key=lambda stage: -math.prod(stage[0].size))
 
 
@@ -593,7 +597,7 @@ def _choose_stages(stages: list[list[_Candidate]], rule: DeepStages) -> Iterator
         stage = stages[index]
         papers = 1 / 2 if stage[0].dense else 1 / 3
         wanted = (papers if share is None else share) * len(stage)
-        yield from stage[-math.ceil(wanted - 1e-6) :]  # a third of nine is three
+        yield from stage[-max(math.ceil(wanted - 1e-6), 1) :]  # a third of nine is three
 
 
 def _illegal(problem: str, stages: list[list[_Candidate]]) -> ValueError:

@@ -31,7 +31,9 @@ RESNET = {"depth": 50, "stem_channels": 8, "base_channels": 8}
 
 
 def timm_resnet() -> nn.Module:
-    return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 3, 2), num_classes=7)
+    return timm.models.resnet.ResNet(
+        timm.models.resnet.Bottleneck, (1, 1, 3, 2), num_classes=7, zero_init_last=False
+    )
 
 
 def timm_vit(**options) -> nn.Module:
@@ -108,14 +110,18 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {
     ),
     "mmpretrain.VisionTransformer_scaled": (
         lambda: mmpretrain.models.VisionTransformer(
-            VIT, 64, drop_path_rate=0.1, layer_scale_init_value=0.1, with_cls_token=False,
+            VIT,
+            64,
+            drop_path_rate=0.1,
+            layer_scale_init_value=0.1,
+            with_cls_token=False,
             out_type="featmap",
         ),
         ("layers.2.attn",),
         True,
     ),
     "mmpretrain.DistilledVisionTransformer": (
-        lambda: mmpretrain.models.DistilledVisionTransformer(VIT, 64),
+        lambda: mmpretrain.models.DistilledVisionTransformer(VIT, img_size=64),
         ("layers.2.attn",),
         True,
     ),
@@ -133,7 +139,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], bool]] = {
     ),
     "mmdet.MobileNetV2": (
         lambda: mmdet.models.MobileNetV2(0.25),
-        ("layer5.2.conv.1.conv", "layer7.0.conv.1.conv"),
+        ("layer5.2.depthwise_conv.conv", "layer7.0.depthwise_conv.conv"),
         True,
     ),
     "mmdet.SwinTransformer": (
@@ -253,3 +259,333 @@ def test_copies_and_rectangles(name):
             for other in (copied, loaded):
                 for first, second in zip(tensors(other(x)), tensors(y), strict=True):
                     assert torch.equal(first, second)
+
+
+PAPERS = {  # timm's name: (default choice, parameters before and after)
+    "resnet50": (
+        ("layer3.3.conv2", "layer3.4.conv2", "layer3.5.conv2", "layer4.2.conv2"),
+        (25_557_032, 23_737_640),
+    ),
+    "convnext_tiny": (
+        (*(f"stages.2.blocks.{i}.conv_dw" for i in (6, 7, 8)), "stages.3.blocks.2.conv_dw"),
+        (28_589_128, 28_538_056),
+    ),
+    "deit_small_patch16_224": (
+        tuple(f"blocks.{i}.attn" for i in (8, 9, 10, 11)),
+        # 384 x 4 x 384 + 4 x 384 are lost and 384 x (14 + 1 + 14) new, four times
+        (22_050_664, 22_050_664 - 4 * (591_360 - 11_136)),
+    ),
+    "swin_tiny_patch4_window7_224": (
+        ("layers.2.blocks.4", "layers.2.blocks.5", "layers.3.blocks.1"),
+        # attention with its 169 positions for each head, against channels x (2n + 1)
+        (28_288_354, 28_288_354 - 2 * (591_360 + 169 * 12 - 11_136) - 2_362_368 - 169 * 24
+         + 11_520),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_named_models(name):
+    """Section 3's blocks and section 4's parameters; one training step."""
+    torch.manual_seed(0)
+    names, (before, after) = PAPERS[name]
+    model = timm.create_model(name, **({"zero_init_last": False} if name == "resnet50" else {}))
+    assert parameters(model) == before
+    assert replace_with_parc(model).names == names
+    assert parameters(model) == after
+    x = torch.randn(2, 3, 224, 224)
+    assert model(x).shape == (2, 1000)
+    assert step(model, x) == {n for n, _ in model.named_parameters()}
+    new = [p for m in model.modules() if isinstance(m, ParCPair) for p in m.parameters()]
+    assert len(new) == 6 * len(names)
+    assert all(p.grad.any() for p in new)
+
+
+def test_mobilenetv2_as_in_the_paper():
+    """Section 4's 3,532,136 and the embedding of features.10, which the paper leaves out."""
+    model = timm.create_model("mobilenetv2_100", exportable=False)
+    blocks = ("blocks.3.2", "blocks.3.3", "blocks.4.2", "blocks.5.2")
+    report = replace_with_parc(model, [f"{block}.conv_dw" for block in blocks])
+    assert report.names == tuple(f"{block}.conv_dw" for block in blocks)
+    assert parameters(model) == 3_532_136 + 384 * 14
+    assert [type(block.bn1).__name__ for block in model.blocks[3]][2:] == ["BatchNormAct2d"] * 2
+
+
+def test_meta_device_and_costs():
+    """Section 4's multiply-adds of ResNet50 and what is counted by hand for attention."""
+    with torch.device("meta"):
+        model = torchvision.models.resnet50()
+    report = replace_with_parc(model)
+    assert all(p.is_meta for p in model.parameters())
+    before, after = report.multiply_adds
+    assert round((4_089_184_256 - before + after) / 1e9, 3) == 3.941
+    assert "layer4.2.conv2" in str(report)
+    assert "115.6M -> 45.0M" in str(report)
+    tokens, dims = 196 + 1, 384
+    report = replace_with_parc(timm.create_model("deit_small_patch16_224"), "blocks.11.attn")
+    attention = 4 * tokens * dims**2 + 2 * tokens**2 * dims
+    assert report.multiply_adds == (attention, 196 * dims * 14)
+    windows = 4 * 4  # of 7 x 7: 24 is not a multiple of 7
+    swin = timm.models.SwinTransformer(
+        96, embed_dim=8, depths=(1,), num_heads=(1,), window_size=7, always_partition=True
+    )
+    report = replace_with_parc(swin, image_size=96)
+    attention = windows * (4 * 49 * 8**2 + 2 * 49**2 * 8)
+    assert report.multiply_adds == (attention, 24 * 24 * 8 * 24)
+
+
+def mixed(x: Tensor, pair: ParCPair) -> Tensor:
+    """A pair written down with rolls: section 1.1 and 1.2 on maps of the kernels' size."""
+    outs = []
+    for part, conv, axis in zip(x.chunk(2, 1), (pair.height, pair.width), (2, 3), strict=True):
+        part = part + conv.position_embedding
+        out = conv.bias.view(-1, 1, 1)
+        taps = conv.weight.squeeze(5 - axis)
+        for k in range(x.shape[axis]):
+            shifted = part.roll(-k, axis)
+            if taps.shape[1] == 1:
+                out = out + taps[:, :, k, None] * shifted
+            else:
+                out = out + torch.einsum("dc,bchw->bdhw", taps[:, :, k], shifted)
+        outs.append(out)
+    return torch.cat(outs, 1)
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+def test_replaced_convolution_is_the_plain_formula(groups):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=groups))
+    model = model.double()
+    replace_with_parc(model, image_size=(5, 8))
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(model(x), mixed(model[0](x), model[1]), rtol=1e-10, atol=1e-10)
+    assert model[1].height.weight.shape == (3, 3 if groups == 1 else 1, 5, 1)
+    assert model[1].width.weight.shape == (3, 3 if groups == 1 else 1, 1, 8)
+
+
+@pytest.mark.parametrize("name", ["timm.vit_registers", "mmpretrain.VisionTransformer_scaled",
+                                  "mmseg.VisionTransformer"])  # fmt: skip
+def test_tokens_are_mixed_as_a_map(name):
+    """On a rectangle; the tokens before the patches get the mean of the mixed ones."""
+    torch.manual_seed(0)
+    model = MODELS[name][0]()
+    model.eval()
+    replace_with_parc(model, image_size=(64, 128))
+    attention = next(m for m in model.modules() if isinstance(m, TokenParC))
+    seen = []
+    attention.register_forward_hook(
+        lambda m, a, k, out: seen.append((a[0], k, out)), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 128))
+        ((x, options, out),) = seen
+        prefix = {"timm": 5, "mmpretrain": 0, "mmseg": 1}[name.split(".")[0]]
+        patches = x[:, prefix:].transpose(1, 2).reshape(2, 16, 4, 8)
+        patches = mixed(patches, attention.mixer).flatten(2).transpose(1, 2)
+        expected = torch.cat([patches.mean(1, True).expand(-1, prefix, -1), patches], 1)
+        if name.startswith("mmpretrain"):
+            expected = expected * 0.1  # the layer scale
+        if name.startswith("mmseg"):
+            expected = expected + options["identity"]
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("name", ["timm.swin", "mmdet.SwinTransformer"])
+def test_swin_mixes_the_whole_map(name):
+    """A change in one corner reaches the far end of its row and of its column."""
+    torch.manual_seed(0)
+    model = MODELS[name][0]()
+    model.eval()
+    report = replace_with_parc(model, image_size=64)
+    block = model.get_submodule(report.names[0])
+    x = torch.randn(1, 3, 4, 8, dtype=torch.float32).new_zeros(
+        1, 4, 8, block.mixer.height.channels * 2
+    )
+    changed = x.clone()
+    changed[0, 0, 0] = torch.randn(x.shape[-1])
+    if name.startswith("mmdet"):
+        y, z = (block(m.flatten(1, 2), (4, 8)).view_as(x) for m in (x, changed))
+    else:
+        y, z = block(x), block(changed)
+    difference = (y - z).abs().amax(-1)[0] > 1e-6
+    assert difference[0].all()
+    assert difference[:, 0].all()
+    assert not difference[1:, 1:].any()
+
+
+def test_swin_block_is_the_plain_formula():
+    torch.manual_seed(0)
+    model = timm_swin().eval()
+    replace_with_parc(model, "layers.0.blocks.0", image_size=64)
+    block = model.layers[0].blocks[0]
+    x = torch.randn(2, 16, 16, 8)
+    y = x + mixed(block.norm1(x).permute(0, 3, 1, 2), block.mixer).permute(0, 2, 3, 1)
+    torch.testing.assert_close(block(x), y + block.mlp(block.norm2(y)))
+
+
+def test_class_token_sees_the_image():
+    torch.manual_seed(0)
+    model = timm_vit().eval()
+    replace_with_parc(model, {"fraction": 1}, image_size=64)
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    assert (gradient != 0).all()
+
+
+def conv_net() -> nn.Module:
+    """Two stages of depth-wise convolutions, and layers that cannot be replaced."""
+    stage = [nn.Conv2d(4, 4, 7, padding=3, groups=4) for _ in range(6)]
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 4, 4),
+        nn.Sequential(*stage),
+        nn.Conv2d(4, 4, 3, 2, 1, groups=4),  # strided
+        nn.Conv2d(4, 9, 3, 1, 1),  # more channels
+        nn.Conv2d(9, 9, 3, 1, 1, groups=9),  # an odd number
+        nn.Conv2d(9, 8, 1),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=2),  # neither plain nor depth-wise
+        nn.Conv2d(8, 8, 5, 1, 2),  # plain, but 5x5
+        nn.Conv2d(8, 8, 3),  # smaller maps
+        nn.Conv2d(8, 8, 3, 1, 1),
+        nn.Conv2d(8, 8, 3, 1, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        (None, ("1.4", "1.5", "11")),
+        ({}, ("1.4", "1.5", "11")),
+        ({"stages": (-1,)}, ("11",)),
+        ({"stages": 0, "fraction": 0.5}, ("1.3", "1.4", "1.5")),
+        ({"stages": [1, -1], "fraction": 1}, ("10", "11")),
+        (DeepStages(stages=(0,), fraction=1e-9), ("1.5",)),
+        ("1.[01]", ("1.0", "1.1")),
+        (["10", "1.2"], ("1.2", "10")),
+        (lambda name, module: module.in_channels == 8, ("10", "11")),
+    ],
+)
+def test_rules(rule, names):
+    model = conv_net()
+    assert replace_with_parc(model, rule, image_size=64).names == names
+    found = [n for n, m in model.named_modules() if isinstance(m, ParCPair)]
+    assert sorted(found) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"stages": 2}, "stages=2 is illegal; give indices from -2 to 1"),
+        ({"stages": (-3,)}, "indices from -2 to 1"),
+        ({"stages": ()}, "indices"),
+        ({"stages": (True,)}, "indices"),
+        ({"stages": "last"}, "indices"),
+        ({"stage": 1}, "unknown keys stage"),
+        ({"fraction": 0}, "number in"),
+        ({"fraction": 1.5}, "number in"),
+        ({"fraction": "half"}, "number in"),
+        ("layer4*", "'layer4[*]' fits no"),
+        (["1.0", "2"], "'2' fits no"),
+        ([], r"rule=\[\] is illegal"),
+        (3, "rule=3 is illegal"),
+        (lambda name, module: False, "chooses no"),
+    ],
+)
+def test_illegal_rules_list_what_is_legal(rule, words):
+    model = conv_net()
+    with pytest.raises(ValueError, match=words) as error:
+        replace_with_parc(model, rule, image_size=64)
+    assert "stage 0 (16 x 16, 4 channels): 1.0, 1.1, 1.2, 1.3, 1.4, 1.5" in str(error.value)
+    assert "stage 1 (6 x 6, 8 channels): 10, 11" in str(error.value)
+    assert not any(isinstance(m, ParCPair) for m in model.modules())
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "224", (224,), (64, 64, 64), None])
+def test_illegal_image_size(size):
+    with pytest.raises(ValueError, match="image_size"):
+        replace_with_parc(conv_net(), image_size=size)
+
+
+def test_model_that_does_not_run_stays_as_it_was():
+    model = timm.models.VisionTransformer(64, 16, embed_dim=16, depth=1, num_heads=2)
+    model.blocks.eval()
+    with pytest.raises(ValueError, match=r"224 x 224 pixels .*Input height.*image_size"):
+        replace_with_parc(model)
+    assert model.training
+    assert not model.blocks.training
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(ValueError, match="nothing to replace at 64 x 64"):
+        replace_with_parc(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), image_size=64)
+    with pytest.raises(ValueError, match="no convolution"):
+        replace_with_parc(nn.Linear(3, 3))
+    strided = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, padding=1))  # keeps a map of one pixel
+    with pytest.raises(ValueError, match="nothing to replace at 1 x 1"):
+        replace_with_parc(strided, image_size=1)
+
+
+def test_layers_under_several_names_and_of_several_sizes():
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 3, padding=1)
+            self.second = self.first
+            self.pyramid = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.second(self.first(x))
+            return self.pyramid(x).mean() + self.pyramid(F.avg_pool2d(x, 2)).mean()
+
+    model = Shared()
+    assert replace_with_parc(model, {"fraction": 1}, image_size=8).names == ("first",)
+    assert isinstance(model.first, ParCPair)
+    assert model.first is model.second
+
+
+def test_options_and_place():
+    model = conv_net().to(torch.bfloat16).eval()
+    replace_with_parc(
+        model, "11", 64, position_embedding=False, bias=False, instance_kernel="crop",
+        algorithm="fft",
+    )  # fmt: skip
+    conv = model[11].height
+    assert conv.position_embedding is None
+    assert conv.bias is None
+    assert (conv.instance_kernel, conv.algorithm, conv.length) == ("crop", "fft", 6)
+    assert conv.weight.dtype == torch.bfloat16
+    assert not conv.training
+
+
+def test_mixer_refuses_what_it_cannot_do():
+    model = timm_vit(patch_drop_rate=0.5)
+    replace_with_parc(model, image_size=64)
+    with pytest.raises(ValueError, match="9 tokens are not 1 and a map of"):
+        model.train()(torch.randn(1, 3, 64, 64))
+    mask = torch.ones(17, 17, dtype=torch.bool)
+    with pytest.raises(ValueError, match="does not take attn_mask"):
+        model.eval().forward_features(torch.randn(1, 3, 64, 64), attn_mask=mask)
+
+
+def test_pickle_keeps_one_grid():
+    model = pickle.loads(pickle.dumps(replaced := timm_vit()))
+    assert replaced is not model
+    replace_with_parc(model, {"fraction": 1}, image_size=64)
+    model = pickle.loads(pickle.dumps(model))
+    mixers = [m for m in model.modules() if isinstance(m, TokenParC)]
+    (hook,) = model.patch_embed.proj._forward_hooks.values()
+    assert len(mixers) == 3
+    assert all(m.grid is hook for m in mixers)
+
+
+def test_second_replacement_goes_on():
+    model = timm_vit()
+    replace_with_parc(model, "blocks.2.attn", image_size=64)
+    report = replace_with_parc(model, image_size=64)
+    assert report.names == ("blocks.1.attn",)
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 7)
+
+
+def test_timm_swin_takes_another_input_size():
+    model = timm_swin()
+    replace_with_parc(model, image_size=64)
+    model.set_input_size((96, 64))
+    assert model(torch.randn(1, 3, 96, 64)).shape == (1, 7)
