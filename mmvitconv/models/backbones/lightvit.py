@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import draw_kept, drop_path_rates, is_plain, keep_memory_format
+from mmvitconv.models.layers.window import relative_position_index
 from mmvitconv.ops import attention, conv2d_gelu, linear_gelu, window_attention
 from mmvitconv.registry import MODELS
 
@@ -176,14 +177,6 @@ class WindowGrid:
             bands.setdefault(top, []).append(part.flatten(3, 4).flatten(1, 2))
         rows = [torch.cat(band, dim=2) if len(band) > 1 else band[0] for band in bands.values()]
         return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-
-
-def relative_position_index(window_size: int) -> Tensor:
-    """Row of the bias table for each pair of slots in a window, queries slow, shape (size^4,)."""
-    position = torch.arange(window_size)
-    offset = position[:, None] - position[None, :] + window_size - 1  # (query, key)
-    rows, cols = offset[:, None, :, None], offset[None, :, None, :]
-    return (rows * (2 * window_size - 1) + cols).flatten()
 
 
 class StemConv(nn.Conv2d):

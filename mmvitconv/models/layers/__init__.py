@@ -2,18 +2,23 @@
 
 from mmvitconv.models.layers.build import build_activation, build_norm
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from mmvitconv.models.layers.dynamic_conv import MIXERS, DynamicConvMixer, make_mixer
 from mmvitconv.models.layers.norm import CanvasNorm, keep_memory_format
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
 from mmvitconv.models.layers.plain import is_plain
-from mmvitconv.models.layers.replace import replace_with_parc
+from mmvitconv.models.layers.replace import DeepStages, ParCReport, replace_with_parc
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 
 __all__ = [
+    "MIXERS",
     "CanvasNorm",
+    "DeepStages",
     "DepthwiseConv2d",
+    "DynamicConvMixer",
     "OversizeConv",
     "ParC",
     "ParCPair",
+    "ParCReport",
     "PointwiseConv2d",
     "ScaledResidual",
     "build_activation",
@@ -22,5 +27,6 @@ __all__ = [
     "drop_path_rates",
     "is_plain",
     "keep_memory_format",
+    "make_mixer",
     "replace_with_parc",
 ]

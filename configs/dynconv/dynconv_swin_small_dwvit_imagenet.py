@@ -1,0 +1,7 @@
+# Swin-small's dimensions with DW-ViT mixers of 7x7 on ImageNet-1k: 300 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_small_dwvit_imagenet.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+_base_ = "./dynconv_swin_small_softmax_imagenet.py"
+model = dict(backbone=dict(mixer="dwvit"))

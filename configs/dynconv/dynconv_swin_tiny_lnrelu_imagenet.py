@@ -1,0 +1,11 @@
+# Swin-tiny with LN+ReLU in its windows on ImageNet-1k: 300 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_tiny_lnrelu_imagenet.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+_base_ = "./dynconv_swin_tiny_softmax_imagenet.py"
+model = dict(
+    backbone=dict(
+        mixer=dict(_delete_=True, preset="ln_relu", reach="window", bias="rel_table"),
+    ),
+)

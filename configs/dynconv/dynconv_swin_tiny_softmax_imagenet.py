@@ -1,0 +1,23 @@
+# Swin-tiny on ImageNet-1k: 300 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_tiny_softmax_imagenet.py 8
+# Published: top-1 81.39 at 224 (timm's evaluation of the weights of Swin's authors)
+# Measured:  @@
+_base_ = [
+    "../_base_/models/classifier.py",
+    "../_base_/datasets/imagenet_224.py",
+    "../_base_/schedules/imagenet_300e_warmup20.py",
+    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/tasks/classification.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.DynConvSwin",
+        arch="tiny",
+        out_indices=(3,),
+        drop_path_rate=0.2,
+        mixer="swin",
+    ),
+    head=dict(in_channels=768, init_cfg=dict(type="TruncNormal", layer="Linear", std=0.02)),
+)
+optim_wrapper = dict(paramwise_cfg=_base_.no_decay, clip_grad=dict(max_norm=5.0))

@@ -1,0 +1,9 @@
+# Mask R-CNN on Swin-tiny's dimensions with DW-ViT mixers of 7x7 on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_swin_tiny_dwvit_coco.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+# Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = "./maskrcnn_dynconv_swin_tiny_lnrelu_coco.py"
+model = dict(backbone=dict(mixer="dwvit"))

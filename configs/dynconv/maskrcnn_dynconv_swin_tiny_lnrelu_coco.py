@@ -1,0 +1,25 @@
+# Mask R-CNN on Swin-tiny with LN+ReLU in its windows on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_swin_tiny_lnrelu_coco.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+# Start from ImageNet weights of dynconv_swin_tiny_lnrelu_imagenet; Swin's fit too,
+# but were learnt with softmax:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/maskrcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.DynConvSwin",
+        arch="tiny",
+        drop_path_rate=0.2,
+        mixer=dict(preset="ln_relu", reach="window", bias="rel_table"),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)
+optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

@@ -1,0 +1,25 @@
+# RetinaNet on Swin-tiny's dimensions with DW-ViT mixers of 7x7 on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_swin_tiny_dwvit_coco.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+# Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/coco_1x.py",
+    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/tasks/detection.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.DynConvSwin",
+        arch="tiny",
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.2,
+        mixer="dwvit",
+    ),
+    neck=dict(in_channels=[192, 384, 768]),
+)
+optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

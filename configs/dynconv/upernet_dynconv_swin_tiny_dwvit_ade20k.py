@@ -1,0 +1,9 @@
+# UperNet on Swin-tiny's dimensions, DW-ViT mixers of 7x7, on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_swin_tiny_dwvit_ade20k.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+# Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = "./upernet_dynconv_swin_tiny_lnrelu_ade20k.py"
+model = dict(backbone=dict(mixer="dwvit"))

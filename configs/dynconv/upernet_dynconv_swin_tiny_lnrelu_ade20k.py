@@ -1,0 +1,26 @@
+# UperNet on Swin-tiny with LN+ReLU in its windows on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_swin_tiny_lnrelu_ade20k.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  @@
+# Start from ImageNet weights of dynconv_swin_tiny_lnrelu_imagenet; Swin's fit too,
+# but were learnt with softmax:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_160k.py",
+    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/tasks/segmentation.py",
+]
+model = dict(
+    backbone=dict(
+        type="mmvitconv.DynConvSwin",
+        arch="tiny",
+        drop_path_rate=0.2,
+        mixer=dict(preset="ln_relu", reach="window", bias="rel_table"),
+    ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
+optim_wrapper = dict(paramwise_cfg=_base_.no_decay)
