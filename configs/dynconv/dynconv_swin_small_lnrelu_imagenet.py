@@ -4,8 +4,4 @@
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  @@
 _base_ = "./dynconv_swin_small_softmax_imagenet.py"
-model = dict(
-    backbone=dict(
-        mixer=dict(_delete_=True, preset="ln_relu", reach="window", bias="rel_table"),
-    ),
-)
+model = dict(backbone=dict(mixer="ln_relu"))

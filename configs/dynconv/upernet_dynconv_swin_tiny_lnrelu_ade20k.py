@@ -18,7 +18,7 @@ model = dict(
         type="mmvitconv.DynConvSwin",
         arch="tiny",
         drop_path_rate=0.2,
-        mixer=dict(preset="ln_relu", reach="window", bias="rel_table"),
+        mixer="ln_relu",
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),

@@ -2,6 +2,8 @@
 
 from mmvitconv.models.backbones import (
     ConvMixer,
+    DynConvSwin,
+    DynConvViT,
     FCViT,
     LightViT,
     ParCConvNeXt,
@@ -19,6 +21,8 @@ from mmvitconv.models.necks import (
 
 __all__ = [
     "ConvMixer",
+    "DynConvSwin",
+    "DynConvViT",
     "FCViT",
     "GlobalPooling",
     "IsotropicPyramid",

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvitconv.ops.traced import is_traced
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -97,7 +99,8 @@ def circular_conv(
         dim: ``'H'`` (2 or -2) or ``'W'`` (3 or -1).
         bias: Shape (C,) or (D,), or None.
         algorithm: ``'concat'``, ``'circulant'``, ``'fft'`` or ``'dft'``; ``'auto'`` for the
-            environment variable MMVITCONV_CIRCULAR_CONV, and without it for ``RULES``.
+            environment variable MMVITCONV_CIRCULAR_CONV, and without it for ``RULES``. For second
+            derivatives give ``'concat'`` or ``'dft'``; the others have a first one of their own.
 
     Returns:
         Tensor of shape (B, C or D, H, W) in x's dtype; under autocast in autocast's.
@@ -114,7 +117,7 @@ def circular_conv(
     # A compiler and an exporter see the formula; so does autograd where it has no form of ours.
     with without_autocast(x):
         x, taps = x.to(dtype), taps.to(dtype)
-        if needs_grad and chosen in _FUNCTIONS and not (dense or x.is_meta or _is_traced()):
+        if needs_grad and chosen in _FUNCTIONS and not (dense or x.is_meta or is_traced()):
             out = _FUNCTIONS[chosen].apply(x, taps, axis)
         else:
             prepare, multiply = _FORMS[chosen]
@@ -174,21 +177,27 @@ class CircularKernel:
     """A kernel and an offset, transformed once for many maps of one size; for inference.
 
     Args:
-        weight: Kernel, as in :func:`circular_conv`, in the dtype to compute in.
+        weight: Kernel of four dimensions, as in :func:`circular_conv`, in the dtype to compute in.
         dim: ``'H'`` (2 or -2) or ``'W'`` (3 or -1).
         offset: What to add to the result, shape (D, 1, 1), (D, n, 1) along the height or (D, 1, n)
             along the width, or None.
         algorithm: What :meth:`choose` gave.
+        dense: Whether the kernel mixes channels; None finds out, except for a single channel.
     """
 
     def __init__(
-        self, weight: Tensor, dim: int | str, offset: Tensor | None, algorithm: str
+        self,
+        weight: Tensor,
+        dim: int | str,
+        offset: Tensor | None,
+        algorithm: str,
+        dense: bool | None = None,
     ) -> None:
         self.axis = _axis(dim)
         length = weight.shape[self.axis]
-        dense = weight.shape[1] > 1
-        self.dense = dense
-        taps, _ = _taps(weight, self.axis, _map_shape(weight, self.axis, dense, length))
+        dense = weight.shape[1] > 1 if dense is None else dense
+        taps, self.dense = _taps(weight, self.axis, _map_shape(weight, self.axis, dense, length))
+        dense = self.dense
         prepare, self._multiply = _FORMS[algorithm]
         self.operand = prepare(taps, self.axis, dense)
         self.dtype = weight.dtype
@@ -236,10 +245,6 @@ def _is_autocast(x: Tensor) -> bool:
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 def _is_exported() -> bool:
     # torch 2.4 cannot tell an export from a compilation.
     is_exporting = getattr(torch.compiler, "is_exporting", None)
@@ -268,21 +273,28 @@ def _taps(weight: Tensor, axis: int, shape: tuple[int, ...]) -> tuple[Tensor, bo
     return taps, taps.dim() == 3
 
 
+def check_algorithm(algorithm: str) -> None:
+    """Raise a ValueError unless the algorithm is known."""
+    if algorithm not in ("auto", *ALGORITHMS):
+        raise ValueError(
+            f"algorithm={algorithm!r} is unknown; give one of {', '.join(ALGORITHMS)} as "
+            f"argument or in {_ENVIRONMENT}, or 'auto' for the measured rules"
+        )
+
+
 def _choose(
     x: Tensor, taps_shape: tuple[int, ...], axis: int, dense: bool, use: str, algorithm: str
 ) -> str:
     """The algorithm for a map and a kernel of shape (C, n) or (D, C, n)."""
     if algorithm == "auto":
         algorithm = os.environ.get(_ENVIRONMENT) or "auto"
+    check_algorithm(algorithm)
+    if x.shape[0] == 0:  # no FFT takes an empty batch
+        return "concat"
     if algorithm != "auto":
-        if algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"algorithm={algorithm!r} is unknown; give one of {', '.join(ALGORITHMS)} as "
-                f"argument or in {_ENVIRONMENT}, or 'auto' for the measured rules"
-            )
         return algorithm
     facts = (x.device.type, compute_dtype(x), x.shape[0], taps_shape, axis, dense)
-    if not _is_traced():
+    if not is_traced():
         return _rule(*facts, use)
     # A compiler traces through the cache anyway, and says so at length.
     return _rule.__wrapped__(*facts, "export" if _is_exported() else use)
@@ -380,7 +392,7 @@ def multiply_axis(x: Tensor, matrix: Tensor, axis: int, offset: Tensor | None = 
         Shape (B, C, H, W).
     """
     batch, length = x.shape[0], x.shape[axis]
-    if _is_traced() or x.is_meta or torch.is_grad_enabled():
+    if is_traced() or x.is_meta or torch.is_grad_enabled():
         out = matrix @ x if axis == 2 else x @ matrix.transpose(-2, -1)
         return out if offset is None else out + offset
     if batch > 1 and (x.device.type != "cpu" or length <= _FOLDED_LENGTH):
@@ -485,7 +497,7 @@ def _fft(x: Tensor, spectrum: Tensor, axis: int, dense: bool, offset: Tensor | N
     length = x.shape[axis]
     dtype = x.dtype
     if not dense and x.device.type == "cpu" and x.numel() > _FFT_CHUNK and not (
-        _is_traced() or torch.is_grad_enabled()
+        is_traced() or torch.is_grad_enabled()
     ):  # fmt: skip
         return _fft_chunked(x, spectrum, axis, offset)
     if dtype in _HALF:  # no FFT has them at every length

@@ -1,8 +1,13 @@
 """Convolution and exact GELU in one pass, where oneDNN has it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+from mmvitconv.ops.traced import is_traced
 
 
 def can_fuse_gelu(x: Tensor) -> bool:
@@ -14,7 +19,7 @@ def can_fuse_gelu(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not is_traced()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # what Inductor calls
@@ -48,3 +53,17 @@ def conv2d_gelu(
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, [padding] * 2, [stride] * 2, [1, 1], groups, "gelu", [], "none"
     )
+
+
+if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def _count_convolution(
+        x_shape: list[int],
+        weight_shape: list[int],
+        *_args: Any,
+        out_shape: list[int],
+        **_kwargs: Any,
+    ) -> int:
+        """Twice the multiply-adds, which torch's counter does not know of oneDNN's operators."""
+        return conv_flop_count(x_shape, weight_shape, out_shape)

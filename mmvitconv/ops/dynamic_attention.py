@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmvitconv.ops.traced import is_traced
+
 ACTIVATIONS = ("softmax", "relu", "relu2", "gelu", "sigmoid", "softplus", "identity")
 _EPS = 1e-5
-# Maps of scores beyond this are computed for some queries at a time, and again for the gradient.
-_MAX_SCORES_BYTES = 64 * 2**20
+# An image's scores beyond this are computed for some queries at a time, with so many bytes for all
+# images, and again for the gradient.
+_MAX_SCORES_BYTES = 16 * 2**20
 # From so many keys on, the rows' statistics come from the keys' covariance instead of the scores.
 _MIN_KEYS_FOR_COVARIANCE = 512
 
@@ -67,7 +70,7 @@ def dynamic_attention(
             others count nowhere; a query without any gets zeros.
         query_chunk: How many queries are computed at a time, so that memory grows with it instead
             of with L; their scores are computed again for the gradient. ``'auto'`` takes all up to
-            64 MiB of scores; None always takes all.
+            16 MiB of scores for an image (2048 x 2048 of one head); None always takes all.
 
     Returns:
         Tensor of shape (B, h, L, d) in v's dtype.
@@ -95,12 +98,14 @@ def dynamic_attention(
 
 def _chunk_length(q: Tensor, k: Tensor, query_chunk: int | str | None) -> int:
     batch, heads, length, _ = q.shape
-    if query_chunk is None or q.is_meta or torch.compiler.is_compiling():
+    if query_chunk is None or q.is_meta or is_traced():
         return length
     if query_chunk != "auto":
         return query_chunk
-    row = batch * heads * k.shape[2] * 4
-    return length if row * length <= _MAX_SCORES_BYTES else max(_MAX_SCORES_BYTES // row, 16)
+    row = heads * k.shape[2] * 4
+    if row * length <= _MAX_SCORES_BYTES:
+        return length
+    return max(_MAX_SCORES_BYTES // (batch * row), 16)
 
 
 def _softmax_attention(
@@ -149,7 +154,7 @@ def _rows(
         and bias is None
         and valid is None
         and k.shape[2] >= _MIN_KEYS_FOR_COVARIANCE
-        and not (q.is_meta or torch.compiler.is_compiling())
+        and not (q.is_meta or is_traced())
     ):
         scores = _standardised_by_covariance(q, k, gamma, beta)
         weights = activate(scores, activation, normed=True)

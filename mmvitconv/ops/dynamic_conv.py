@@ -5,7 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
+from mmvitconv.ops.traced import is_traced
 
+# Elements of an image from which on a convolution for each is faster on CPUs.
+_MIN_IMAGE = 1 << 15
 IMPLEMENTATIONS = ("auto", "group", "shift", "image")
 
 
@@ -46,9 +49,10 @@ def dynamic_depthwise_conv2d(x: Tensor, kernels: Tensor, impl: str = "auto") -> 
         )
         return out.view(x.shape)
     if impl == "image":
+        # Slices, as indexing would lose the strides that show the memory format.
         outs = [
-            depthwise_conv2d(image.unsqueeze(0), kernel.unsqueeze(1))
-            for image, kernel in zip(x, kernels, strict=True)
+            depthwise_conv2d(x[i : i + 1], kernels[i].unsqueeze(1).contiguous())
+            for i in range(batch)
         ]
         return outs[0] if batch == 1 else torch.cat(outs)
     reach = size // 2
@@ -66,5 +70,8 @@ def _choose(x: Tensor) -> str:
     is_exporting = getattr(torch.compiler, "is_exporting", None)
     if torch.jit.is_tracing() or (is_exporting is not None and is_exporting()):
         return "shift"
-    is_eager = not (torch.compiler.is_compiling() or x.is_meta)
-    return "image" if x.device.type == "cpu" and is_eager else "group"
+    if x.device.type != "cpu" or is_traced():
+        return "group"
+    # Many small maps cost more calls than arithmetic.
+    is_small = x.shape[1] * x.shape[2] * x.shape[3] < _MIN_IMAGE
+    return "group" if x.shape[0] > 1 and is_small else "image"

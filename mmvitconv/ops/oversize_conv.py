@@ -6,7 +6,6 @@ of its own, so that no position embedding is needed.
 
 import os
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from mmvitconv.ops.circular_conv import (
     toeplitz_matrix,
     without_autocast,
 )
+from mmvitconv.ops.traced import is_traced
 
 ALGORITHMS = ("direct", "toeplitz", "fft")
 _ENVIRONMENT = "MMVITCONV_OVERSIZE_CONV"
@@ -86,6 +86,6 @@ def _choose(x: Tensor, length: int, algorithm: str) -> str:
                 f"argument or in {_ENVIRONMENT}, or 'auto' for the measured rule"
             )
         return algorithm
-    if x.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if x.is_meta or is_traced() or x.shape[0] == 0:
         return "direct"
     return "toeplitz" if length <= _TOEPLITZ_LENGTH else "fft"

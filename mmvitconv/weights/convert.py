@@ -16,22 +16,26 @@ from torch import Tensor
 from mmvitconv.errors import CheckpointError, UserError, shorten
 from mmvitconv.weights import (
     convmixer,
+    deit,
     fcvit,
     lightvit,
     parc_convnext,
     parc_mobilenetv2,
     parc_net,
     parc_resnet,
+    swin,
 )
 
 _FAMILIES = {
     "convmixer": convmixer,
+    "deit": deit,
     "fcvit": fcvit,
     "lightvit": lightvit,
     "parc_convnext": parc_convnext,
     "parc_mobilenetv2": parc_mobilenetv2,
     "parc_net": parc_net,
     "parc_resnet": parc_resnet,
+    "swin": swin,
 }
 
 # Where training scripts put the weights, in the order in which the original loaders look.

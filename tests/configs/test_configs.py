@@ -18,7 +18,7 @@ PATHS = sorted(path for path in ROOT.glob("configs/*/*.py") if path.parent.name 
 FILES = sorted(ROOT.glob("configs/**/*.py"))
 
 PARC_CONVNETS = ("parc_convnext_xt", "parc_resnet50", "parc_mobilenetv2")
-# Issues 2 to 5: what must exist of each family, by its folder.
+# Issues 2 to 6: what must exist of each family, by its folder.
 EXPECTED = {
     "fcvit": {
         *(f"fcvit_{arch}_imagenet" for arch in ("tiny", "s12", "s24", "s48")),
@@ -60,6 +60,20 @@ EXPECTED = {
         "deeplabv3_parcnet_s_voc",
         "maskrcnn_parcnet_xs_nuclei",
     },
+    "dynconv": {
+        *(
+            f"dynconv_{trunk}_{arch}_{mixer}_imagenet"
+            for trunk in ("deit", "swin")
+            for arch in ("tiny", "small")
+            for mixer in ("softmax", "lnrelu", "dwvit")
+        ),
+        *(f"maskrcnn_dynconv_swin_tiny_{mixer}_coco" for mixer in ("lnrelu", "dwvit")),
+        "maskrcnn_dynconv_deit_small_lnrelu_coco",
+        "retinanet_dynconv_swin_tiny_dwvit_coco",
+        *(f"upernet_dynconv_swin_tiny_{mixer}_ade20k" for mixer in ("lnrelu", "dwvit")),
+        "maskrcnn_dynconv_swin_nano_dwvit_nuclei",
+        "dynconv_deit_nano_lnrelu_mnist",
+    },
 }
 # The folder of each data set, and the method that a name starts with by the class that it means.
 DATA = {
@@ -90,6 +104,10 @@ PARC_NAMES = {
     "ParCResNet": "parc_resnet{}",
     "ParCMobileNetV2": "parc_mobilenetv2",  # of width 1.0
 }
+# In the folder dynconv names have the trunk, the arch and the mixer; an arch of a config's own is
+# called nano.
+DYNCONV_TRUNKS = {"DynConvViT": "deit", "DynConvSwin": "swin"}
+DYNCONV_MIXERS = {"deit": "softmax", "swin": "softmax", "ln_relu": "lnrelu", "dwvit": "dwvit"}
 
 COLD_BUILD = """
 import json, sys, traceback
@@ -182,6 +200,18 @@ def method_of(model) -> str:
     return METHODS[kind]
 
 
+def folder_and_name(backbone) -> tuple[str, str]:
+    """The folder of a backbone's configs, and what their names call it."""
+    kind, arch = backbone.type.removeprefix("mmvitconv."), backbone.arch
+    if kind in DYNCONV_TRUNKS:
+        mixer = backbone.mixer if isinstance(backbone.mixer, str) else backbone.mixer.preset
+        arch = arch if isinstance(arch, str) else "nano"
+        return "dynconv", f"dynconv_{DYNCONV_TRUNKS[kind]}_{arch}_{DYNCONV_MIXERS[mixer]}"
+    if kind in PARC_NAMES:
+        return "parc", PARC_NAMES[kind].format(arch)
+    return kind.lower(), f"{kind.lower()}_{arch}"
+
+
 @pytest.mark.parametrize("family", EXPECTED)
 def test_all_configs_of_the_issues_exist(family):
     found = {path.stem for path in PATHS if path.parent.name == family}
@@ -197,12 +227,10 @@ def test_nothing_comes_from_elsewhere(file):
 
 
 def test_name(path, cfg):
-    method, backbone = method_of(cfg.model), cfg.model.backbone
+    method, (folder, name) = method_of(cfg.model), folder_and_name(cfg.model.backbone)
     dataset = path.stem.rpartition("_")[2]
-    kind = backbone.type.removeprefix("mmvitconv.")
-    name = PARC_NAMES.get(kind, f"{kind.lower()}_{{}}").format(backbone.arch)
     assert path.stem.startswith(f"{method}{name}_")
-    assert path.parent.name == ("parc" if kind in PARC_NAMES else kind.lower())
+    assert path.parent.name == folder
     assert cfg.val_dataloader.dataset.data_root.rstrip("/") == DATA[dataset]
     for part in training_sets(cfg):
         assert part.data_root.rstrip("/") == DATA[dataset]

@@ -1,6 +1,8 @@
 """Backbones, one file per family."""
 
 from mmvitconv.models.backbones.convmixer import ConvMixer
+from mmvitconv.models.backbones.dynconv_swin import DynConvSwin
+from mmvitconv.models.backbones.dynconv_vit import DynConvViT
 from mmvitconv.models.backbones.fcvit import FCViT
 from mmvitconv.models.backbones.lightvit import LightViT
 from mmvitconv.models.backbones.parc_convnext import ParCConvNeXt
@@ -11,6 +13,8 @@ from mmvitconv.models.backbones.with_parc import WithParC
 
 __all__ = [
     "ConvMixer",
+    "DynConvSwin",
+    "DynConvViT",
     "FCViT",
     "LightViT",
     "ParCConvNeXt",

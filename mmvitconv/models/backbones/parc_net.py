@@ -61,6 +61,13 @@ class ParCNetArch:
                 raise ValueError(f"{name}={values} is illegal; give {count} integers of at least 1")
         if any(dims % 2 for dims in self.inner_dims):
             raise ValueError(f"inner_dims={self.inner_dims} is illegal; give even numbers")
+        if min(self.stem_dims, self.out_dims, self.stem_kernel_size) < 1 or (
+            self.stem_kernel_size % 2 == 0
+        ):
+            raise ValueError(
+                f"stem_dims={self.stem_dims}, out_dims={self.out_dims} must be at least 1 and "
+                f"stem_kernel_size={self.stem_kernel_size} odd"
+            )
         if self.fusion not in ("concat", "add"):
             raise ValueError(f"fusion={self.fusion!r} is illegal; give 'concat' or 'add'")
 

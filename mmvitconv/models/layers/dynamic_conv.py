@@ -123,7 +123,8 @@ class DynamicConvMixer(nn.Module):
         reach: ``'global'``, ``'window'`` or ``'local'``, the neighbourhood of a position.
         size: Side of the window or neighbourhood; odd for a neighbourhood.
         shift: How far windows are shifted, with the map's borders joined and masked.
-        groups: ``('heads', h)``, ``'depthwise'`` or ``('per_group', m)``, m channels in a group.
+        groups: ``('heads', h)``, ``'depthwise'``, ``('per_group', m)`` with m channels in a group,
+            or, for static kernels, ``'dense'``.
         act: What is applied to the kernel, or between the two products: ``'softmax'``, ``'relu'``,
             ``'relu2'``, ``'gelu'``, ``'sigmoid'``, ``'softplus'`` or ``'identity'``.
         norm: ``'ln_key'`` standardises scores over the keys, ``'l1_token'`` and ``'l2_token'``
@@ -177,6 +178,7 @@ class DynamicConvMixer(nn.Module):
         super().__init__()
         kind, number = (groups, 0) if isinstance(groups, str) else tuple(groups)
         gen = dict(gen or {})
+        self._has_gen = bool(gen)
         self.dim, self.kernel, self.reach, self.size, self.shift = dim, kernel, reach, size, shift
         self.group_kind, self.group_number = kind, number
         self.act, self.norm_kind, self.norm_pos, self.affine = act, norm, norm_pos, affine
@@ -229,7 +231,7 @@ class DynamicConvMixer(nn.Module):
             ("kernel", self.kernel, KERNELS),
             ("reach", self.reach, REACHES),
             ("act", self.act, ACTIVATIONS),
-            ("groups", self.group_kind, ("heads", "depthwise", "per_group")),
+            ("groups", self.group_kind, ("heads", "depthwise", "per_group", "dense")),
             ("norm_pos", self.norm_pos, ("pre", "post")),
             ("affine", self.affine, ("head", "key")),
             ("out_norm", self.out_norm, (None, "rms", "ln")),
@@ -240,10 +242,12 @@ class DynamicConvMixer(nn.Module):
              (None, "ln_key", "l1_token", "l2_token", "ln_channel", "bn")),
         ):  # fmt: skip
             if value not in legal:
-                hint = "; a dense dynamic kernel has C x C entries for each tap" * (
-                    value == "dense"
-                )
-                return f"{option}={value!r} is unknown, give one of {legal}{hint}"
+                return f"{option}={value!r} is unknown, give one of {legal}"
+        if self.group_kind == "dense" and self.kernel != "static":
+            return (
+                "a dense dynamic kernel would have C x C generated entries for each tap: only "
+                "kernel='static' can be dense"
+            )
         if unknown_gen:
             return f"gen has unknown entries {sorted(unknown_gen)}"
         if self.dim < 1 or self.size < 1:
@@ -260,9 +264,17 @@ class DynamicConvMixer(nn.Module):
             self.count_power, (int, float)
         ):
             return f"count_power={self.count_power!r} must be 'auto', 'l1' or a number"
+        if self.act == "softmax" and self.count_power != "auto":
+            return f"the rows of softmax sum to 1, so count_power={self.count_power!r} has no place"
+        if self.query_chunk not in ("auto", None) and (
+            not isinstance(self.query_chunk, int) or self.query_chunk < 1
+        ):
+            return f"query_chunk={self.query_chunk!r} must be 'auto', None or at least 1"
         if not 0 <= self.attn_drop < 1:
             return f"attn_drop={self.attn_drop} must be in [0, 1)"
         if self.kernel == "pairwise":
+            if self._has_gen:
+                return "gen is the generator of a kernel; pairwise kernels have none"
             return self._reason_against_pairwise()
         return self._reason_against_generated()
 
@@ -308,7 +320,7 @@ class DynamicConvMixer(nn.Module):
         if self.kernel == "position":
             if self.group_kind != "per_group":
                 return "kernel='position' is shared inside of groups: give ('per_group', m)"
-        elif self.group_kind != "depthwise":
+        elif self.group_kind not in ("depthwise", "dense"):
             return f"kernel={self.kernel!r} has a kernel for each channel: give 'depthwise'"
         if self.out_norm or self.affine == "key" or self.attn_drop:
             return f"out_norm, affine='key' and attn_drop need scores; {self.kernel!r} has none"
@@ -336,7 +348,8 @@ class DynamicConvMixer(nn.Module):
         self.conv1 = nn.Conv2d(dim, dim, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(dim)
         if self.kernel == "static":
-            self.dwconv = nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim)
+            groups = 1 if self.group_kind == "dense" else dim
+            self.dwconv = nn.Conv2d(dim, dim, size, padding=size // 2, groups=groups)
         elif self.kernel == "sample":
             self.gen = nn.Sequential(
                 nn.Conv2d(dim, hidden, 1, bias=False),
@@ -362,7 +375,11 @@ class DynamicConvMixer(nn.Module):
         Args:
             x: Shape (B, C, H, W).
             key_padding_mask: Shape (B, H, W), True where the map is padding, or None. What the
-                other positions get does not depend on padding.
+                other positions get does not depend on what the padding holds, nor, at the right
+                and lower border, on how much there is of it: except that windows are shifted along
+                a side where the whole map, not the sample, is longer than one. Norms over batches
+                see the padding in training. With a mask softmax in windows does not see the zeros
+                that fill the map up either.
 
         Returns:
             Shape (B, C, H, W).
@@ -451,6 +468,11 @@ class DynamicConvMixer(nn.Module):
         if self.norm_kind in ("l1_token", "l2_token"):
             return self._join_heads(self._multiply_by_tokens(q, k, v, valid))
         keys = None if valid is None else valid[:, None, None, :]
+        if self.out_norm and q.dtype == torch.float16:
+            # Sums over many keys leave float16 before the norm brings them back.
+            with without_autocast(q):
+                out = self._attend(q.float(), k.float(), v.float(), None, keys)
+                return self._join_heads(out).half()
         return self._join_heads(self._attend(q, k, v, None, keys))
 
     def _multiply_by_tokens(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
@@ -488,14 +510,17 @@ class DynamicConvMixer(nn.Module):
     def _mix_windows(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Attention in windows; where the borders meet by the shift they do not see each other.
 
-        Softmax follows Swin, as its checkpoints depend on it: the map is shifted, then filled up
-        to whole windows with zeros, which are seen. Others fill it first, and see no filling.
+        Softmax follows timm's Swin, as checkpoints depend on it: the map is shifted, then filled
+        up to whole windows with zeros, which are seen; on a map that is no multiple of the window
+        a few rows and columns of opposite borders then see each other. Other activations, and maps
+        with padding, are filled first, and see neither.
         """
         _, height, width, _ = x.shape
         size = self.size
         # A map that fits one window needs no shift, for each side by itself.
         shifts = [self.shift if length > size else 0 for length in (height, width)]
-        if self.act != "softmax" and (height % size or width % size):
+        follows_swin = self.act == "softmax" and valid is None
+        if not follows_swin and (height % size or width % size):
             filling = (0, -width % size, 0, -height % size)
             if valid is None:
                 valid = torch.ones(x.shape[:3], dtype=torch.bool, device=x.device)
@@ -512,7 +537,7 @@ class DynamicConvMixer(nn.Module):
             bias = bias.view(size * size, size * size, -1).permute(2, 0, 1)
         seen = self._seen_in_windows(x.shape[1:3], shifts, valid, x.device)
         if seen is not None:
-            if self.act == "softmax" and valid is None:
+            if follows_swin:
                 # As a summand: scaled_dot_product_attention takes one mask.
                 bias = q.new_zeros(()) if bias is None else bias
                 bias = torch.where(seen.unsqueeze(1), bias, -math.inf)
@@ -607,10 +632,11 @@ class DynamicConvMixer(nn.Module):
             u = self.norm(u)
         elif self.norm_kind == "bn":
             u = self.norm(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        z = ELEMENTWISE[self.act](u)
+        in_place = self.act == "relu" and not torch.is_grad_enabled()
+        z = u.relu_() if in_place else ELEMENTWISE[self.act](u)
         power = self.count_power
         factor = _MEAN_ONE / size**2 if power == "auto" else float(size**2) ** -float(power)
-        return self._convolve(z, values, valid) * factor
+        return self._convolve(z, values * factor, valid)
 
     def _convolve(self, x: Tensor, kernels: Tensor, valid: Tensor | None) -> Tensor:
         if valid is not None:  # padding is as empty as what lies outside of the map
@@ -624,7 +650,9 @@ class DynamicConvMixer(nn.Module):
         seen = None if valid is None else valid.unsqueeze(1)
         x = F.relu(self.bn1(self.conv1(x.permute(0, 3, 1, 2))))
         x = x if seen is None else x * seen
-        if self.kernel == "static":
+        if self.group_kind == "dense":
+            x = self.dwconv(x)
+        elif self.kernel == "static":
             x = depthwise_conv2d(x, self.dwconv.weight, self.dwconv.bias)
         elif self.kernel == "sample":
             count = x.shape[2] * x.shape[3]
@@ -659,7 +687,7 @@ class DynamicConvMixer(nn.Module):
             reach += ", twice"
         if self.shift:
             reach += f", shift {self.shift}"
-        groups = "C" if self.group_kind == "depthwise" else (
+        groups = {"depthwise": "C", "dense": "dense"}.get(self.group_kind) or (
             f"{self.group_number} heads" if self.group_kind == "heads" else
             f"{self.dim // self.group_number} of {self.group_number} channels")  # fmt: skip
         norms = {None: "", "ln_key": "LN over keys", "ln_channel": "LN over channels", "bn": "BN",
@@ -684,7 +712,7 @@ class DynamicConvMixer(nn.Module):
         """Multiply-adds for a map of one image (section 5); norms, pooling and sums are free."""
         n, c, taps = height * width, self.dim, self.size**2
         if self.kernel == "static":
-            return 2 * n * c * c + n * taps * c
+            return 2 * n * c * c + n * taps * c * (c if self.group_kind == "dense" else 1)
         if self.is_dwnet:
             hidden = max(c // self.reduction, 1)
             made = c * taps if self.kernel == "sample" else taps * (c // self.group_number)

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mmvitconv.models.layers.build import build_norm
 from mmvitconv.models.layers.plain import is_plain
 from mmvitconv.ops import CircularKernel, circular_conv, compute_dtype, oversize_conv
+from mmvitconv.ops.circular_conv import check_algorithm
+from mmvitconv.ops.traced import is_traced
 
 INSTANCE_KERNELS = ("interpolation_bilinear", "crop", "fixed")
 _CACHED_KERNELS = 4  # map sizes for which a layer keeps its kernel prepared
@@ -62,6 +65,7 @@ class ParC(nn.Module):
                 f"instance_kernel={instance_kernel!r} is unknown; give one of "
                 f"{', '.join(INSTANCE_KERNELS)}"
             )
+        check_algorithm(algorithm)
         self.channels = channels
         self.dense = out_channels is not None
         self.direction = direction
@@ -121,7 +125,7 @@ class ParC(nn.Module):
         """Whether nothing but this map's values can differ from the call before."""
         if self.training or torch.is_grad_enabled() or x.is_meta:
             return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_traced() or isinstance(x, FakeTensor) or isinstance(self.weight, FakeTensor):
             return False
         return self.norm is None or (
             is_plain(self.norm, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -144,7 +148,9 @@ class ParC(nn.Module):
             if _is_unchanged(sources, copies, marks):
                 return kernel
         weight, offset = self._fold(length)
-        kernel = CircularKernel(weight.to(dtype), self.direction, offset.to(dtype), algorithm)
+        kernel = CircularKernel(
+            weight.to(dtype), self.direction, offset.to(dtype), algorithm, self.dense
+        )
         while len(self._prepared) >= _CACHED_KERNELS:
             self._prepared.pop(next(iter(self._prepared)))
         copies = [source.clone() if _compares_values(source) else source for source in sources]
@@ -172,12 +178,23 @@ class ParC(nn.Module):
             shift = shift if norm.bias is None else shift + norm.bias.view(1, -1, 1, 1)
         offset = weight.new_zeros(weight.shape[0], 1, 1)
         if self.position_embedding is not None or self.norm is not None:
-            size = (length, 1) if self.direction == "H" else (1, length)
-            shift = shift.expand(1, self.channels, *size)
-            offset = circular_conv(shift, weight, self.direction, algorithm="fft")[0]
+            offset = self._convolve_shift(weight, shift, length)
         if scale is not None:
             weight = weight * scale.view((1, -1, 1, 1) if self.dense else (-1, 1, 1, 1))
         return weight, offset if self.bias is None else offset + self.bias.view(-1, 1, 1)
+
+    def _convolve_shift(self, weight: Tensor, shift: Tensor, length: int) -> Tensor:
+        """What a summand of the input adds to the output, shape (D, n, 1) or (D, 1, n).
+
+        By elementwise products of spectra: no multiply-adds that a counter would take for the
+        model's.
+        """
+        axis = 2 if self.direction == "H" else 3
+        size = (length, 1) if axis == 2 else (1, length)
+        spectrum = torch.fft.rfft(shift.expand(1, self.channels, *size), dim=axis)
+        product = spectrum if self.dense else spectrum.transpose(0, 1)
+        product = torch.fft.rfft(weight, dim=axis).conj() * product
+        return torch.fft.irfft(product.sum(dim=1), n=length, dim=axis - 1)
 
     def reset_cache(self) -> None:
         """Forget prepared kernels.

@@ -1,0 +1,85 @@
+"""The original Swin layout and timm's -> ours.
+
+=========================================  ============================================
+original                                   ours
+=========================================  ============================================
+patch_embed.{proj,norm}.*                  backbone.patch_embed.{proj,norm}.*
+layers.{s}.downsample.*, at its end        backbone.downsamples.{s+1}.*
+layers.{s}.downsample.*, timm: at its      backbone.downsamples.{s}.*
+  start
+layers.{s}.blocks.{i}.attn.*               backbone.stages.{s}.{i}.mixer.*
+layers.{s}.blocks.{i}.{norm1,norm2,mlp}.*  backbone.stages.{s}.{i}.{norm1,norm2,mlp}.*
+norm{s}.* (detection, segmentation)        backbone.norm{s}.*
+norm.* (classification)                    backbone.norm{last}.*
+head.*, timm: head.fc.*                    head.fc.*
+...attn.relative_position_index            computed, so neither needed nor kept
+...attn_mask                               the same
+=========================================  ============================================
+
+The four tokens that a merging joins have the same order as ours; mmdetection's and mmpretrain's
+files have another one, and names that are not these.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from mmvitconv.weights.parc_net import count, rename, same
+
+_TABLE = "relative_position_bias_table"
+_BLOCK_LAYERS = {
+    "norm1": "norm1",
+    "attn.qkv": "mixer.qkv",
+    "attn.proj": "mixer.proj",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_COMPUTED = (".relative_position_index", ".attn_mask")
+
+
+def is_original(keys: Iterable[str]) -> bool:
+    """Whether the keys are in the original Swin layout or timm's."""
+    block = "layers.0.blocks.0"
+    needed = {f"{block}.attn.qkv.weight", f"{block}.attn.{_TABLE}", f"{block}.mlp.fc1.weight"}
+    return needed <= set(keys)
+
+
+def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an original state dict of a classifier or a dense backbone.
+
+    Args:
+        state_dict: Original keys without wrapper prefixes.
+
+    Returns:
+        ``backbone.*`` and, for a classifier, ``head.fc.*``.
+
+    Raises:
+        CheckpointError: Keys are missing or left over.
+    """
+    given = {key: value for key, value in state_dict.items() if not key.endswith(_COMPUTED)}
+    num_stages = count(given, r"layers\.(\d+)\.")
+    first = 0 if any(key.startswith("layers.0.downsample.") for key in given) else 1
+    names = same("patch_embed.proj", "backbone.patch_embed.proj")
+    names |= same("patch_embed.norm", "backbone.patch_embed.norm")
+    for stage in range(num_stages):
+        if stage:
+            theirs, ours = f"layers.{stage - 1 + first}.downsample", f"backbone.downsamples.{stage}"
+            names |= same(f"{theirs}.norm", f"{ours}.norm")
+            names[f"{theirs}.reduction.weight"] = f"{ours}.reduction.weight"
+        for index in range(count(given, rf"layers\.{stage}\.blocks\.(\d+)\.")):
+            theirs, ours = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
+            names[f"{theirs}.attn.{_TABLE}"] = f"{ours}.mixer.{_TABLE}"
+            for layer, our_layer in _BLOCK_LAYERS.items():
+                names |= same(f"{theirs}.{layer}", f"{ours}.{our_layer}")
+    if any(key.startswith(("norm.", "head.")) for key in given):
+        names |= same("norm", f"backbone.norm{num_stages - 1}")
+    else:
+        norms = [f"norm{stage}" for stage in range(num_stages)]
+        present = [norm for norm in norms if any(key.startswith(f"{norm}.") for key in given)]
+        for norm in present or norms:
+            names |= same(norm, f"backbone.{norm}")
+    if any(key.startswith("head.") for key in given):
+        is_timm = any(key.startswith("head.fc.") for key in given)
+        names |= same("head.fc" if is_timm else "head", "head.fc")
+    return rename(given, names, "Swin")

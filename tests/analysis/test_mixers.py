@@ -1,0 +1,129 @@
+"""The table of mixers: complete, its closed forms are right, and what measures it is."""
+
+import math
+
+import pytest
+import torch
+
+from mmvitconv.analysis import count_complexity, mixers, timing
+from mmvitconv.models.layers.dynamic_conv import MIXERS
+
+CHANNELS, HEADS = 24, 3
+WITH_FORMULA = [row for row in mixers.ROWS if row.macs is not None]
+
+
+def _name(row: mixers.Row) -> str:
+    return row.name
+
+
+def test_every_mixer_has_a_row():
+    names = [row.name for row in mixers.ROWS]
+    assert len(set(names)) == len(names)
+    assert set(MIXERS) <= set(names)
+    for family in ("FCViT", "LightViT", "ConvMixer", "ParC pair", "ParC pair, dense", "ParCNetV2"):
+        assert any(name.startswith(family) for name in names), family
+
+
+def test_every_row_is_described():
+    rows = [mixers.describe(row, CHANNELS, HEADS, 7) for row in mixers.ROWS]
+    for columns in (*rows, *mixers.KNOWN_ELSEWHERE.values()):
+        assert list(columns) == list(mixers.COLUMNS)
+        assert all(isinstance(value, str) and value for value in columns.values())
+
+
+@pytest.mark.parametrize("row", WITH_FORMULA, ids=_name)
+@pytest.mark.parametrize("side", [7, 21])
+def test_closed_forms_are_what_is_counted(row: mixers.Row, side: int):
+    module = row.build(CHANNELS, HEADS, side).to("meta")
+    counted = count_complexity(module, torch.zeros(1, CHANNELS, side, side, device="meta"))
+    assert not counted.uncounted
+    assert row.macs(CHANNELS, HEADS, side, side) == counted.macs.total
+
+
+def test_costs_of_all_rows():
+    costs = mixers.measure_costs(mixers.ROWS, 7, CHANNELS, HEADS, 2, "cpu", 1)
+    assert [cost.mixer for cost in costs] == [row.name for row in mixers.ROWS]
+    map_bytes = 2 * CHANNELS * 49 * 4
+    for cost in costs:
+        assert min(cost.params, cost.macs, cost.forward_ms, cost.training_ms) > 0
+        assert cost.memory >= 2 * map_bytes, cost  # at least the output and the input's gradient
+    by_name = {cost.mixer: cost for cost in costs}
+    assert by_name["deit"].params == 4 * CHANNELS**2 + 4 * CHANNELS
+    assert by_name["deit"].macs == 4 * 49 * CHANNELS**2 + 2 * 49**2 * CHANNELS
+
+
+def test_lightvit_adapter_keeps_windows_in_their_places():
+    torch.manual_seed(0)
+    module = mixers.GlobalTokenAttention(CHANNELS, HEADS).double().eval()
+    x = torch.randn(2, CHANNELS, 14, 21, dtype=torch.float64)
+    rolled = module(x.roll((7, 7), dims=(2, 3)))
+    assert module(x).shape == x.shape
+    torch.testing.assert_close(rolled, module(x).roll((7, 7), dims=(2, 3)))
+    other = x.clone()
+    other[:, :, 0, 0] += 1  # global tokens carry it into all windows
+    assert ((module(other) - module(x)).abs().amax(1) > 1e-9).all()
+
+
+def test_chunks_save_memory_and_the_count_repeats():
+    first, second = (mixers.attention_memory(CHANNELS, HEADS, 32, query_chunks=(64,)) for _ in "ab")
+    assert first == second
+    assert first.whole >= 3 * HEADS * 32**4 * 4  # scores, activated scores, a gradient
+    assert first.chunks[64] <= first.whole / 4
+
+
+def test_window_ratios():
+    (row,) = mixers.window_ratios([8], CHANNELS, HEADS, rounds=1)
+    assert row["side"] == 8
+    assert row["ratio"] == row["swin"] / row["dwvit"]
+    pair = (row["swin"] + row["swin, shifted"]) / 2
+    assert math.isclose(row["ratio_of_pair"], pair / row["dwvit"])
+
+
+def test_plot(tmp_path):
+    costs = [
+        mixers.Cost(row.name, side, 1, 1, side**2 / 100, 1.0, 1)
+        for row in mixers.ROWS
+        for side in (7, 14)
+    ]
+    mixers.plot(mixers.ROWS, costs, "title", tmp_path / "a.png")
+    mixers.plot(mixers.ROWS[1:3], costs[2:6], "title", tmp_path / "b.png")  # without the reference
+    assert (tmp_path / "a.png").stat().st_size > 20_000
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+
+
+def test_measure_takes_turns():
+    calls = []
+    functions = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    times = timing.measure(functions, rounds=2, device="cpu")
+    assert calls == list("bcacababc")  # the first three warm up
+    assert list(times) == list("abc")
+    assert min(times.values()) > 0
+
+
+def test_peak_memory_counts_what_is_alive():
+    existing = torch.zeros(1000)
+
+    def chain():
+        out = existing.view(10, 100)  # free
+        for _ in range(5):
+            out = out + 1  # two at a time
+        return out
+
+    assert timing.peak_memory(chain) == 2 * 4000
+    weight = torch.zeros(1000, requires_grad=True)
+
+    def train():
+        out = weight
+        for _ in range(3):
+            out = out.sin()  # keeps its input, so all but the last are alive
+        return torch.autograd.grad(out, weight, existing)
+
+    assert 4 * 4000 <= timing.peak_memory(train) <= 6 * 4000
+    assert timing.peak_memory(train) == timing.peak_memory(train)
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with timing.threads(before + 1) as count:
+        assert count == torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -1,0 +1,398 @@
+"""The recipes and texts of the dynconv configs against specs/dynconv.md, sections 0, 3 and 7."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from timm.data import auto_augment
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs/dynconv"
+WORDS = ("softmax", "lnrelu", "dwvit")
+DEIT = [f"dynconv_deit_{arch}_{word}_imagenet" for arch in ("tiny", "small") for word in WORDS]
+SWIN = [f"dynconv_swin_{arch}_{word}_imagenet" for arch in ("tiny", "small") for word in WORDS]
+IMAGENET = [*DEIT, *SWIN]
+VITDET = "maskrcnn_dynconv_deit_small_lnrelu_coco"
+RETINANET = "retinanet_dynconv_swin_tiny_dwvit_coco"
+MASKRCNN = [f"maskrcnn_dynconv_swin_tiny_{word}_coco" for word in WORDS[1:]]
+DETECTORS = [*MASKRCNN, VITDET, RETINANET]
+SEGMENTORS = [f"upernet_dynconv_swin_tiny_{word}_ade20k" for word in WORDS[1:]]
+NUCLEI = "maskrcnn_dynconv_swin_nano_dwvit_nuclei"
+MNIST = "dynconv_deit_nano_lnrelu_mnist"
+SMALL = [NUCLEI, MNIST]
+ALL = [*IMAGENET, *DETECTORS, *SEGMENTORS, *SMALL]
+# Parameters with 1000 classes: DeiT's less the class token and its position, and Swin's. LN+ReLU
+# adds two per head. DW-ViT adds 100 per channel of a block and has no tables of relative positions.
+SOFTMAX_PARAMETERS = {
+    "deit_tiny": 5_717_416 - 2 * 192,
+    "deit_small": 22_050_664 - 2 * 384,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+}
+DEPTHS = {  # of blocks with each width
+    "deit_tiny": {192: 12},
+    "deit_small": {384: 12},
+    "swin_tiny": {96: 2, 192: 2, 384: 6, 768: 2},
+    "swin_small": {96: 2, 192: 2, 384: 18, 768: 2},
+}
+HEAD_CHANNELS = {"deit": 64, "swin": 32}
+WINDOW_TABLE = (2 * 7 - 1) ** 2  # per head
+TABLES = ("cls_token", "pos_embed", "relative_position_bias_table", "gamma", "beta")
+TABLES += ("static_key", "static_value", "static_kernel")  # of two and more dimensions
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # mmseg's, about its own code
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{name}.py")
+
+
+def build(cfg: Config) -> nn.Module:
+    """The model without memory."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        return MODELS.build(cfg.model)
+
+
+def size_of(name: str) -> str:
+    return re.search(r"(deit|swin)_(tiny|small)", name).group()
+
+
+def head_comment(name: str) -> str:
+    return re.match(r"(?:#.*\n)+", (CONFIGS / f"{name}.py").read_text("utf-8")).group()
+
+
+def learning_rates(cfg: Config, epoch_length: int) -> np.ndarray:
+    """The rate of each iteration, as ParamSchedulerHook steps."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
+    schedulers = [
+        PARAM_SCHEDULERS.build(
+            dict(scheduler), default_args={"optimizer": optimizer, "epoch_length": epoch_length}
+        )
+        for scheduler in cfg.param_scheduler
+    ]
+    rates = []
+    for iteration in range(1, cfg.train_cfg.max_epochs * epoch_length + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or iteration % epoch_length == 0:
+                scheduler.step()
+    return np.array(rates)
+
+
+def test_every_config_is_tested():
+    assert sorted(ALL) == sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_schedule(name):
+    """300 epochs: a warm-up of 5 (DeiT) or 20 (Swin), then a cosine to nearly 0."""
+    cfg, length = load(name), 5
+    assert cfg.train_cfg.max_epochs == 300
+    warmup = 5 if name in DEIT else 20
+    rates = learning_rates(cfg, length)
+    epochs = np.arange(300 * length) / length
+    expected = np.where(
+        epochs < warmup,
+        1e-3 * epochs / warmup,
+        1e-6 + (1e-3 - 1e-6) * (1 + np.cos(np.pi * (epochs - warmup) / (300 - warmup))) / 2,
+    )
+    # One of the two parts has one rate per epoch.
+    np.testing.assert_allclose(rates, expected, atol=1.01e-3 / warmup)
+    assert rates[0] <= 1e-6
+    assert rates.max() == pytest.approx(1e-3, rel=1e-3)
+    assert rates.argmax() / length == pytest.approx(warmup, abs=1.1)
+    assert rates[-1] == pytest.approx(1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_settings(name):
+    cfg = load(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ("AdamW", pytest.approx(1e-3))
+    assert optimizer.weight_decay == 0.05
+    assert "betas" not in optimizer, "PyTorch's, 0.9 and 0.999"
+    assert cfg.optim_wrapper.clip_grad == {"max_norm": 5.0}
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 1024
+    model = cfg.model
+    assert [(mix.type, mix.alpha) for mix in model.train_cfg.augments] == [
+        ("Mixup", 0.8),
+        ("CutMix", 1.0),
+    ]
+    assert (model.head.loss.type, model.head.loss.label_smooth_val) == ("LabelSmoothLoss", 0.1)
+    assert model.neck.type == "GlobalAveragePooling"
+    assert model.head.init_cfg == {"type": "TruncNormal", "layer": "Linear", "std": 0.02}
+    rate = 0.1 if name in DEIT else 0.2 if "tiny" in name else 0.3
+    assert model.backbone.drop_path_rate == rate
+    assert tuple(model.backbone.out_indices) == ((11,) if name in DEIT else (3,))
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_pipelines(name):
+    cfg = load(name)
+    crops, flip, augment, erasing = cfg.train_dataloader.dataset.pipeline[1:5]
+    assert {crop.scale for (crop,) in crops.transforms} == {224}
+    assert (flip.type, flip.prob) == ("RandomFlip", 0.5)
+    reference = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {})
+    assert (augment.type, augment.policies) == ("RandAugment", "timm_increasing")
+    assert augment.num_policies == reference.num_layers
+    assert {operation.magnitude for operation in reference.ops} == {augment.magnitude_level} == {9}
+    assert {operation.magnitude_std for operation in reference.ops} == {augment.magnitude_std}
+    assert augment.magnitude_std == 0.5
+    assert (erasing.type, erasing.erase_prob, erasing.mode) == ("RandomErasing", 0.25, "rand")
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.split == "val"
+        _, resize, centre, _ = loader.dataset.pipeline
+        assert (resize.scale, centre.crop_size) == (math.floor(224 / 0.9), 224)
+
+
+def preset_of(name: str) -> str:
+    """The preset that the name of a config means."""
+    (word,) = set(name.split("_")) & set(WORDS)
+    softmax = "swin" if "swin" in name else "deit"
+    return {"softmax": softmax, "lnrelu": "ln_relu", "dwvit": "dwvit"}[word]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mixers(name):
+    """Every block has the mixer that the name means, with the reach and shift of its place."""
+    cfg, preset = load(name), preset_of(name)
+    assert cfg.model.backbone.mixer == preset
+    backbone = build(cfg).backbone
+    swin, pooled = "swin" in name, preset == "dwvit"
+    rows = backbone.stages if swin else [backbone.blocks]
+    for row in rows:
+        for index, block in enumerate(row):
+            mixer = block.mixer
+            kernel, reach, size, shift = "pairwise", "global", 7, 0
+            if pooled:
+                kernel, reach = "pooled", "local"
+            elif swin:
+                reach, shift = "window", 3 * (index % 2)
+            elif name == VITDET and index not in (2, 5, 8, 11):
+                reach, size = "window", 14
+            assert (mixer.kernel, mixer.reach, mixer.shift) == (kernel, reach, shift)
+            assert reach == "global" or mixer.size == size
+            assert mixer.act == ("softmax" if preset in ("deit", "swin") else "relu")
+            expected = {"qkv.weight", "qkv.bias", "proj.weight", "proj.bias"}
+            if pooled:
+                expected |= {"static_key", "static_value", "norm.weight", "norm.bias"}
+            if preset == "ln_relu":
+                expected |= {"gamma", "beta"}
+            if swin and not pooled:
+                expected |= {"relative_position_bias_table"}
+            assert {key for key, _ in mixer.named_parameters()} == expected
+    if name in IMAGENET:
+        assert [len(row) for row in rows] == list(DEPTHS[size_of(name)].values())
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_parameters(name):
+    size = size_of(name)
+    trunk, channels_per_head = size.partition("_")[0], HEAD_CHANNELS[size.partition("_")[0]]
+    channels = sum(width * depth for width, depth in DEPTHS[size].items())
+    heads = channels // channels_per_head
+    expected = SOFTMAX_PARAMETERS[size]
+    if "lnrelu" in name:
+        expected += 2 * heads
+    elif "dwvit" in name:
+        expected += 100 * channels - (WINDOW_TABLE * heads if trunk == "swin" else 0)
+    model = build(load(name))
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    scores = model.eval()(torch.empty(2, 3, 224, 224, device="meta"), mode="tensor")
+    assert scores.shape == (2, 1000)
+
+
+def decays(cfg: Config, model: nn.Module) -> dict[str, float]:
+    """The weight decay of each trained parameter, by its full name."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    assert {group["lr"] for group in groups} == {cfg.optim_wrapper.optimizer.lr}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: group["weight_decay"]
+        for group in groups
+        for parameter in group["params"]
+    }
+
+
+def check_decays(cfg: Config) -> set[str]:
+    """Nothing of one dimension and no table is decayed; gives the kinds of tables."""
+    model = build(cfg)
+    parameters = dict(model.named_parameters())
+    tables = {
+        key for key, parameter in parameters.items() if parameter.ndim > 1 and key.endswith(TABLES)
+    }
+    exempt = tables | {key for key, parameter in parameters.items() if parameter.ndim == 1}
+    found = decays(cfg, model)
+    assert set(found) == set(parameters), "everything is trained"
+    assert {key for key, decay in found.items() if decay == 0} == exempt
+    assert set(found.values()) == {0, cfg.optim_wrapper.optimizer.weight_decay}
+    return {key.rpartition(".")[2] for key in tables}
+
+
+@pytest.mark.parametrize("name", [*IMAGENET, *DETECTORS, *SEGMENTORS])
+def test_weight_decay(name):
+    expected = {"pos_embed"} if "deit" in name else set()
+    if "dwvit" in name:
+        expected |= {"static_key", "static_value"}
+    elif "swin" in name:
+        expected |= {"relative_position_bias_table"}
+    assert check_decays(load(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("mixer", "tables"),
+    [
+        *((preset, set()) for preset in ("relu_n", "rela", "sima", "natt", "dwhead")),
+        *((preset, set()) for preset in ("ddw", "iddw", "dw")),
+        ({"preset": "natt", "bias": "static_kernel"}, {"static_kernel"}),
+        (
+            {"preset": "ln_relu", "reach": "window", "bias": "rel_table", "affine": "key"},
+            {"relative_position_bias_table", "gamma", "beta"},
+        ),
+    ],
+    ids=str,
+)
+def test_weight_decay_of_other_mixers(mixer, tables):
+    """A config keeps its exemptions when its mixer is exchanged; generators are decayed."""
+    cfg = load(DEIT[0])
+    cfg.model.backbone.mixer = mixer
+    assert check_decays(cfg) == tables | {"pos_embed"}
+
+
+def test_weight_decay_of_the_class_token():
+    cfg = load(DEIT[0])
+    cfg.merge_from_dict(
+        {"model.backbone": {"with_cls_token": True, "out_type": "cls_token"}, "model.neck": None}
+    )
+    assert check_decays(cfg) == {"pos_embed", "cls_token"}
+
+
+@pytest.mark.parametrize(
+    ("names", "lr", "weight_decay", "length"),
+    [(DETECTORS, 1e-4, 0.05, 12), (SEGMENTORS, 6e-5, 0.01, 160_000)],
+)
+def test_dense_settings(names, lr, weight_decay, length):
+    for name in names:
+        cfg = load(name)
+        optimizer = cfg.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.lr) == ("AdamW", lr)
+        assert optimizer.weight_decay == weight_decay
+        assert (cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters) == length
+        assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 16
+        assert cfg.model.backbone.drop_path_rate == (0.1 if name == VITDET else 0.2)
+        assert "--cfg-options model.backbone.init_cfg.type=Pretrained" in head_comment(name)
+
+
+def test_vitdet_form():
+    """Windows of 14 but in four blocks, and a pyramid of the last map that needs no FPN."""
+    cfg = load(VITDET)
+    model = build(cfg)
+    assert tuple(cfg.model.backbone.global_blocks) == (2, 5, 8, 11)
+    reaches = [block.mixer.reach for block in model.backbone.blocks]
+    assert reaches == ["window", "window", "global"] * 4
+    assert (model.neck.mode, model.neck.in_channels, model.neck.out_channels) == ("last", 384, 256)
+    assert tuple(model.backbone.strides) == (16,)
+    assert model.neck.strides == (4, 8, 16, 32, 64)
+    assert cfg.model.data_preprocessor.pad_size_divisor % 32 == 0
+    features = model.extract_feat(torch.empty(1, 3, 256, 352, device="meta"))
+    assert [tuple(feature.shape[1:]) for feature in features] == [
+        (256, math.ceil(256 / stride), math.ceil(352 / stride)) for stride in (4, 8, 16, 32, 64)
+    ]
+
+
+@pytest.mark.parametrize("name", [*MASKRCNN, RETINANET, *SEGMENTORS, NUCLEI])
+def test_swin_maps(name):
+    """Maps of Swin's strides, also of images that are no multiple of 32."""
+    cfg = load(name)
+    model = build(cfg)
+    width = 32 if name == NUCLEI else 96
+    levels = range(1, 4) if name == RETINANET else range(4)
+    maps = model.backbone(torch.empty(1, 3, 230, 250, device="meta"))
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (width * 2**level, math.ceil(230 / 2 ** (level + 2)), math.ceil(250 / 2 ** (level + 2)))
+        for level in levels
+    ]
+    head = cfg.model.get("decode_head") or cfg.model.neck
+    assert list(head.in_channels) == list(model.backbone.out_channels)
+
+
+def test_small_configs():
+    """From scratch, in minutes on a CPU."""
+    for name, most, rate, epochs in ((NUCLEI, 5e6, 1e-3, 20), (MNIST, 1e6, 3e-3, 15)):
+        cfg = load(name)
+        assert cfg.randomness.seed == 0
+        assert cfg.optim_wrapper.optimizer.lr == rate
+        assert cfg.train_cfg.max_epochs == epochs
+        rates = learning_rates(cfg, 60)
+        assert rates.max() == pytest.approx(rate, rel=0.02)
+        assert rates[-1] == pytest.approx(1e-5, abs=1e-5)
+        assert cfg.optim_wrapper.clip_grad == {"max_norm": 5.0}
+        assert "init_cfg" not in cfg.model.backbone
+        assert "drop_path_rate" not in cfg.model.backbone
+        model = build(cfg)
+        assert sum(parameter.numel() for parameter in model.backbone.parameters()) < most
+    backbone = load(MNIST).model.backbone
+    (resize,) = [
+        step for step in load(MNIST).train_dataloader.dataset.pipeline if step.type == "Resize"
+    ]
+    assert resize.scale == backbone.img_size, "the position embedding needs no resizing"
+    assert backbone.img_size % backbone.patch_size == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_published_line(name):
+    published = re.search(r"^# Published: (.*(?:\n#   +.+)*)", head_comment(name), re.MULTILINE)[1]
+    numbers = re.findall(r"\d+\.\d\d\b", published)
+    if "softmax" in name:
+        top1 = {"deit_tiny": 72.19, "deit_small": 79.86, "swin_tiny": 81.39, "swin_small": 83.23}
+        assert [float(number) for number in numbers] == [top1[size_of(name)]]
+        assert "timm's evaluation" in published
+    elif name in SMALL:
+        assert published == "nothing: the data set is ours, for a first run on a CPU"
+    else:
+        assert published == (
+            "nothing; the design is ours, following the abstract of arXiv:2309.10713"
+        )
+
+
+def test_nothing_claims_to_be_the_paper():
+    for path in sorted(CONFIGS.iterdir()):
+        if path.is_file():
+            text = path.read_text("utf-8")
+            assert not re.search(r"\breproduc(es|tion|ing)\b", text, re.IGNORECASE), path.name
+    readme = (CONFIGS / "README.md").read_text("utf-8")
+    assert "following the abstract" in readme
+    assert "Formulas, tables, training settings and results were not available." in readme
+
+
+def test_readme():
+    """Every preset has a line, and what is named exists and works."""
+    from mmvitconv.models.layers.dynamic_conv import MIXERS
+
+    text = (CONFIGS / "README.md").read_text("utf-8")
+    table = text.split("| preset |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(MIXERS)
+    for path in set(re.findall(r"(?:tools|configs)/[\w/]+\.py", text)):
+        assert (ROOT / path).is_file(), path
+    (snippet,) = re.findall(r'```python\n(_base_ = ".*?)```', text, flags=re.DOTALL)
+    base, _, rest = snippet.partition("\n")
+    (parent,) = re.findall(r'"\./(\w+)\.py"', base)
+    scope: dict = {}
+    exec(rest, scope)
+    cfg = load(parent)
+    cfg.merge_from_dict({"model": scope["model"]})
+    assert cfg.model.backbone.mixer == {"preset": "dwvit", "size": 5}
+    block = build(cfg).backbone.stages[0][0]
+    assert block.mixer.static_key.shape == (96, 5, 5)
+    (option,) = re.findall(r"--cfg-options model\.backbone\.mixer=(\w+)", text)
+    cfg = load(MNIST)
+    cfg.merge_from_dict({"model.backbone.mixer": option})
+    assert "gamma" not in dict(build(cfg).backbone.blocks[0].mixer.named_parameters())

@@ -1,0 +1,525 @@
+"""DynConvViT and DynConvSwin: sizes, blocks, position embeddings, windows, class token."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from families import parameters
+from torch import Tensor, nn
+
+from mmvitconv.analysis import count_complexity
+from mmvitconv.models import DynConvSwin, DynConvViT
+from mmvitconv.models.backbones.dynconv_swin import Merge, resize_table
+from mmvitconv.models.backbones.dynconv_vit import Block, PatchEmbed, resize_position
+from mmvitconv.models.layers import MIXERS, make_mixer
+
+VIT = {"embed_dims": 16, "depth": 4, "num_heads": 2}
+SWIN = {"embed_dims": 8, "depths": (2, 1, 2), "num_heads": (1, 2, 4), "window_size": 3}
+DWVIT5 = {"preset": "dwvit", "size": 5}
+DWNET = ("dw", "ddw", "iddw")
+FAMILIES = {
+    "vit": lambda **kwargs: DynConvViT(VIT, **{"patch_size": 4, "img_size": 24, **kwargs}),
+    "swin": lambda **kwargs: DynConvSwin(SWIN, **{"out_indices": (0, 1, 2), **kwargs}),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def filled(model: nn.Module) -> nn.Module:
+    """Evaluation mode and no parameter at its neutral value."""
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.2, 0.2)
+        norm.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+# Sizes: section 7 of the specification ---------------------------------------------------------
+
+
+def cost(model: type, arch: str, last: int, **kwargs: object) -> tuple[int, float]:
+    """Parameters, and multiply-adds of an image of 224 x 224 in units of 1e9, with a classifier."""
+    with torch.device("meta"):
+        backbone = model(arch, out_indices=(last,), **kwargs).eval()
+        found = count_complexity(backbone, torch.empty(1, 3, 224, 224))
+    assert not found.uncounted
+    (channels,) = backbone.out_channels
+    return found.params + (channels + 1) * 1000, (found.macs.total + channels * 1000) / 1e9
+
+
+@pytest.mark.parametrize(
+    ("arch", "mixer", "params", "macs"),
+    [
+        ("tiny", "deit", 5.717, 1.247),
+        ("small", "deit", 22.050, 4.574),
+        ("base", "deit", 86.566, 17.472),
+        ("tiny", "dwvit", 5.947, 0.984),
+        ("small", "dwvit", 22.511, 3.788),
+        ("base", "dwvit", 87.488, 14.860),
+        ("tiny", DWVIT5, 5.837, 0.941),
+        ("small", DWVIT5, 22.290, 3.660),
+        ("base", DWVIT5, 87.045, 14.433),
+    ],
+)
+def test_cost_of_vit(arch: str, mixer: str | dict, params: float, macs: float):
+    found = cost(DynConvViT, arch, 11, mixer=mixer)
+    assert (round(found[0] / 1e6, 3), round(found[1], 3)) == (params, macs)
+
+
+@pytest.mark.parametrize(
+    ("arch", "params", "macs", "more"),
+    [
+        ("tiny", 5_717_416, 1.254, 72),
+        ("small", 22_050_664, 4.599, 144),
+        ("base", 86_567_656, 17.564, 288),
+    ],
+)
+def test_cost_of_deit_is_exact(arch: str, params: int, macs: float, more: int):
+    token = {"with_cls_token": True, "out_type": "cls_token"}
+    found = cost(DynConvViT, arch, 11, **token)
+    assert (found[0], round(found[1], 3)) == (params, macs)
+    # gamma and beta of each head, which cost no multiply-adds
+    assert cost(DynConvViT, arch, 11, mixer="ln_relu", **token) == (params + more, found[1])
+
+
+@pytest.mark.parametrize(
+    ("arch", "mixer", "params", "macs"),
+    [
+        ("tiny", "dwvit", 28.707, 4.008),
+        ("small", "dwvit", 50.461, 7.738),
+        ("base", "dwvit", 88.908, 13.649),
+        ("tiny", DWVIT5, 28.495, 3.836),
+        ("small", DWVIT5, 50.028, 7.438),
+        ("base", DWVIT5, 88.330, 13.164),
+        ("tiny", "dw", 24.173, 3.727),
+        ("small", "dw", 42.158, 7.239),
+        ("base", "dw", 74.347, 12.812),
+        ("tiny", "ddw", 51.132, 3.754),
+        ("small", "ddw", 91.237, 7.288),
+        ("base", "ddw", 161.598, 12.900),
+    ],
+)
+def test_cost_of_swin(arch: str, mixer: str | dict, params: float, macs: float):
+    found = cost(DynConvSwin, arch, 3, mixer=mixer)
+    assert (round(found[0] / 1e6, 3), round(found[1], 3)) == (params, macs)
+
+
+@pytest.mark.parametrize(
+    ("arch", "mixer", "params", "macs"),
+    [
+        ("tiny", "swin", 28_288_354, 4.491),
+        ("small", "swin", 49_606_258, 8.741),
+        ("base", "swin", 87_768_224, 15.431),
+        ("tiny", "ln_relu", 28_288_630, 4.491),
+        ("small", "ln_relu", 49_606_822, 8.741),
+        ("base", "ln_relu", 87_768_976, 15.431),
+    ],
+)
+def test_cost_of_windows_is_exact(arch: str, mixer: str, params: int, macs: float):
+    found = cost(DynConvSwin, arch, 3, mixer=mixer)
+    assert (found[0], round(found[1], 3)) == (params, macs)
+
+
+# Every mixer in both families ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_mixer_trains_at_odd_sizes(family: str, mixer: str):
+    model = FAMILIES[family](mixer=mixer, drop_path_rate=0.1).train()
+    outs = model(torch.randn(2, 3, 45, 38))
+    for out, channels, stride in zip(outs, model.out_channels, model.strides, strict=True):
+        assert out.shape == (2, channels, -(-45 // stride), -(-38 // stride))
+    sum((out * torch.randn_like(out)).sum() for out in outs).backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    assert [name for name, grad in grads.items() if grad is None] == []
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_of_a_batch_do_not_meet(family: str, mixer: str):
+    model = filled(FAMILIES[family](mixer=mixer))
+    x = torch.randn(3, 3, 33, 50)
+    with torch.no_grad():
+        for together, alone in zip(model(x), model(x[1:2]), strict=True):
+            torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("mixer", ["ln_relu", "dwvit", "ddw"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_changes_no_value(family: str, mixer: str):
+    results = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = FAMILIES[family](mixer=mixer, with_cp=with_cp, drop_path_rate=0.5).train()
+        outs = model(torch.linspace(-2, 2, 2 * 3 * 30 * 30).view(2, 3, 30, 30).sin())
+        sum(out.cos().sum() for out in outs).backward()
+        results.append([*outs, *(p.grad for p in model.parameters()), *model.buffers()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unknown_mixers_are_refused(family: str):
+    with pytest.raises(ValueError, match=r"mixer='conv' is unknown; give one of deit, swin"):
+        FAMILIES[family](mixer="conv")
+    with pytest.raises(ValueError, match="softmax normalises over the keys already"):
+        FAMILIES[family](mixer={"preset": "deit", "norm": "ln_key"})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mixer", ["deit", "ddw"])
+def test_initialisation(family: str, mixer: str):
+    model = FAMILIES[family](mixer=mixer)
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.numel() > 500:
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.15), name
+            assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_without_norms(family: str):
+    model = filled(FAMILIES[family]())
+    plain = FAMILIES[family](output_norms=False).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
+    assert not [name for name, _ in plain.named_parameters() if name.startswith("norm")]
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        for index, normed, raw in zip(model.out_indices, model(x), plain(x), strict=True):
+            norm = getattr(model, f"norm{index}")
+            expected = norm(raw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            torch.testing.assert_close(normed, expected)
+
+
+# Blocks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixer", ["deit", "dwvit"])
+def test_pre_norm_block(mixer: str):
+    block = filled(Block(make_mixer(mixer, 8, 2), 8, 4, eps=1e-6))
+    x = torch.randn(2, 5, 4, 8)
+    with torch.no_grad():
+        y = x + block.mixer(block.norm1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        expected = y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y))))
+        torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("mixer", DWNET)
+def test_dwnet_block(mixer: str):
+    block = filled(Block(make_mixer(mixer, 8, 2), 8, 4, eps=1e-6))
+    assert {name.partition(".")[0] for name in block.state_dict()} == {"mixer", "norm2", "mlp"}
+    x = torch.randn(2, 5, 4, 8)
+    with torch.no_grad():
+        y = x + block.mixer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        norm = block.norm2
+        normed = (y - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        normed = normed * norm.weight + norm.bias
+        expected = y + block.mlp.fc2(F.gelu(block.mlp.fc1(normed)))
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_dwnet_survives_the_exchange_of_its_norms():
+    """MMEngine's ``sync_bn`` makes new layers, which know nothing of ours."""
+    model = filled(FAMILIES["swin"](mixer="dw"))
+    x = torch.randn(1, 3, 40, 40)
+    with torch.no_grad():
+        expected = model(x)
+        outs = nn.SyncBatchNorm.convert_sync_batchnorm(model)(x)
+    for a, b in zip(outs, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_tokens_of_an_image_share_their_fate():
+    block = filled(Block(make_mixer("deit", 8, 2), 8, 4, eps=1e-6, drop_path_rate=0.5)).train()
+    x, prefix = torch.randn(64, 2, 2, 8), torch.randn(64, 1, 8)
+    out, out_prefix = block(x, prefix)
+    same = (out == x).flatten(1).all(1)
+    assert torch.equal(same, (out_prefix == prefix).flatten(1).all(1))
+    assert 4 < same.sum() < 32  # both branches dropped: one in four
+    assert not (out == x).any(dim=(1, 2, 3))[~same].any()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 1)])
+def test_patches_are_filled_up(size: tuple[int, int]):
+    embed = filled(PatchEmbed(3, 6, 4, nn.LayerNorm(6)))
+    x = torch.randn(2, 3, *size)
+    padded = torch.zeros(2, 3, -(-size[0] // 4) * 4, -(-size[1] // 4) * 4)
+    padded[..., : size[0], : size[1]] = x
+    patches = F.unfold(padded, 4, stride=4).transpose(1, 2)
+    expected = embed.norm(patches @ embed.proj.weight.flatten(1).T + embed.proj.bias)
+    torch.testing.assert_close(embed(x).flatten(1, 2), expected)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
+def test_merging(size: tuple[int, int]):
+    merge = filled(Merge(3))
+    x = torch.randn(2, *size, 3)
+    padded = F.pad(x, (0, 0, 0, size[1] % 2, 0, size[0] % 2))
+    parts = [padded[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    expected = merge.reduction(merge.norm(torch.cat(parts, dim=-1)))
+    torch.testing.assert_close(merge(x), expected)
+
+
+# DynConvSwin -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mixer", ["swin", "relu_n", "ln_relu", "relu_ln"])
+def test_windows_of_swin(mixer: str):
+    model = DynConvSwin(SWIN, out_indices=-1, mixer=mixer)
+    for blocks in model.stages:
+        for index, block in enumerate(blocks):
+            found = (block.mixer.reach, block.mixer.size, block.mixer.shift)
+            assert found == ("window", 3, index % 2)
+            assert block.mixer.relative_position_bias_table.shape[0] == 25
+
+
+def test_options_of_a_mixer_come_first():
+    def mixers(mixer: dict) -> list[nn.Module]:
+        model = DynConvSwin(SWIN, out_indices=-1, mixer=mixer)
+        return [block.mixer for blocks in model.stages for block in blocks]
+
+    for mixer in mixers({"preset": "ln_relu", "reach": "global"}):
+        assert mixer.reach == "global"
+        assert mixer.relative_position_bias_table is None
+    for mixer in mixers({"preset": "ln_relu", "bias": None}):
+        assert mixer.reach == "window"
+        assert mixer.relative_position_bias_table is None
+    shifted = mixers({"preset": "swin", "size": 5})[1]
+    assert (shifted.size, shifted.shift) == (5, 2)
+    assert {mixer.size for mixer in mixers(DWVIT5)} == {5}
+    assert {mixer.size for mixer in mixers({"preset": "dwvit"})} == {7}
+
+
+def test_no_shift_in_a_map_of_one_window():
+    model = filled(DynConvSwin({**SWIN, "depths": (2,), "num_heads": (2,)}, out_indices=0))
+    x = torch.randn(1, 3, 12, 12)
+    with torch.no_grad():
+        (expected,) = model(x)
+        model.stages[0][1].mixer.shift = 0
+        torch.testing.assert_close(model(x)[0], expected)
+        model.stages[0][1].mixer.shift = 1
+        larger = torch.randn(1, 3, 24, 24)
+        (shifted,) = model(larger)
+        model.stages[0][1].mixer.shift = 0
+        assert (model(larger)[0] - shifted).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": (1, 2)}, "one entry for each stage"),
+        ({"depths": (), "num_heads": ()}, "one entry for each stage"),
+        ({"depths": (1, 0, 1)}, "integers of at least 1"),
+        ({"embed_dims": 8.0}, "integers of at least 1"),
+        ({"window_size": 0}, "integers of at least 1"),
+        ({"num_heads": (1, 3, 4)}, "must divide its stage's channels"),
+        ({"mlp_ratio": 0.0}, "at least one hidden channel"),
+    ],
+)
+def test_illegal_sizes_of_swin(change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        DynConvSwin({**SWIN, **change})
+
+
+def test_layer_depth_of_swin():
+    model = FAMILIES["swin"]()
+    expected = {
+        "patch_embed.norm.weight": 0,
+        "stages.0.0.mixer.qkv.bias": 1,
+        "stages.0.1.norm2.bias": 2,
+        "downsamples.1.reduction.weight": 3,
+        "stages.1.0.mlp.fc1.bias": 3,
+        "downsamples.2.norm.weight": 4,
+        "stages.2.1.mixer.relative_position_bias_table": 5,
+        "norm0.weight": 6,
+    }
+    assert {name: model.get_layer_depth(name)[0] for name in expected} == expected
+
+
+# DynConvViT: outputs, windows, class token, position embedding ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(12, (3, 5, 7, 11)), (24, (7, 11, 15, 23)), (2, (0, 1)), (1, (0,))]
+)
+def test_default_outputs(depth: int, expected: tuple[int, ...]):
+    with torch.device("meta"):
+        assert DynConvViT({**VIT, "depth": depth}).out_indices == expected
+
+
+@pytest.mark.parametrize("mixer", ["deit", "relu_n", "ln_relu"])
+def test_window_form_in_a_map_of_one_window_is_global(mixer: str):
+    model = filled(FAMILIES["vit"](mixer=mixer))
+    windowed = FAMILIES["vit"](mixer=mixer, window_size=6, global_blocks=(3,)).eval()
+    windowed.load_state_dict(model.state_dict())
+    assert [block.mixer.reach for block in windowed.blocks] == ["window"] * 3 + ["global"]
+    x = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        for a, b in zip(windowed(x), model(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_do_not_meet_before_a_global_block():
+    model = filled(FAMILIES["vit"](window_size=3, global_blocks=(3,), out_indices=(2, 3)))
+    x = torch.randn(1, 3, 24, 24)
+    changed = x.clone()
+    changed[..., 12:, 12:] += 1
+    with torch.no_grad():
+        (before, after), (before2, after2) = model(x), model(changed)
+    assert torch.equal(before[..., :3, :], before2[..., :3, :])
+    assert not torch.equal(before[..., 3:, 3:], before2[..., 3:, 3:])
+    assert not torch.isclose(after[..., :3, :], after2[..., :3, :]).any()
+
+
+@pytest.mark.parametrize("mixer", ["dwvit", "natt", *DWNET, "swin"])
+def test_window_form_is_for_global_mixers(mixer: str):
+    with pytest.raises(ValueError, match=f"window_size=14 is illegal with mixer='{mixer}'"):
+        DynConvViT(VIT, mixer=mixer, window_size=14, global_blocks=())
+
+
+def test_window_form_where_the_mixer_has_none():
+    with pytest.raises(ValueError, match="takes its norm over all tokens"):
+        DynConvViT(VIT, mixer="sima", window_size=14, global_blocks=())
+
+
+@pytest.mark.parametrize("mixer", ["deit", "ln_relu", "sima", "dwhead"])
+def test_class_token_takes_part(mixer: str):
+    model = filled(FAMILIES["vit"](mixer=mixer, with_cls_token=True))
+    x = torch.randn(2, 3, 24, 20)
+    with torch.no_grad():
+        before = model(x)[-1]
+        model.cls_token += torch.randn(16)
+        assert before.shape == (2, 16, 6, 5)
+        assert (model(x)[-1] - before).abs().max() > 1e-4
+
+
+def test_class_token_is_returned():
+    options = {"with_cls_token": True, "window_size": 3, "global_blocks": (1,)}
+    model = filled(FAMILIES["vit"](out_type="cls_token", out_indices=(0, 3), **options))
+    x = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        first, last = model(x)
+    assert first.shape == last.shape == (2, 16)
+    assert torch.equal(first[0], first[1])  # the first block has windows: it saw no image yet
+    assert not torch.isclose(last[0], last[1]).any()
+
+
+def test_class_token_under_recomputation():
+    results = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        options = {"with_cls_token": True, "out_type": "cls_token", "drop_path_rate": 0.5}
+        model = FAMILIES["vit"](with_cp=with_cp, **options).train()
+        outs = model(torch.ones(4, 3, 24, 24))
+        sum(out.cos().sum() for out in outs).backward()
+        results.append([*outs, *(p.grad for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"img_size": 0}, "img_size=0 is illegal; give an integer of at least 1"),
+        ({"patch_size": 0}, "patch_size=0 is illegal; give an integer of at least 1"),
+        ({"window_size": -1}, "window_size=-1 is illegal; give an integer of at least 0"),
+        ({"out_type": "raw"}, "out_type='raw' is illegal; give 'featmap' or 'cls_token'"),
+        ({"out_type": "cls_token"}, "needs a class token; give with_cls_token=True"),
+        ({"window_size": 7, "global_blocks": (4,)}, r"global_blocks=\(4,\) is illegal; .* 0 to 3"),
+        ({"with_cls_token": True, "mixer": "dwvit"}, "with_cls_token=True is illegal"),
+        (
+            {"with_cls_token": True, "window_size": 7, "global_blocks": (3,), "out_indices": 2},
+            "with_cls_token=True is illegal .* in blocks 0 to 2",
+        ),
+        ({"arch": {**VIT, "num_heads": 3}}, "num_heads=3 is illegal; it must divide"),
+        ({"arch": {**VIT, "depth": 0}}, "integers of at least 1"),
+        ({"arch": {**VIT, "mlp_ratio": 0.01}}, "at least one hidden channel"),
+    ],
+)
+def test_illegal_arguments_of_vit(kwargs: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        DynConvViT(**{"arch": VIT, **kwargs})
+
+
+def test_layer_depth_of_vit():
+    model = FAMILIES["vit"](with_cls_token=True)
+    expected = {
+        "pos_embed": 0,
+        "cls_token": 0,
+        "patch_embed.proj.bias": 0,
+        "blocks.0.mixer.qkv.bias": 1,
+        "blocks.3.mlp.fc2.bias": 4,
+        "norm1.weight": 5,
+    }
+    assert {name: model.get_layer_depth(name)[0] for name in expected} == expected
+
+
+def test_embeddings_are_frozen_with_the_first_block():
+    model = FAMILIES["vit"](with_cls_token=True, frozen_stages=0).train()
+    frozen = {name.partition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"pos_embed", "cls_token", "patch_embed", "blocks"}
+    assert not any(p.requires_grad for p in model.blocks[0].parameters())
+    assert all(p.requires_grad for p in model.blocks[1].parameters())
+    assert FAMILIES["vit"]().train().pos_embed.requires_grad
+
+
+def bicubic(tokens: Tensor, height: int, width: int) -> Tensor:
+    side = round(tokens.shape[1] ** 0.5)
+    grid = tokens.float().transpose(1, 2).reshape(1, -1, side, side)
+    resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+    return resized.flatten(2).transpose(1, 2).to(tokens.dtype)
+
+
+@pytest.mark.parametrize("with_cls_token", [False, True])
+@pytest.mark.parametrize("size", [(24, 24), (40, 17), (4, 100)])
+def test_position_embedding_follows_the_image(size: tuple[int, int], with_cls_token: bool):
+    """As if the model had been made for the grid; its own grid is left alone."""
+    model = filled(FAMILIES["vit"](with_cls_token=with_cls_token, out_indices=0))
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda module, args: seen.extend(args))
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        model(x)
+        tokens = model.pos_embed[:, with_cls_token:]
+        grid = (-(-size[0] // 4), -(-size[1] // 4))
+        expected = model.patch_embed(x).flatten(1, 2)
+        expected = expected + (tokens if grid == (6, 6) else bicubic(tokens, *grid))
+    torch.testing.assert_close(seen[0].flatten(1, 2), expected)
+    if with_cls_token:
+        expected = model.cls_token + model.pos_embed[:, :1]
+        torch.testing.assert_close(seen[1], expected.expand(2, -1, -1))
+
+
+def test_resizing_is_done_in_float32():
+    tokens = torch.randn(1, 9, 4, dtype=torch.bfloat16)
+    resized = resize_position(tokens, 5, 7)
+    assert resized.dtype == torch.bfloat16
+    assert torch.equal(resized.flatten(1, 2), bicubic(tokens, 5, 7))
+    assert resize_position(tokens, 3, 3).data_ptr() == tokens.data_ptr()
+    table = torch.randn(25, 3, dtype=torch.bfloat16)
+    assert torch.equal(resize_table(table, 49), bicubic(table[None], 7, 7)[0])
+    assert resize_table(table, 25) is table
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_model_in_half_precision(family: str, dtype: torch.dtype):
+    model = filled(FAMILIES[family]()).to(dtype)
+    with torch.no_grad():
+        outs = model(torch.randn(1, 3, 32, 44, dtype=dtype))
+    assert all(out.dtype == dtype and out.isfinite().all() for out in outs)
+
+
+def test_parameters_that_nothing_needs_are_not_made():
+    whole, part = FAMILIES["vit"](), FAMILIES["vit"](out_indices=(0, 1))
+    assert parameters(part.blocks) * 2 == parameters(whole.blocks)
+    assert {name for name in part.state_dict() if "norm" in name and "blocks" not in name} == {
+        f"norm{i}.{entry}" for i in (0, 1) for entry in ("weight", "bias")
+    }
+    short = FAMILIES["swin"](out_indices=0)
+    assert len(short.stages) == 1
+    assert len(short.downsamples) == 0
