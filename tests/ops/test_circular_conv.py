@@ -282,6 +282,33 @@ def test_pair(size: tuple[int, int], algorithm: str):
         circular_conv_pair(x, new(3, size[0] + 1), weight_w, None, algorithm)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("axis", [2, 3])
+def test_empty_batch(axis: int, algorithm: str):
+    x, weight = torch.randn(0, 3, 70, 74), torch.randn(3, (70, 74)[axis - 2], requires_grad=True)
+    out = circular_conv(x, weight, axis, None, algorithm)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_function_transforms(algorithm: str):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 9, 8), torch.randn(3, 9)
+
+    def loss(weight: Tensor, x: Tensor) -> Tensor:
+        return circular_conv(x, weight, "H", None, algorithm).square().sum()
+
+    expected = torch.autograd.grad(loss(weight.requires_grad_(), x), weight)[0]
+    grad = torch.func.grad(loss)(weight.detach(), x)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        each = torch.func.vmap(lambda x: circular_conv(x[None], weight, "H", None, algorithm))(x)
+        expected = circular_conv(x, weight, "H", None, algorithm)
+        torch.testing.assert_close(each[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_lengths_of_transforms():
     assert module._transform_length(112) == 112
     assert module._transform_length(37) == 37  # short enough not to matter

@@ -7,6 +7,8 @@ import pytest
 import torch
 from oracles import parc as oracle
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvitconv.models.layers import OversizeConv, ParC, ParCPair
 from mmvitconv.models.layers.parc import resize_taps
@@ -204,6 +206,31 @@ def test_maps_that_do_not_fit(instance_kernel: str, length: int, legal: str, gra
     call(layer, torch.randn(1, 3, 4, 8), grad)
 
 
+def test_dense_with_one_input_channel():
+    layer = filled(ParC(1, "H", 5, out_channels=2))
+    x = torch.randn(2, 1, 5, 4)
+    assert call(layer, x, True).shape == (2, 2, 5, 4)
+    torch.testing.assert_close(call(layer, x, False), call(layer, x, True), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fake_run_leaves_no_kernel():
+    layer = filled(ParCPair(4, 8))
+    x = torch.randn(2, 4, 6, 5)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        layer(mode.from_tensor(x))
+    torch.testing.assert_close(call(layer, x, False), call(layer, x, True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_folding_costs_no_counted_multiply_adds(dense: bool):
+    layer = filled(ParC(4, "H", 8, 6 if dense else None, pre_norm={"type": "BN"}))
+    x = torch.randn(1, 4, 7, 5)
+    for grad in (False, False, True):
+        with FlopCounterMode(display=False) as counter:
+            call(layer, x, grad)
+        assert counter.get_total_flops() == 2 * 7 * (6 * 4 if dense else 4) * 7 * 5
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_pair(dense: bool):
     pair = filled(ParCPair(6, 4, dense))
@@ -220,6 +247,7 @@ def test_pair(dense: bool):
         (lambda: ParC(4, "V", 7), "direction='V' is illegal; give 'H' or 'W'"),
         (lambda: ParC(4, "H", 0), "length=0 must be at least 1"),
         (lambda: ParC(4, "H", 7, instance_kernel="nearest"), "'nearest' is unknown; give one of"),
+        (lambda: ParC(4, "H", 7, algorithm="ntt"), "'ntt' is unknown; give one of concat"),
         (lambda: ParCPair(5, 7), "channels=5 is illegal; give an even number"),
         (lambda: OversizeConv(0, 7), "channels=0 and length=7 must be at least 1"),
     ],
