@@ -2,6 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_deit_small_dwvit_imagenet.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  @@
+# Measured:  not trained here; model 22.51M parameters; backbone 22.13M, 3.79G MACs at 224x224
 _base_ = "./dynconv_deit_small_softmax_imagenet.py"
 model = dict(backbone=dict(mixer="dwvit"))

@@ -2,6 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_deit_tiny_dwvit_imagenet.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  @@
+# Measured:  not trained here; model 5.95M parameters; backbone 5.75M, 0.98G MACs at 224x224
 _base_ = "./dynconv_deit_tiny_softmax_imagenet.py"
 model = dict(backbone=dict(mixer="dwvit"))

@@ -3,7 +3,7 @@
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_deit_tiny_softmax_imagenet.py 8
 # Published: nothing in this form; with a class token it is DeiT-tiny, whose weights have
 #            top-1 72.19 in timm's evaluation
-# Measured:  @@
+# Measured:  not trained here; model 5.72M parameters; backbone 5.52M, 1.25G MACs at 224x224
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_224.py",

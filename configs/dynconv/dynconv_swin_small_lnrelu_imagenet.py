@@ -2,6 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_small_lnrelu_imagenet.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  @@
+# Measured:  not trained here; model 49.61M parameters; backbone 48.84M, 8.74G MACs at 224x224
 _base_ = "./dynconv_swin_small_softmax_imagenet.py"
 model = dict(backbone=dict(mixer="ln_relu"))

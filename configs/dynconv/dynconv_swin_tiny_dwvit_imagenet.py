@@ -2,6 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_tiny_dwvit_imagenet.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  @@
+# Measured:  not trained here; model 28.71M parameters; backbone 27.94M, 4.01G MACs at 224x224
 _base_ = "./dynconv_swin_tiny_softmax_imagenet.py"
 model = dict(backbone=dict(mixer="dwvit"))

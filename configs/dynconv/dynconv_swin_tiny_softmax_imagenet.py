@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_tiny_softmax_imagenet.py 8
 # Published: top-1 81.39 at 224 (timm's evaluation of the weights of Swin's authors)
-# Measured:  @@
+# Measured:  not trained here; model 28.29M parameters; backbone 27.52M, 4.49G MACs at 224x224
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_224.py",

@@ -2,7 +2,8 @@
 #
 # Command:   python tools/train.py configs/dynconv/maskrcnn_dynconv_swin_nano_dwvit_nuclei.py
 # Published: nothing: the data set is ours, for a first run on a CPU
-# Measured:  @@
+# Measured:  mask AP50 0.849 on the held-out tiles (35 nuclei; last and best of four evaluations,
+#            the others 0.776, 0.733 and 0.800), 3 minutes on one CPU core
 # Data:      python tools/dataset_converters/nuclei.py
 # The width is ours: a third of Swin-tiny's.
 _base_ = [

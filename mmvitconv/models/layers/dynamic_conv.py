@@ -384,7 +384,8 @@ class DynamicConvMixer(nn.Module):
         Returns:
             Shape (B, C, H, W).
         """
-        return self.mix(x.permute(0, 2, 3, 1), key_padding_mask).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1).contiguous()  # once, as several readers would each copy it
+        return self.mix(x, key_padding_mask).permute(0, 3, 1, 2)
 
     def mix(
         self, x: Tensor, key_padding_mask: Tensor | None = None, prefix: Tensor | None = None
