@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from mmengine.registry import DefaultScope
 from oracles import convmixer, reference
 from oracles import parc as oracles
 from oracles.fcvit import OracleFCViT
@@ -551,7 +552,8 @@ def shapes(state_dict: StateDict) -> dict[str, torch.Size]:
 
 def build(config: dict) -> nn.Module:
     with torch.device("meta"):
-        return MODELS.build(config)
+        # With the prefix: tests before this one may have left another default scope.
+        return MODELS.build({**config, "type": f"mmvitconv.{config['type']}"})
 
 
 @pytest.mark.parametrize("name", MODELS_OF)
@@ -580,14 +582,14 @@ def part(converted: StateDict, prefix: str) -> dict[str, torch.Size]:
 def test_a_detector_s_other_parts_are_ours():
     converted = convert_state_dict(ssd(), "parc_net")
     assert part(converted, "neck.") == shapes(entries(SSDLiteNeck))
-    with torch.device("meta"):
+    with torch.device("meta"), DefaultScope.overwrite_default_scope("mmdet"):
         head = SSDLiteHead(anchor_generator={"type": "mmvitconv.SSDLiteAnchorGenerator"})
     assert part(converted, "bbox_head.") == shapes(head.state_dict())
 
 
 def test_a_segmentor_s_other_parts_are_ours():
     converted = convert_state_dict(deeplab(), "parc_net")
-    with torch.device("meta"):
+    with torch.device("meta"), DefaultScope.overwrite_default_scope("mmseg"):
         head = DeepLabV3Head(in_channels=160, channels=256, num_classes=21,
                              dilations=(1, 6, 12, 18), norm_cfg={"type": "BN"})  # fmt: skip
     assert part(converted, "decode_head.") == shapes(head.state_dict())

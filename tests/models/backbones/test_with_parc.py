@@ -55,7 +55,9 @@ LIBRARIES = (mmdet.models, mmpretrain.models, mmseg.models)  # registers their b
 
 def build(backbone: dict, **options) -> BaseModule:
     options = {"image_size": 64, **options}
-    return MODELS.build(Config({"x": {"type": "WithParC", "backbone": backbone, **options}}).x)
+    return MODELS.build(
+        Config({"x": {"type": "mmvitconv.WithParC", "backbone": backbone, **options}}).x
+    )
 
 
 def pairs(model: nn.Module) -> list[str]:
