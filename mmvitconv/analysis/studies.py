@@ -15,7 +15,6 @@ import copy
 import csv
 import math
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -36,7 +35,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmvitconv.analysis.complexity import count_complexity
-from mmvitconv.analysis.timing import threads
+from mmvitconv.analysis.timing import command_line, threads
 from mmvitconv.datasets import mnist
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_vit import DynConvViT
@@ -767,7 +766,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True),
     )
     summaries = summarise(records, costs, options.epochs)
-    command = shlex.join(["python", f"tools/analysis_tools/{study.name}.py", *given])
+    command = command_line(f"tools/analysis_tools/{study.name}.py", given)
     minutes = (time.perf_counter() - start) / 60
     source = (
         f"Written by `{command}`, which took {minutes:.1f} minutes, with "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["measure", "peak_memory", "threads"]
+__all__ = ["command_line", "measure", "peak_memory", "threads"]
 
 
 def measure(
@@ -141,3 +142,17 @@ def threads(count: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The command that gives the same numbers elsewhere: without the folder that it wrote to.
+
+    Args:
+        script: Path of the script in the repository.
+        arguments: What it was given.
+    """
+    kept: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not (argument.startswith("--out") or before == "--out"):
+            kept.append(argument)
+    return shlex.join(["python", script, *kept])

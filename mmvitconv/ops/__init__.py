@@ -6,7 +6,6 @@ from mmvitconv.ops.circular_conv import (
     circulant_matrix,
     circular_conv,
     circular_conv_pair,
-    compute_dtype,
 )
 from mmvitconv.ops.conv_gelu import conv2d_gelu
 from mmvitconv.ops.depthwise_conv import (
@@ -17,6 +16,7 @@ from mmvitconv.ops.depthwise_conv import (
 from mmvitconv.ops.linear_gelu import linear_gelu
 from mmvitconv.ops.oversize_conv import oversize_conv
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
+from mmvitconv.ops.precision import compute_dtype
 from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [

@@ -16,7 +16,6 @@ A kernel that serves many maps, as in inference, is transformed once: :class:`Ci
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.precision import compute_dtype, without_autocast
+from mmvitconv.ops.traced import is_exported, is_traced
 
 
 @dataclass(frozen=True)
@@ -229,28 +229,6 @@ def _axis(dim: int | str) -> int:
     return _AXES[dim]
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that an operator computes in: the map's, or autocast's."""
-    if _is_autocast(x) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which what is computed from ``x`` keeps its dtype."""
-    return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
-
-
-def _is_autocast(x: Tensor) -> bool:
-    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
-
-
-def _is_exported() -> bool:
-    # torch 2.4 cannot tell an export from a compilation.
-    is_exporting = getattr(torch.compiler, "is_exporting", None)
-    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())
-
-
 def _taps(weight: Tensor, axis: int, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
     """Kernel of shape (C, n) or (D, C, n) for a map of this shape, and whether it is dense."""
     taps = weight
@@ -297,7 +275,7 @@ def _choose(
     if not is_traced():
         return _rule(*facts, use)
     # A compiler traces through the cache anyway, and says so at length.
-    return _rule.__wrapped__(*facts, "export" if _is_exported() else use)
+    return _rule.__wrapped__(*facts, "export" if is_exported() else use)
 
 
 @lru_cache(maxsize=1024)

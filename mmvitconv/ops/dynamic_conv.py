@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.traced import is_exported, is_traced
 
 # Elements of an image from which on a convolution for each is faster on CPUs.
 _MIN_IMAGE = 1 << 15
@@ -67,8 +67,7 @@ def dynamic_depthwise_conv2d(x: Tensor, kernels: Tensor, impl: str = "auto") -> 
 
 
 def _choose(x: Tensor) -> str:
-    is_exporting = getattr(torch.compiler, "is_exporting", None)
-    if torch.jit.is_tracing() or (is_exporting is not None and is_exporting()):
+    if is_exported():
         return "shift"
     if x.device.type != "cpu" or is_traced():
         return "group"

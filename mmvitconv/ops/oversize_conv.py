@@ -11,11 +11,10 @@ from torch import Tensor
 
 from mmvitconv.ops.circular_conv import (
     circular_conv,
-    compute_dtype,
     multiply_axis,
     toeplitz_matrix,
-    without_autocast,
 )
+from mmvitconv.ops.precision import compute_dtype, without_autocast
 from mmvitconv.ops.traced import is_traced
 
 ALGORITHMS = ("direct", "toeplitz", "fft")

@@ -10,3 +10,9 @@ def is_traced() -> bool:
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def is_exported() -> bool:
+    """Whether torch.export (from torch 2.7 on) or TorchScript records the operators."""
+    is_exporting = getattr(torch.compiler, "is_exporting", None)
+    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())

@@ -9,10 +9,8 @@ import argparse
 import csv
 import itertools
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmvitconv import ops
+from mmvitconv.analysis.timing import measure
 from mmvitconv.ops import depthwise_conv as depthwise_module
 from mmvitconv.ops import depthwise_conv2d
 
@@ -33,38 +32,6 @@ circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has
 KERNEL_SIZES = (3, 5, 7, 8, 9, 11, 13, 15, 21, 31)
 LENGTHS, CHANNELS = (7, 14, 28, 56, 112, 224), (64, 128, 256)
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-
-
-def measure(
-    functions: dict[str, Callable[[], object]], rounds: int, device: str, least: float = 0.0
-) -> dict[str, float]:
-    """Median milliseconds of each function; they take turns.
-
-    Args:
-        functions: What to measure, by name.
-        rounds: Turns of each.
-        device: Device type.
-        least: A turn repeats its function until it takes this many seconds.
-    """
-    sync = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    repeats = dict.fromkeys(functions, 1)
-    order = list(functions)
-    for turn in range(-1, rounds):
-        order = order[1:] + order[:1]  # none is always the first after a pause
-        for name in order:
-            function = functions[name]
-            sync()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                function()
-            sync()
-            taken = (time.perf_counter() - start) / repeats[name]
-            if turn < 0:
-                repeats[name] = max(1, math.ceil(least / taken))
-            else:
-                times[name].append(1e3 * taken)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def depthwise_conv(args: argparse.Namespace) -> list[dict]:

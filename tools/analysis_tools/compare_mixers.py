@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from mmvitconv.analysis.mixers import (
     window_ratios,
 )
 from mmvitconv.analysis.studies import markdown_table
-from mmvitconv.analysis.timing import threads
+from mmvitconv.analysis.timing import command_line, threads
 
 COSTS = {
     "params": "parameters",
@@ -228,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda":
         where = torch.cuda.get_device_name()
     setting = f"{options.channels} channels, {options.heads} heads, batches of {options.batch}"
-    command = shlex.join(["python", "tools/analysis_tools/compare_mixers.py", *given])
+    command = command_line("tools/analysis_tools/compare_mixers.py", given)
     source = (
         f"Written by `{command}`: {setting}, {where}, torch {torch.__version__}; medians of "
         f"{options.rounds} turns."

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitconv.models.layers.window import from_windows, relative_position_index, to_windows
-from mmvitconv.ops.circular_conv import without_autocast
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
 from mmvitconv.ops.dynamic_attention import (
     ACTIVATIONS,
@@ -26,6 +25,8 @@ from mmvitconv.ops.dynamic_attention import (
     dynamic_attention,
 )
 from mmvitconv.ops.dynamic_conv import IMPLEMENTATIONS, dynamic_depthwise_conv2d
+from mmvitconv.ops.precision import without_autocast
+from mmvitconv.ops.traced import is_exported
 
 __all__ = ["MIXERS", "DynamicConvMixer", "make_mixer"]
 
@@ -754,8 +755,7 @@ def pool_layout(x: Tensor, size: int, valid: Tensor | None) -> Tensor:
     with without_autocast(x):
         x = x.to(dtype)
         by_matrix = valid is not None or torch.are_deterministic_algorithms_enabled()
-        is_exporting = getattr(torch.compiler, "is_exporting", None)
-        if not by_matrix and not (is_exporting is not None and is_exporting()):
+        if not (by_matrix or is_exported()):
             return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
         if valid is None:
             rows = _cells(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device), size)
