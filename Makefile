@@ -1,10 +1,20 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Plain pip users: see README.md.
 # PYTHON chooses the interpreter that the environment is made from: make setup PYTHON=python3.12
 PYTHON ?= python3
-VENV := .venv
+# STACK chooses whose OpenMMLab packages it holds. Both bear the same import names, so that each
+# stack needs an environment of its own: make test STACK=onedl
+STACK ?= upstream
+VENV_upstream := .venv
+VENV_onedl := .venv-onedl
+PYTEST_upstream :=
+PYTEST_onedl := -m smoke
+VENV := $(VENV_$(STACK))
+ifeq ($(VENV),)
+$(error STACK='$(STACK)' is unknown; use STACK=upstream (the default) or STACK=onedl)
+endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
-REQUIREMENTS := requirements/upstream.txt requirements/dev.txt
+REQUIREMENTS := requirements/$(STACK).txt requirements/dev.txt
 DEMO_CONFIG := configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
 DEMO_DIR := work_dirs/demo
 BEGIN := $(shell date +%s)
@@ -15,9 +25,11 @@ BEGIN := $(shell date +%s)
 help:
 	@echo "make setup   create $(VENV) and install everything, if needed"
 	@echo "make demo    train, test and show Mask R-CNN with FCViT on microscopy images"
-	@echo "make test    run the whole test suite"
+	@echo "make test    run the whole test suite; with STACK=onedl its smoke part"
 	@echo "make lint    check the style (ruff)"
-	@echo "make clean   remove caches, builds and the demo's results, keep $(VENV) and data"
+	@echo "make clean   remove caches, builds and the demo's results, keep environments and data"
+	@echo "Options: PYTHON=python3.12 names the interpreter that a new environment is made from;"
+	@echo "STACK=onedl takes the onedl-* forks, in $(VENV_onedl), instead of upstream's OpenMMLab."
 
 # The stamp holds a checksum of what the environment was made from: unchanged means nothing to do.
 setup:
@@ -54,7 +66,7 @@ demo: setup
 	echo "total time: $$(( $$(date +%s) - $(BEGIN) )) seconds"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_$(STACK))
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,4 +74,4 @@ lint: setup
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(DEMO_DIR)
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

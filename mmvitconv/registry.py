@@ -7,6 +7,7 @@ without ``custom_imports``.
 
 from mmengine.registry import DATA_SAMPLERS as ENGINE_DATA_SAMPLERS
 from mmengine.registry import HOOKS as ENGINE_HOOKS
+from mmengine.registry import LOOPS as ENGINE_LOOPS
 from mmengine.registry import MODEL_WRAPPERS as ENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ENGINE_OPTIM_WRAPPER_CONSTRUCTORS
@@ -17,6 +18,7 @@ from mmengine.registry import Registry
 __all__ = [
     "DATA_SAMPLERS",
     "HOOKS",
+    "LOOPS",
     "MODELS",
     "MODEL_WRAPPERS",
     "OPTIM_WRAPPERS",
@@ -32,9 +34,14 @@ HOOKS = Registry(
     scope=SCOPE,
     locations=[
         "mmvitconv.engine.amp",
+        "mmvitconv.engine.bad_data",
         "mmvitconv.engine.checkpoint",
         "mmvitconv.engine.compile_backbone",
+        "mmvitconv.engine.non_finite",
     ],
+)
+LOOPS = Registry(
+    "loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"]
 )
 MODEL_WRAPPERS = Registry(
     "model_wrapper",

@@ -1,12 +1,100 @@
-"""Session fixtures: the tiny real data sets, converted once into the repository's data folder."""
+"""Session fixtures: tiny real data sets, random cases, and counts of what was tried.
 
+The data sets are converted once into the repository's data folder.
+
+Random cases come from hypothesis, through ``@given`` or, where each architecture has cases of its
+own, through the fixture ``search``. They are the same in every run. To try others::
+
+    pytest FILE --hypothesis-seed=7                               # other cases, as many
+    pytest FILE --hypothesis-profile=explore                      # ten times as many, any
+    pytest FILE --hypothesis-profile=explore --hypothesis-seed=7  # ten times as many, the same
+
+Counts: a test that takes the fixture ``count`` calls ``count("shapes tried")`` or
+``count("files refused", 3)``. Where the environment variable MMVITCONV_TEST_COUNTS names a file,
+the session ends with writing all of them to it, as a JSON object: ``{"shapes tried": 412, ...}``.
+"""
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import Phase, example, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 
 from mmvitconv.datasets import mnist, nuclei, trees
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+COUNTS = pytest.StashKey[Counter]()
+
+# hypothesis's own profile: the same cases in every run, no database, no deadlines, and no complaint
+# about slow cases, since building a backbone takes longer than hypothesis expects of a case.
+CI = settings.get_profile("ci")
+settings.register_profile("explore", CI, derandomize=False, max_examples=1000)
+settings.register_profile("seeded", CI, derandomize=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the profile; hypothesis's own plugin does it afterwards where one is named."""
+    config.stash[COUNTS] = Counter()
+    is_seeded = config.getoption("--hypothesis-seed") is not None
+    settings.load_profile("seeded" if is_seeded else "ci")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the counts where the environment asks for them."""
+    path = os.environ.get("MMVITCONV_TEST_COUNTS")
+    if path:
+        counts = dict(sorted(session.config.stash[COUNTS].items()))
+        Path(path).write_text(json.dumps(counts, indent=2) + "\n")
+
+
+@pytest.fixture(scope="session")
+def count(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that adds to a named number of the session: ``count(name, number=1)``."""
+    counts = request.config.stash[COUNTS]
+
+    def add(name: str, number: int = 1) -> None:
+        counts[name] += number
+
+    return add
+
+
+@pytest.fixture
+def search(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that checks random cases, other ones in each parametrised test.
+
+    ``search(check, cases, examples, known)`` calls ``check(case)`` for all of ``known`` and for
+    ``examples`` draws from the strategy ``cases``; the profile ``explore`` makes it ten times as
+    many. A failure shows the simplest case that fails.
+    """
+    chosen = request.config.getoption("--hypothesis-seed")
+
+    def run(
+        check: Callable[[Any], None],
+        cases: SearchStrategy,
+        examples: int,
+        known: Iterable[Any] = (),
+    ) -> None:
+        scaled = max(1, examples * settings.default.max_examples // CI.max_examples)
+
+        # Without explanations of failures, which run a case hundreds of times.
+        @settings(max_examples=scaled, phases=set(Phase) - {Phase.explain})
+        @given(case=cases)
+        def try_case(case: Any) -> None:
+            check(case)
+
+        if chosen != "random" and (chosen is not None or settings.default.derandomize):
+            try_case = seed(zlib.crc32(f"{chosen} {request.node.name}".encode()))(try_case)
+        for case in known:
+            try_case = example(case=case)(try_case)
+        try_case()
+
+    return run
 
 
 @pytest.fixture(scope="session")

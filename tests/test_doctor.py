@@ -183,6 +183,7 @@ def test_exit_code_follows_the_problems(monkeypatch, capsys):
     assert doctor.main() == 0
 
 
+@pytest.mark.smoke
 def test_real_environment():
     done = subprocess.run(
         [sys.executable, "-m", "mmvitconv.doctor"],

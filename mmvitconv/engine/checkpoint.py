@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.dist import all_reduce_params, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from torch import Tensor, nn
 
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import CheckpointError
@@ -20,7 +22,8 @@ from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
 
 KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
-TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer")
+GRADIENTS = "accumulated_gradients"
+TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer", GRADIENTS)
 PARTIAL_NAME = "checkpoint.partial"
 PLAIN_TYPES = (
     *(bool, int, float, complex, str, bytes),
@@ -124,14 +127,69 @@ def from_plain(value: Any) -> Any:
     return value
 
 
+class LateRemoval:
+    """A file backend that removes a file only when told to.
+
+    MMEngine's ``CheckpointHook`` removes the checkpoint that is no longer wanted (the oldest, the
+    best until now) before it writes the new one: a run killed in between has lost it.
+
+    Args:
+        backend: The backend that does the work.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.pending: list[tuple[Callable[[str], None], str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "backend":  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        """Remember a file."""
+        self.pending.append((self.backend.remove, path))
+
+    def rmtree(self, path: str) -> None:
+        """Remember a folder."""
+        self.pending.append((self.backend.rmtree, path))
+
+    def remove_pending(self, kept: str) -> None:
+        """Remove what was remembered.
+
+        Args:
+            kept: Path that was written since and stays.
+        """
+        for remove, path in self.pending:
+            if path != kept:
+                remove(path)
+        self.pending.clear()
+
+
+def sync_to_disk(path: Path) -> None:
+    """Return only when a file, or the names in a folder, have reached the disk.
+
+    Args:
+        path: An existing file or folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @HOOKS.register_module()
 class SafeCheckpointHook(Hook):
-    """Writes checkpoints that can be read safely and checks those that are loaded.
+    """Writes checkpoints that survive a crash and can be read safely; checks those that are loaded.
 
     Saving: MMEngine's history buffers and numpy values become plain data, so that
     ``torch.load(weights_only=True)`` reads the file; with PyTorch >= 2.6 MMEngine could not resume
-    from its own checkpoints otherwise. Files are written under a temporary name first: a run that
-    is killed while it writes leaves the previous checkpoint intact.
+    from its own checkpoints otherwise. A file is written under a temporary name, brought to the
+    disk and then renamed, and what it replaces is removed only afterwards: whenever a run is killed
+    a whole checkpoint exists, once there was one. For that the disk needs room for one checkpoint
+    more than ``max_keep_ckpts``. Where ``accumulative_counts`` is in the middle of a step, the
+    gradients so far (their mean over all processes) are saved too.
 
     Loading: the plain data become objects again, files in the layout of an architecture's original
     authors are translated, and the keys are compared with the model's. When resuming or testing all
@@ -139,11 +197,14 @@ class SafeCheckpointHook(Hook):
 
     Raises:
         CheckpointError: While loading, when keys or shapes differ, or when a file to resume from
-            holds weights only.
+            holds weights only. While saving, when the file cannot be written.
     """
 
     # Before every other hook: EMAHook exchanges the weights in its own after_load_checkpoint.
     priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Make the runner write its checkpoints atomically."""
@@ -152,15 +213,39 @@ class SafeCheckpointHook(Hook):
         save_checkpoint = runner.save_checkpoint
 
         def save_atomically(out_dir: str, filename: str, *args, **kwargs) -> None:
+            self.gradients = collect_gradients(runner)
             if "://" in str(out_dir):  # an object store has no half-written files
                 save_checkpoint(out_dir, filename, *args, **kwargs)
                 return
-            save_checkpoint(out_dir, PARTIAL_NAME, *args, **kwargs)
-            if is_main_process():
-                os.replace(Path(out_dir, PARTIAL_NAME), Path(out_dir, filename))
+            partial, target = Path(out_dir, PARTIAL_NAME), Path(out_dir, filename)
+            try:
+                save_checkpoint(out_dir, PARTIAL_NAME, *args, **kwargs)
+                if is_main_process():
+                    sync_to_disk(partial)
+                    os.replace(partial, target)
+                    sync_to_disk(target.parent)
+            except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
+                if not is_disk_error(error):
+                    raise
+                partial.unlink(missing_ok=True)
+                raise CheckpointError(
+                    f"the checkpoint {target} cannot be written ({error}): make room or mend the "
+                    "disk and go on with --resume from the checkpoint before it"
+                ) from error
+            for hook in find_checkpoint_hooks(runner):
+                if isinstance(hook.file_backend, LateRemoval):
+                    hook.file_backend.remove_pending(kept=str(target))
 
         save_atomically.atomic = True
         runner.save_checkpoint = save_atomically
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Make MMEngine's hook write first and remove then."""
+        for hook in find_checkpoint_hooks(runner):  # which opens its backend in before_train
+            if not isinstance(hook.file_backend, LateRemoval):
+                hook.file_backend = LateRemoval(hook.file_backend)
+            if is_main_process():  # what a killed run left behind
+                Path(hook.out_dir, PARTIAL_NAME).unlink(missing_ok=True)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace everything in the checkpoint that a safe reader refuses.
@@ -169,6 +254,8 @@ class SafeCheckpointHook(Hook):
             runner: The runner that saves.
             checkpoint: What will be written, changed in place.
         """
+        if self.gradients:
+            checkpoint[GRADIENTS] = self.gradients
         for key in checkpoint.keys() - set(TENSOR_STATES) - {"message_hub"}:
             checkpoint[key] = to_plain(checkpoint[key])
         hub = dict(checkpoint["message_hub"])
@@ -218,6 +305,7 @@ class SafeCheckpointHook(Hook):
             raise CheckpointError(f"{runner._load_from}: {error}") from error
         for key in adapted.keys() - set(TENSOR_STATES):
             adapted[key] = from_plain(adapted[key])
+        restore_gradients(model, adapted.pop(GRADIENTS, {}) if resuming else {})
         checkpoint.clear()  # the runner goes on with the very dict it passed
         checkpoint.update(adapted)
 
@@ -231,3 +319,61 @@ class SafeCheckpointHook(Hook):
             f"checkpoint: {len(fitting)} of the model's {len(own)} tensors are loaded; "
             f"checked: {'the backbone' if scope == 'backbone' else 'all keys'}"
         )
+
+
+def find_checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
+    """List MMEngine's checkpoint hooks of a runner that have opened their backend.
+
+    Args:
+        runner: Any runner.
+
+    Returns:
+        The hooks, usually one.
+    """
+    hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    return [hook for hook in hooks if getattr(hook, "file_backend", None) is not None]
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Tell whether writing failed because of the disk.
+
+    Args:
+        error: What was raised while a checkpoint was written.
+
+    Returns:
+        True for errors of the operating system and of PyTorch's file writer.
+    """
+    words = ("PytorchStreamWriter", "file write", "No space left", "unexpected pos")
+    return isinstance(error, OSError) or any(word in str(error) for word in words)
+
+
+def collect_gradients(runner: Runner) -> dict[str, Tensor]:
+    """Return the gradients of an optimizer step that is still being accumulated.
+
+    Args:
+        runner: The runner; all processes of a distributed run have to call this.
+
+    Returns:
+        Mean over the processes by parameter name, empty between two steps.
+    """
+    if getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 1:
+        return {}
+    gradients = {
+        name: parameter.grad.detach().clone()
+        for name, parameter in unwrap_model(runner.model).named_parameters()
+        if parameter.grad is not None
+    }
+    all_reduce_params(list(gradients.values()), op="mean")
+    return {name: gradient.cpu() for name, gradient in gradients.items()}
+
+
+def restore_gradients(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """Give parameters the gradients that :func:`collect_gradients` returned.
+
+    Args:
+        model: The unwrapped model.
+        gradients: By parameter name; names that the model lacks are left out.
+    """
+    parameters = dict(model.named_parameters())
+    for name in gradients.keys() & parameters.keys():
+        parameters[name].grad = gradients[name].to(parameters[name])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model.wrappers import MMFullyShardedDataParallel
 from torch import distributed, nn
 
+from mmvitconv.engine.torchrun import DEFAULT_PORT, HIGHEST_PORT, is_free
 from mmvitconv.errors import UserError
 from mmvitconv.registry import MODEL_WRAPPERS
 
-DEFAULT_PORT = "29500"
+# Slurm jobs without MASTER_PORT: below the ports that the system gives to outgoing connections.
+SLURM_PORTS = range(20000, 32000)
 # what each launcher calls torch.distributed's variables
 LAUNCHER_VARIABLES = {
     "pytorch": {"RANK": "RANK", "WORLD_SIZE": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_RANK"},
@@ -55,24 +59,43 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         super().__init__(module=module, **kwargs)
 
 
+@MODEL_WRAPPERS.register_module()
+class CPUFullyShardedDataParallel(MMFullyShardedDataParallel):
+    """MMEngine's FSDP wrapper for a model that lives on the CPU.
+
+    MMEngine's strategy always passes the number of a GPU.
+
+    Args:
+        module: The model to train; its SyncBN layers are replaced in place.
+        **kwargs: Arguments of ``MMFullyShardedDataParallel``; ``device_id`` is replaced.
+    """
+
+    def __init__(self, module: nn.Module, **kwargs) -> None:
+        kwargs["device_id"] = torch.device("cpu")
+        super().__init__(module=revert_sync_batchnorm(module), **kwargs)
+
+
 def prepare_distributed(cfg: Config, launcher: str) -> None:
     """Get a distributed run ready; to be called before the runner is built.
 
-    With GPUs it checks that every process has its own and leaves the rest to MMEngine. Without, it
-    starts the gloo process group, sets ``env_cfg.dist_cfg.backend`` and chooses
-    :class:`CPUDistributedDataParallel` in ``model_wrapper_cfg``.
+    With GPUs it checks that every process has its own and leaves the start to MMEngine. Without, it
+    starts the gloo process group (``env_cfg.dist_cfg.timeout`` in seconds counts), sets
+    ``env_cfg.dist_cfg.backend`` and chooses :class:`CPUDistributedDataParallel` in
+    ``model_wrapper_cfg``. In both cases evaluation is made to count every sample, see
+    :func:`share_evenly`.
 
     Args:
         cfg: Config of the run, changed in place.
         launcher: ``'none'`` (nothing happens), ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 
     Raises:
-        UserError: When the launcher's environment variables are missing, or there are fewer GPUs
-            than processes.
+        UserError: When the launcher's environment variables are missing, there are fewer GPUs than
+            processes, or ``MASTER_PORT`` is in use on the first machine.
     """
     if launcher == "none":
         return
     environment = _read_environment(launcher)
+    share_evenly(cfg)
     device = get_device()
     if device == "cuda":
         local_rank, gpus = int(environment["LOCAL_RANK"]), torch.cuda.device_count()
@@ -81,15 +104,20 @@ def prepare_distributed(cfg: Config, launcher: str) -> None:
                 f"process {local_rank + 1} on this machine has no GPU of its own: there are "
                 f"{gpus}; start at most {gpus} processes per machine"
             )
+    started = distributed.is_initialized()
+    if not started and launcher != "pytorch":  # torchrun chooses a port by itself
+        _choose_port(launcher, is_first=environment["RANK"] == "0")
     if device != "cpu":
         return
     os.environ.update(environment)
-    os.environ.setdefault("MASTER_PORT", DEFAULT_PORT)
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = _first_slurm_host() if launcher == "slurm" else "127.0.0.1"
-    if not distributed.is_initialized():
-        distributed.init_process_group(backend="gloo")
-    cfg.setdefault("env_cfg", {}).setdefault("dist_cfg", {})["backend"] = "gloo"
+    settings = cfg.setdefault("env_cfg", {}).setdefault("dist_cfg", {})
+    settings["backend"] = "gloo"
+    if not started:
+        timeout = settings.get("timeout")  # MMEngine's setting, in seconds
+        limits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+        distributed.init_process_group(backend="gloo", **limits)
     if cfg.get("model_wrapper_cfg") is None:
         cfg.model_wrapper_cfg = {
             "broadcast_buffers": False,
@@ -97,6 +125,45 @@ def prepare_distributed(cfg: Config, launcher: str) -> None:
         }
     if cfg.model_wrapper_cfg.get("type") in (None, "MMDistributedDataParallel"):
         cfg.model_wrapper_cfg["type"] = "mmvitconv.CPUDistributedDataParallel"
+    strategy = cfg.get("strategy") or {}
+    if strategy.get("type") == "FSDPStrategy":
+        wrapper = strategy.setdefault("model_wrapper", {})
+        if wrapper.get("type") in (None, "MMFullyShardedDataParallel"):
+            wrapper["type"] = "mmvitconv.CPUFullyShardedDataParallel"
+
+
+def share_evenly(cfg: Config) -> None:
+    """Give every process the same number of samples in validation and test.
+
+    MMEngine's evaluators merge the results of the processes in turns and stop at the end of the
+    shortest list. With a sampler that does not round up, the results of the last samples would be
+    lost without a word. What rounding up adds is cut off again by the evaluator.
+
+    Args:
+        cfg: Config of the run, changed in place.
+    """
+    for name in ("val_dataloader", "test_dataloader"):
+        sampler = (cfg.get(name) or {}).get("sampler")
+        if isinstance(sampler, dict) and sampler.get("round_up") is False:
+            print_log(f"{name}: sampler.round_up=True, so that no result is lost", logger="current")
+            sampler["round_up"] = True
+
+
+def _choose_port(launcher: str, is_first: bool) -> None:
+    """Set MASTER_PORT where it is missing, and raise when it is in use."""
+    if "MASTER_PORT" not in os.environ:
+        job = os.environ.get("SLURM_JOB_ID", "") if launcher == "slurm" else ""
+        # the same in all processes of a job, another one for the next job on the machine
+        port = SLURM_PORTS[int(job) % len(SLURM_PORTS)] if job.isdecimal() else DEFAULT_PORT
+        os.environ["MASTER_PORT"] = str(port)
+    text = os.environ["MASTER_PORT"]
+    if not (text.isdecimal() and int(text) <= HIGHEST_PORT):
+        raise UserError(f"MASTER_PORT must be a number from 0 to {HIGHEST_PORT}, got {text!r}")
+    if is_first and not is_free(int(text)):
+        raise UserError(
+            f"MASTER_PORT={text} is in use on this machine: give another one, the same to all "
+            "processes, in the environment"
+        )
 
 
 def _read_environment(launcher: str) -> dict[str, str]:

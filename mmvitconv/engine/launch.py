@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+STARTED_VARIABLE = "MMVITCONV_STARTED"  # seconds since 1970, set by tools/dist_train.sh
+# MMEngine's loops and ours that resume exactly
+EXACT_LOOPS = {
+    "EpochBasedTrainLoop": "mmvitconv.ResumableEpochLoop",
+    "IterBasedTrainLoop": "mmvitconv.ResumableIterLoop",
+}
 INTERRUPTED = 130  # what shells return for a command ended by Ctrl-C
 
 
@@ -234,6 +240,8 @@ def _train(session: Session, argv: Sequence[str] | None) -> None:
         f"--work-dir {cfg.work_dir} --resume"
     )
 
+    choose_exact_loop(cfg)
+
     runner = _build(session, cfg, args)
     _check_batch_size(runner)
     runner.train()
@@ -371,6 +379,21 @@ def require_writable(folder: Path, option: str) -> None:
         ) from error
 
 
+def choose_exact_loop(cfg: Config) -> None:
+    """Put a loop that resumes exactly in the place of MMEngine's; one of another kind stays.
+
+    Args:
+        cfg: Config of a training, changed in place.
+    """
+    kind = cfg.train_cfg.get("type")
+    if kind is None:
+        kind = "EpochBasedTrainLoop" if cfg.train_cfg.get("by_epoch") else "IterBasedTrainLoop"
+    name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+    if name in EXACT_LOOPS:
+        cfg.train_cfg.type = EXACT_LOOPS[name]
+        cfg.train_cfg.pop("by_epoch", None)
+
+
 def _base_parser(program: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with what training and testing have in common."""
     parser = argparse.ArgumentParser(program, description=description)
@@ -448,6 +471,11 @@ def _start(session: Session, args: argparse.Namespace) -> Config:
 
 def _choose_start(session: Session, cfg: Config, resume: str | None) -> None:
     """Set ``resume`` and ``load_from`` of the config from ``--resume``."""
+    written_after = 0.0
+    if resume is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        # a process died and torchrun started all of them again: go on from what this run has
+        # written, not from what an earlier one had left in the work directory
+        resume, written_after = "auto", float(os.environ.get(STARTED_VARIABLE, "0"))
     if resume is None and not cfg.get("resume"):
         if cfg.get("load_from"):
             check_checkpoint(cfg.load_from, "load_from")
@@ -459,7 +487,7 @@ def _choose_start(session: Session, cfg: Config, resume: str | None) -> None:
         session.say(f"resuming from {cfg.load_from}")
         return
     place = Path(named or cfg.work_dir)
-    found, warnings = find_resumable(place)
+    found, warnings = find_resumable(place, written_after)
     for warning in warnings:
         session.say(f"warning: {warning}")
     cfg.resume = found is not None
@@ -514,7 +542,10 @@ def _build(session: Session, cfg: Config, args: argparse.Namespace) -> Runner:
     use_safe_loading()
     prepare_distributed(cfg, args.launcher)
     wrapper = cfg.get("optim_wrapper") or {}
-    wanted = ["mmvitconv.SafeCheckpointHook"]
+    wanted = ["mmvitconv.SafeCheckpointHook", "mmvitconv.BadDataHook", "mmvitconv.NonFiniteHook"]
+    from mmvitconv.registry import HOOKS as H  # TEMPORARY until both hooks exist
+
+    wanted = [kind for kind in wanted if H.get(kind) is not None]
     if args.amp or wrapper.get("type") == "AmpOptimWrapper":
         wanted.append("mmvitconv.Float32BoxesHook")
     if wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":

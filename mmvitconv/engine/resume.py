@@ -4,59 +4,84 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
-def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """Find the latest checkpoint of a work directory that can be read.
+def find_resumable(
+    work_dir: str | Path, written_after: float = 0.0
+) -> tuple[Path | None, list[str]]:
+    """Find the latest checkpoint of a work directory that is whole.
 
-    MMEngine's file ``last_checkpoint`` names it. When that file is missing or names a checkpoint
-    that is gone or incomplete, the newest readable ``epoch_*.pth`` or ``iter_*.pth`` is taken.
+    MMEngine's file ``last_checkpoint`` names it. An ``epoch_*.pth`` or ``iter_*.pth`` of a higher
+    number and no earlier date wins: the run was killed before it could name that one. When the
+    named checkpoint is gone or damaged, the newest whole one is taken.
 
     Args:
         work_dir: Directory of an earlier run; it need not exist.
+        written_after: Leave out older files, in seconds since 1970.
 
     Returns:
         The checkpoint, ``None`` when there is none, and warnings for the user.
     """
     work_dir = Path(work_dir)
+    numbered = [path for path in work_dir.glob("*.pth") if NUMBERED.fullmatch(path.name)]
+    candidates = sorted(numbered, key=_age, reverse=True)
     warnings = []
     pointer = work_dir / "last_checkpoint"
     if pointer.is_file():
-        named = Path(pointer.read_text().strip() or "(nothing)")
+        text = pointer.read_text(errors="replace").strip()
         # the second place is for a work directory that was moved
-        for candidate in (named, work_dir / named.name):
-            if is_complete(candidate):
-                return candidate, warnings
-        state = "damaged" if named.is_file() else "missing"
-        warnings.append(f"{pointer} names {named}, which is {state}")
-    numbered = [path for path in work_dir.glob("*.pth") if NUMBERED.fullmatch(path.name)]
-    for candidate in sorted(numbered, key=_age, reverse=True):
-        if is_complete(candidate):
+        places = [Path(text), work_dir / Path(text).name] if text else []
+        named = next((place for place in places if place.is_file()), None)
+        if named is not None:
+            later = [path for path in candidates if _is_later(path, named)]
+            rest = [path for path in candidates if path not in later and not path.samefile(named)]
+            candidates = [*later, named, *rest]
+        else:
+            warnings.append(f"{pointer} names {text or '(nothing)'}, which is missing")
+    for candidate in candidates:
+        if candidate.stat().st_mtime < written_after:
+            continue
+        damage = find_damage(candidate)
+        if damage is None:
             if warnings:
                 warnings.append(f"resuming from {candidate} instead")
             return candidate, warnings
-        warnings.append(f"{candidate} is damaged")
+        warnings.append(f"{candidate} is damaged ({damage})")
     return None, warnings
 
 
-def is_complete(path: Path) -> bool:
-    """Tell whether a file is a checkpoint that was written to its end.
+def find_damage(path: Path) -> str | None:
+    """Check whether a checkpoint is as it was written, by the checksums that it contains.
 
     Args:
-        path: A file, which may be missing.
+        path: A file, which may be missing; it is read as a whole.
 
     Returns:
-        True when it is a whole zip archive, as ``torch.save`` writes them; the directory of such an
-        archive is its end, so a cut file has none.
+        What is wrong in a few words, or None when it is whole.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                return "no PyTorch checkpoint"
+            part = archive.testzip()
+            return None if part is None else f"wrong checksum of {part}"
+    except zipfile.BadZipFile as error:
+        return "incomplete" if "not a zip" in str(error) else str(error)
+    except (OSError, EOFError, NotImplementedError, zlib.error) as error:
+        return str(error)
+
+
+def _is_later(path: Path, named: Path) -> bool:
+    """Whether a checkpoint was written after the one that is named as the last."""
+    match = NUMBERED.fullmatch(named.name)
+    kind, number = NUMBERED.fullmatch(path.name).groups()
+    if match is None or match[1] != kind or int(number) <= int(match[2]):
         return False
+    return path.stat().st_mtime >= named.stat().st_mtime
 
 
 def _age(path: Path) -> tuple[float, int]:

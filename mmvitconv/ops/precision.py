@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,6 +17,24 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """A context in which what is computed from ``x`` keeps its dtype."""
     return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
+
+
+def saturate(x: Tensor) -> Tensor:
+    """``x`` with what float16 cannot hold at its largest value; other dtypes pass unchanged.
+
+    An infinite value alone would do no harm, but the next sum over both signs makes NaN of it.
+    """
+    if x.dtype != torch.float16:
+        return x
+    largest = torch.finfo(torch.float16).max
+    return x.clamp(-largest, largest)
+
+
+def saturating_relu(x: Tensor) -> Tensor:
+    """ReLU in place, for float16 with :func:`saturate` in the same pass over the data."""
+    if x.dtype != torch.float16:
+        return F.relu_(x)
+    return F.hardtanh_(x, 0.0, torch.finfo(torch.float16).max)
 
 
 def _is_autocast(x: Tensor) -> bool:

@@ -2,11 +2,12 @@
 
 from mmvitconv.weights.convert import convert_state_dict, list_families
 from mmvitconv.weights.files import load_file
-from mmvitconv.weights.match import adapt_checkpoint, check_match, load_backbone
+from mmvitconv.weights.match import adapt_checkpoint, check_match, check_values, load_backbone
 
 __all__ = [
     "adapt_checkpoint",
     "check_match",
+    "check_values",
     "convert_state_dict",
     "list_families",
     "load_backbone",

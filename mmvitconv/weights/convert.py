@@ -8,6 +8,7 @@ A family is a module beside this one that defines
   or missing.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,6 +73,12 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     )
     if not state_dict:
         raise CheckpointError("the checkpoint holds no weights: its state dict is empty")
+    nameless = [key for key in state_dict if not _is_name(key)]
+    if nameless:
+        raise CheckpointError(
+            f"the checkpoint holds no state dict: {repr(nameless[0])[:60]} is no name of a tensor; "
+            f"expected tensors by key, bare or under one of {', '.join(_WRAPPERS)}"
+        )
     others = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
@@ -82,6 +89,11 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state_dict):
             state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
     return dict(state_dict)
+
+
+def _is_name(key: Any) -> bool:
+    """Whether a key could be one of a module's; the names that a message shows are such."""
+    return isinstance(key, str) and len(key) < 500 and key.isprintable()
 
 
 def recognise(keys: Iterable[str]) -> str | None:
@@ -116,4 +128,16 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
         state_dict = {
             k.removeprefix("backbone."): v for k, v in state_dict.items() if k not in others
         }
-    return {**_FAMILIES[family].convert(state_dict), **others}
+    # converters go through all layers up to the highest number
+    beyond = [key for key in state_dict if re.search(r"\d{5}", key)]
+    if beyond:
+        raise CheckpointError(f"no {family} has so many layers: {shorten(beyond, limit=3)}")
+    try:
+        return {**_FAMILIES[family].convert(state_dict), **others}
+    except CheckpointError:
+        raise
+    except Exception as error:  # a converter relies on the numbers and shapes of its layout
+        raise CheckpointError(
+            f"these weights look like {family}'s, but their names or shapes do not go together "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from error

@@ -5,8 +5,9 @@ import os
 import pathlib
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,6 +18,13 @@ from mmengine.dist import barrier
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError
+from mmvitconv.weights.inspection import (
+    RefusedError,
+    code,
+    damaged,
+    describe_content,
+    inspect_file,
+)
 
 
 class _Inert:
@@ -31,19 +39,34 @@ def _inert(module: str, name: str) -> type:
     return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
 
 
+def _renamed(function: Callable, module: str) -> Callable:
+    """The same function, found under the module that had it in another release."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__module__, call.__qualname__ = module, function.__name__
+    call.__name__ = function.__name__
+    return call
+
+
 # What else than tensors and plain containers may occur in honest checkpoints. All of it is data:
 # timm's training scripts store the argparse namespace, mmengine's runner numpy scalars and
 # HistoryBuffers. A HistoryBuffer pickles references to its own methods through ``getattr``; both
-# are replaced by stand-ins.
+# are replaced by stand-ins. numpy 2 renamed the module of its functions.
 _NUMPY_CORE = np._core if hasattr(np, "_core") else np.core
+_NUMPY_CALLS = (_NUMPY_CORE.multiarray.scalar, _NUMPY_CORE.multiarray._reconstruct)
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
     np.ndarray,
     np.dtype,
-    _NUMPY_CORE.multiarray.scalar,
-    _NUMPY_CORE.multiarray._reconstruct,
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+    *(
+        _renamed(function, f"numpy.{core}.multiarray")
+        for core in ("core", "_core")
+        for function in _NUMPY_CALLS
+    ),
+    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSU"},
     _inert("mmengine.logging.history_buffer", "HistoryBuffer"),
     _inert("builtins", "getattr"),
     _inert("__builtin__", "getattr"),
@@ -65,7 +88,8 @@ def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, A
     """Read a checkpoint without ever running code that the file carries.
 
     Files are read by ``torch.load(weights_only=True)`` plus a short allow-list of data types, and
-    ``*.safetensors`` by safetensors. A file that needs more is refused.
+    ``*.safetensors`` by safetensors. A file that needs more is refused. So is one that claims more
+    data than it has: reading takes memory in proportion to the file's size.
 
     Args:
         path: A file, ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``, or its address
@@ -76,29 +100,45 @@ def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, A
         The dict that the file holds.
 
     Raises:
-        CheckpointError: The file does not exist, cannot be fetched, is damaged, is no checkpoint,
-            or holds code.
+        CheckpointError: The file does not exist, cannot be fetched or opened, is damaged, is no
+            checkpoint, or holds code.
     """
-    if str(path).startswith(("http://", "https://")):
-        path = _fetch(str(path))
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} does not exist; give the path of a local file"
-        )
-    if path.suffix == ".safetensors":
-        return {"state_dict": _load_safetensors(path, map_location)}
+    address = str(path) if str(path).startswith(("http://", "https://")) else ""
+    path = _regular_file(_fetch(address) if address else path)
+    note = f" (it was fetched from {address}; delete it to fetch it again)" if address else ""
     try:
+        if path.suffix == ".safetensors":
+            return {"state_dict": _load_safetensors(path, map_location)}
+        inspect_file(path)
         with _allow_listed():
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file makes the reader stumble in every way there is
-        raise CheckpointError(_refusal(path, error)) from error
+        refusal = error if isinstance(error, RefusedError) else _refusal(error)
+        raise CheckpointError(f"checkpoint {str(path)!r} {refusal}{note}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"checkpoint {str(path)!r} holds a {type(checkpoint).__name__}, but a dict (a state "
             "dict, or a dict with one under 'state_dict' or 'model') is needed"
         )
     return checkpoint
+
+
+def _regular_file(path: str | os.PathLike) -> Path:
+    """The path, if a file is there: no folder, and no pipe or device, which may have no end."""
+    try:
+        path = Path(path).expanduser()
+        if path.is_file():
+            return path
+        exists, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be opened ({_first_sentence(error)}); give the path "
+            "of a local file"
+        ) from error
+    what = "is a folder" if folder else "is no regular file" if exists else "does not exist"
+    raise CheckpointError(f"checkpoint {str(path)!r} {what}; give the path of a local file")
 
 
 def _fetch(address: str) -> Path:
@@ -108,7 +148,7 @@ def _fetch(address: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(address, str(target), progress=os.isatty(2))
-        except OSError as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise CheckpointError(f"cannot download {address}: {error}") from error
     barrier()
     return target
@@ -116,37 +156,37 @@ def _fetch(address: str) -> Path:
 
 def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file as load_safetensors
     except ImportError as error:
         raise CheckpointError(
             f"reading {str(path)!r} needs the package safetensors; run: pip install safetensors"
         ) from error
+    device = map_location if isinstance(map_location, (str, int)) else "cpu"
     try:
-        device = map_location if isinstance(map_location, (str, int)) else "cpu"
         return load_safetensors(path, device=device)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} is damaged or not a safetensors file "
-            f"({_first_sentence(error)}); fetch or save it again"
+    except OSError:
+        raise
+    except Exception as error:
+        with path.open("rb") as file:
+            seen = describe_content(file.read(512))
+        reason = seen or _first_sentence(error)
+        raise RefusedError(
+            f"is damaged or not a safetensors file ({reason}); fetch or save it again"
         ) from error
 
 
-def _refusal(path: Path, error: Exception) -> str:
+def _refusal(error: Exception) -> RefusedError:
     """Say why a file was not read; torch's own text would advise to switch safety off."""
     asked = re.search(r"GLOBAL ([\w.]+) (was not|whose)", str(error))
     if isinstance(error, pickle.UnpicklingError) and asked is not None:
-        return (
-            f"checkpoint {str(path)!r} was refused: reading it would run {asked[1]!r}; only "
-            "tensors and plain data are read, so ask its author for a file with nothing but weights"
+        return code(asked[1])
+    if isinstance(error, OSError) and error.strerror:
+        return RefusedError(
+            f"cannot be read ({error.strerror}); check that it is there and that you may read it"
         )
     # other exceptions tell about the reader's insides
-    telling = isinstance(error, (RuntimeError, OSError)) and str(error).strip()
-    reason = f" ({_first_sentence(error)})" if telling else ""
-    return (
-        f"checkpoint {str(path)!r} is damaged or not a PyTorch checkpoint{reason}, so it was "
-        "refused; fetch it again, or save the state dict alone with torch.save"
-    )
+    telling = isinstance(error, RuntimeError) and str(error).strip()
+    return damaged(_first_sentence(error) if telling else "")
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,13 +1,14 @@
 """Does a checkpoint belong to a model? Nothing is loaded partially in silence."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.errors import CheckpointError, describe_mismatch, shorten
 from mmvitconv.weights.convert import convert_state_dict, recognise, unwrap
 from mmvitconv.weights.files import load_file
 
@@ -37,6 +38,9 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
     ):  # a bare backbone's file, for its place in the whole model
         state_dict = {f"backbone.{key}": value for key, value in state_dict.items()}
     others = {} if checkpoint.get("state_dict") is None else dict(checkpoint)
+    if isinstance(others.get("meta"), Mapping):
+        # MMEngine runs this text as a config when it resumes
+        others["meta"] = {k: v for k, v in others["meta"].items() if k != "config"}
     return {**others, "state_dict": state_dict}
 
 
@@ -56,9 +60,10 @@ def check_match(
         source: Where the weights come from, for the backbone's own check.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, shapes differ, or the backbone refuses the
-            weights; what is wrong is listed.
+        CheckpointError: Keys are missing or unexpected, shapes differ, values are no numbers of the
+            needed kind or not finite, or the backbone refuses the weights; what is wrong is listed.
     """
+    whole, weights = model, state_dict
     backbone = getattr(model, "backbone", None)
     if scope == "backbone" and backbone is not None:
         part = {k: v for k, v in state_dict.items() if k.startswith("backbone.")}
@@ -91,9 +96,85 @@ def check_match(
         raise CheckpointError(
             f"the checkpoint is of another size than this {name}: {'; '.join(shapes[:5])}{more}"
         )
+    check_values(weights, whole)
     backbone = model if backbone is None else backbone
     if hasattr(backbone, "check_weights"):
         backbone.check_weights(_backbone_part(state_dict), source)
+
+
+def check_values(state_dict: Mapping[str, Tensor], model: nn.Module | None = None) -> None:
+    """Make sure that weights are numbers which a model can compute with.
+
+    Args:
+        state_dict: Weights by key.
+        model: The model that is to load them: only entries that fit one of its own by name and
+            shape are looked at, and may be infinite or NaN where the model has a buffer that is so
+            by itself, such as an attention mask. None: all entries must be finite.
+
+    Raises:
+        CheckpointError: Entries are sparse, quantised or without values, have a dtype of another
+            kind than the model's, or hold NaN or infinity; they are listed.
+    """
+    own = state_dict if model is None else model.state_dict()
+    chosen = {
+        key: value
+        for key, value in state_dict.items()
+        if key in own
+        and (
+            own[key].shape == value.shape
+            or (model is not None and _accepts_shape(model, key, value.shape, fine_tuning=True))
+        )
+    }
+    unfit = {key: reason for key in chosen if (reason := _unfitness(chosen[key], own[key], key))}
+    if unfit:
+        shown = "; ".join(f"{key} is {reason}" for key, reason in list(unfit.items())[:3])
+        more = f"; and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise CheckpointError(f"the checkpoint holds what cannot be loaded: {shown}{more}")
+    buffers = {} if model is None else dict(model.named_buffers())
+    broken = [
+        key
+        for key, value in chosen.items()
+        if not _is_finite(value) and (key not in buffers or _is_finite(buffers[key]))
+    ]
+    if broken:
+        raise CheckpointError(
+            f"the checkpoint holds NaN or infinity in {len(broken)} of {len(chosen)} entries, so "
+            f"its training went wrong: {shorten(broken, limit=5)}; take an earlier checkpoint"
+        )
+
+
+def _unfitness(given: Tensor, own: Tensor, key: str) -> str:
+    """Why a tensor cannot be loaded, or nothing."""
+    if given.layout != torch.strided or given.is_quantized:
+        return "sparse or quantised"
+    if given.is_meta and (given is own or not own.is_meta):
+        return "without values (device 'meta')"
+    name = str(given.dtype).removeprefix("torch.")
+    if own is given:
+        needs_float = key.endswith((".weight", ".bias"))
+        return f"{name}, not floating point" if needs_float and not _is_float(given) else ""
+    wanted = str(own.dtype).removeprefix("torch.")
+    if given.is_complex() and not own.is_complex():
+        return f"{name}, but {wanted} is needed"
+    if (_is_float(own) or own.is_complex()) and not (_is_float(given) or given.is_complex()):
+        return f"{name}, but {wanted} is needed"
+    return ""
+
+
+def _is_float(value: Tensor) -> bool:
+    # 4 bits: two numbers share a byte, and nothing converts them
+    return value.is_floating_point() and not str(value.dtype).startswith("torch.float4")
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity, by reading the values once and copying none."""
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    if not value.is_floating_point() or value.numel() == 0 or value.is_meta:
+        return True
+    if value.element_size() == 1:  # nothing computes with them
+        value = value.float()
+    return bool(torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all())
 
 
 def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None) -> None:
@@ -156,7 +237,9 @@ def _backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_optional(backbone: nn.Module, key: str) -> bool:
     is_optional_key = getattr(backbone, "is_optional_key", None)
-    return is_optional_key is not None and is_optional_key(key)
+    with suppress(ValueError, IndexError, AttributeError):  # a key with a word for a number
+        return is_optional_key is not None and is_optional_key(key)
+    return False
 
 
 def _accepts_shape(model: nn.Module, key: str, shape: torch.Size, fine_tuning: bool) -> bool:

@@ -314,12 +314,14 @@ def test_types_of_ours_have_the_prefix(cfg):
     assert cfg.model.backbone.type.removeprefix("mmvitconv.") in ours
 
 
+@pytest.mark.smoke
 def test_builds_from_a_cold_interpreter(path, built):
     facts = built[str(path)]
     assert "error" not in facts, facts.get("error")
     assert facts["dtypes"] == ["torch.float32"]
 
 
+@pytest.mark.smoke
 def test_channels_and_strides_fit(path, cfg, built):
     features = built[str(path)]["features"]  # of an image of 256x256, after the neck
     channels = [shape[0] for shape in features]
@@ -374,6 +376,7 @@ def number_of_classes(cfg: Config) -> int:
     return len(classes) if classes else public[dataset.type]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("package", ["mmdet", "mmseg", "mmpretrain", "mmengine"])
 def test_every_registry_finds_our_types(package):
     run_cold(COLD_REGISTRY.format(package=package))

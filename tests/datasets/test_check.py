@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvitconv.datasets.check import check_ade20k, check_coco, check_imagenet, take_sample
+from mmvitconv.datasets.check import (
+    check_ade20k,
+    check_coco,
+    check_imagenet,
+    explain_annotations,
+    take_sample,
+)
 from mmvitconv.errors import UserError
 
 
@@ -18,7 +24,7 @@ def coco_content():
     annotation = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 3], "area": 12}
     return {
         "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
-        "annotations": [{"id": 1, **annotation}, {"id": 2, **annotation}],
+        "annotations": [{"id": 1, **annotation}, {"id": 2, **annotation, "category_id": 7}],
         "categories": [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}],
     }
 
@@ -54,6 +60,35 @@ def change(content, where, **values):
         (("annotations", 0), {"category_id": 5}, "annotation of a category that is not listed"),
         (("annotations", 0), {"bbox": None}, "annotation without a box of 4 numbers"),
         (("annotations", 0), {"bbox": [1, 2, 3]}, "annotation without a box of 4 numbers"),
+        (("images", 0), {"file_name": "../../b.png"}, "image of the json is outside the data root"),
+        (("images", 0), {"file_name": "/b.png"}, "image of the json is outside the data root"),
+        (("images", 0), {"width": None}, "image has another size than the json says"),
+        (("annotations", 0), {"bbox": [1, 1, 0, 3]}, "box of zero or negative area"),
+        (("annotations", 0), {"bbox": [1, 1, -2, 3]}, "box of zero or negative area"),
+        (("annotations", 0), {"bbox": [8, 1, 2, 3]}, "box outside its image"),
+        (("annotations", 0), {"bbox": [1, -9, 2, 3]}, "box outside its image"),
+        (("annotations", 0), {"bbox": [1, 1, float("nan"), 3]}, "box with NaN or infinity"),
+        (("annotations", 0), {"area": None}, "annotation without an area"),
+        (
+            ("annotations", 0),
+            {"segmentation": [[1, 1, 2, 2]]},
+            "mask without a polygon of 3 points, mmdet ignores the object",
+        ),
+        (
+            ("annotations", 0),
+            {"segmentation": {"size": [8, 6], "counts": [48]}},
+            "mask has another size than its image",
+        ),
+        (
+            ("annotations", 0),
+            {"segmentation": {"size": [6, 8], "counts": [47]}},
+            "run lengths of a mask do not add up to its size",
+        ),
+        (
+            ("annotations", 0),
+            {"segmentation": {"size": [6, 8]}},
+            "mask without size or counts, mmdet ignores the object",
+        ),
         (("categories", 0), {"name": "bird"}, "category is unknown, mmdet would ignore it"),
         (("categories", 0), {"name": "bird"}, "class is missing from the categories"),
         (("categories", 0), {"name": "dog"}, "category name occurs twice"),
@@ -201,3 +236,21 @@ def test_take_sample():
     assert take_sample(list(range(100)), 4) == [0, 25, 50, 75]
     assert take_sample([1, 2], 0) == []
     assert np.unique(take_sample(list(range(1000)), 300)).size == 300
+
+
+def test_explain_annotations(tmp_path, coco_content):
+    coco_report(tmp_path, coco_content)
+    dataset = {
+        "data_root": str(tmp_path),
+        "ann_file": "annotations/instances_val.json",
+        "metainfo": {"classes": ("cat", "dog")},
+    }
+    cfg = {"val_dataloader": {"dataset": {"type": "RepeatDataset", "dataset": dataset}}}
+    assert explain_annotations(cfg, ("train", "val")) == ""
+    coco_report(tmp_path, {**coco_content, "annotations": []})
+    sentence = explain_annotations(cfg, ("train", "val"))
+    assert sentence.startswith("val_dataloader.dataset.dataset: the list annotations is empty (1x)")
+    assert sentence.endswith("instances_val.json")
+    del dataset["metainfo"]
+    coco_report(tmp_path, coco_content)
+    assert explain_annotations(cfg, ("val",)) == ""

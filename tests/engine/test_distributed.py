@@ -1,12 +1,14 @@
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, STRATEGIES
 from torch import distributed, nn
 
 from mmvitconv.engine.distributed import LAUNCHER_VARIABLES, prepare_distributed
@@ -26,6 +28,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(source, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "0")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr("mmvitconv.engine.distributed.get_device", lambda: "cpu")
     yield
     if distributed.is_initialized():
@@ -48,6 +51,84 @@ def test_gloo_and_the_wrapper_are_chosen(
     assert cfg.env_cfg.dist_cfg.backend == "gloo"
     assert cfg.model_wrapper_cfg.type == "mmvitconv.CPUDistributedDataParallel"
     assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["3", "4", "1"]
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, launcher: str, rank: int = 0) -> list[dict]:
+    """Set the launcher's variables; the process group is noted instead of started."""
+    started: list[dict] = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda **kw: started.append(kw))
+    values = {"RANK": str(rank), "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    for target, value in values.items():
+        monkeypatch.setenv(LAUNCHER_VARIABLES[launcher][target], value)
+    return started
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_the_timeout_of_the_config_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = pretend(monkeypatch, "pytorch")
+    prepare_distributed(Config({"env_cfg": {"dist_cfg": {"timeout": 90}}}), "pytorch")
+    assert started == [{"backend": "gloo", "timeout": timedelta(seconds=90)}]
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+def test_a_port_in_use_is_named(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("MASTER_PORT", port)
+        started = pretend(monkeypatch, launcher)
+        with pytest.raises(UserError, match=rf"MASTER_PORT={port} is in use.*give another one"):
+            prepare_distributed(Config({}), launcher)
+        assert not started
+        pretend(monkeypatch, launcher, rank=1)  # the others connect to it
+        prepare_distributed(Config({}), launcher)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_slurm_jobs_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = []
+    for job in ("1000", "1001", "1000"):
+        monkeypatch.delenv("MASTER_PORT")
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        pretend(monkeypatch, "slurm", rank=1)
+        prepare_distributed(Config({}), "slurm")
+        ports.append(int(os.environ["MASTER_PORT"]))
+    assert ports[0] == ports[2] != ports[1]
+    assert all(1024 < port < 32768 for port in ports)
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize("text", ["http", "70000", "-1", ""])
+def test_a_port_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", text)
+    pretend(monkeypatch, "slurm")
+    with pytest.raises(UserError, match="MASTER_PORT must be a number"):
+        prepare_distributed(Config({}), "slurm")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_evaluation_rounds_up_so_that_no_result_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "pytorch")
+    sampler = {"type": "DefaultSampler", "shuffle": False, "round_up": False}
+    loaders = {
+        f"{name}_dataloader": {"sampler": dict(sampler)} for name in ("train", "val", "test")
+    }
+    cfg = Config(loaders)
+    prepare_distributed(cfg, "pytorch")
+    assert cfg.val_dataloader.sampler.round_up
+    assert cfg.test_dataloader.sampler.round_up
+    assert not cfg.train_dataloader.sampler.round_up
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_fsdp_gets_a_wrapper_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "pytorch")
+    cfg = Config.fromfile(ROOT / "configs/_base_/strategies/fsdp.py")
+    prepare_distributed(cfg, "pytorch")
+    assert cfg.strategy.model_wrapper.type == "mmvitconv.CPUFullyShardedDataParallel"
+    assert MODEL_WRAPPERS.get(cfg.strategy.model_wrapper.type) is not None
 
 
 @pytest.mark.usefixtures("clean_environment")
@@ -90,6 +171,19 @@ def test_wrapper_drops_devices_and_synchronised_norms(tmp_path) -> None:
     assert not any(isinstance(child, nn.SyncBatchNorm) for child in wrapped.modules())
     wrapped(torch.rand(2, 3, 5, 5)).sum().backward()
     assert model[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("strategy", sorted(ROOT.glob("configs/_base_/strategies/*.py")))
+@pytest.mark.parametrize("task", ["maskrcnn_fcvit_s48_coco", "upernet_fcvit_s12_ade20k"])
+def test_strategies_go_with_a_config(strategy: Path, task: str, tmp_path: Path) -> None:
+    leaf = tmp_path / "leaf.py"
+    bases = [str(ROOT / f"configs/fcvit/{task}.py"), str(strategy)]
+    leaf.write_text(f"_base_ = {bases!r}\n")
+    cfg = Config.fromfile(leaf)
+    assert cfg.runner_type == "FlexibleRunner"
+    assert STRATEGIES.get(cfg.strategy.type) is not None
+    policy = cfg.strategy.get("model_wrapper", {}).get("auto_wrap_policy")
+    assert policy is None or callable(FUNCTIONS.get(policy.type))
 
 
 @pytest.mark.usefixtures("nuclei_root")

@@ -1,6 +1,14 @@
 import pytest
+from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
 
-from mmvitconv.engine.launch import Session, describe, root_cause, run_tool
+from mmvitconv.engine.launch import (
+    Session,
+    choose_exact_loop,
+    describe,
+    root_cause,
+    run_tool,
+)
 from mmvitconv.errors import CheckpointError, UserError
 
 
@@ -95,3 +103,22 @@ def test_interruption(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run_tool("x.py", tool, []) == 130
     assert capsys.readouterr().out == "\nx.py: interrupted. Go on: x --resume\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"by_epoch": True, "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"by_epoch": False, "max_iters": 2}, "mmvitconv.ResumableIterLoop"),
+        ({"type": "EpochBasedTrainLoop", "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"type": "mmengine.IterBasedTrainLoop", "max_iters": 2}, "mmvitconv.ResumableIterLoop"),
+        ({"type": EpochBasedTrainLoop, "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"type": "TeacherStudentLoop", "max_epochs": 2}, "TeacherStudentLoop"),
+    ],
+)
+def test_loops_that_resume_exactly_are_chosen(given: dict, chosen: str) -> None:
+    cfg = Config({"train_cfg": given})
+    choose_exact_loop(cfg)
+    assert cfg.train_cfg.type == chosen
+    assert "by_epoch" not in cfg.train_cfg
+    assert cfg.train_cfg.get("max_epochs", cfg.train_cfg.get("max_iters")) == 2

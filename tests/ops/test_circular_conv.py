@@ -33,6 +33,7 @@ def rolled(x: Tensor, weight: Tensor, axis: int, bias: Tensor) -> Tensor:
     return out
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", [str(case) for case in FIXTURE["cases"]])
 def test_reference_numbers(case: str, algorithm: str):

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import broken_data
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / "tools" / "dataset_converters"
@@ -100,3 +102,64 @@ def test_check_dataset_reports_errors(nuclei_root, tmp_path):
     assert absent.returncode == 1
     assert absent.stderr.startswith("error: ROOT")
     assert "Traceback" not in absent.stderr
+
+
+CONFIG = """
+default_scope = 'mmseg'
+pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs')]
+train_dataloader = dict(dataset=dict(
+    type='BaseSegDataset', data_root={root!r}, img_suffix='.png', pipeline=pipeline,
+    metainfo=dict(classes=('background', 'nucleus'), palette=[[0, 0, 0], [9, 9, 9]]),
+    data_prefix=dict(img_path='images/training', seg_map_path='annotations/training')))
+"""
+
+
+@pytest.fixture
+def config(nuclei_root, tmp_path):
+    root = broken_data.build("segmentation", nuclei_root, tmp_path / "data")
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(root=str(root)))
+    return path
+
+
+def test_check_dataset_of_a_config(config, tmp_path):
+    done = run("check_dataset", config, "--workers", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("no errors\n")
+    assert done.stderr == ""
+
+    broken = broken_data.images("segmentation", tmp_path / "data")
+    for path in broken[2:]:
+        broken_data.cut(path)
+    Image.open(broken[0]).convert("L").save(broken[0])
+    done = run("check_dataset", config, "--workers", 0)
+    assert done.returncode == 1
+    assert "error: file cannot be decoded as an image (6x)" in done.stdout
+    assert all(f"    {path}" in done.stdout for path in broken[2:])
+    assert f"three equal colours (1x)\n    {broken[0]}\n" in done.stdout
+    assert done.stdout.endswith("6 errors\n")
+    assert "Traceback" not in done.stdout + done.stderr
+
+    prefix = "train_dataloader.dataset.data_prefix.img_path=images/validation"
+    options = ("--sample", 1, "--splits", "train", "--cfg-options", prefix)
+    changed = run("check_dataset", config, *options)
+    assert changed.returncode == 1
+    assert "file is missing (1x)" in changed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{config}", "--splits", "val"], "the config has no val_dataloader"),
+        (["{config}", "--cfg-options", "train_dataloader.dataset.type=Nothing"], "'Nothing'"),
+        (["{config}", "--cfg-options", "train_dataloder.x=1"], "did you mean"),
+        (["no_such_config.py"], "there is no config file"),
+    ],
+)
+def test_check_dataset_of_a_wrong_config(config, arguments, words):
+    done = run("check_dataset", *(argument.format(config=config) for argument in arguments))
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ randomness = dict(seed=0, diff_rank_seed=True)
 """
 
 SPY = """
-import json, torch
+import json, os, signal, torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -55,13 +57,18 @@ class RankSpy(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.seen += [sample.img_path for sample in data_batch['data_samples']]
+        marker = os.environ.get('DIE_ONCE')
+        if marker and runner.rank == 1 and runner.iter == 4 and not os.path.exists(marker):
+            open(marker, 'w').close()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def after_train(self, runner):
         name = f'{self.folder}/rank{runner.rank}_of_{runner.world_size}'
         parameters = dict(runner.model.module.named_parameters())
         torch.save({key: value.detach() for key, value in parameters.items()}, name + '.pt')
         with open(name + '.json', 'w') as file:
-            json.dump(dict(seen=self.seen, wrapper=type(runner.model).__name__), file)
+            json.dump(dict(seen=self.seen, wrapper=type(runner.model).__name__,
+                           node=os.environ.get('GROUP_RANK')), file)
 """
 
 # Stands for slurm: notes its arguments and starts every task on this machine.
@@ -81,9 +88,10 @@ exit $code
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve images in two classes, a config and its spy."""
+    tmp_path = tmp_path_factory.mktemp("run")
     generator = np.random.default_rng(0)
     for label in "ab":
         (tmp_path / "images" / label).mkdir(parents=True)
@@ -95,24 +103,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(script: str, *arguments: object, folder: Path, **environment: str):
+def popen(script: str, *arguments: object, folder: Path, **environment: str) -> subprocess.Popen:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
-    result = subprocess.run(
+    return subprocess.Popen(
         ["bash", f"tools/{script}", *map(str, arguments)],
         cwd=ROOT,
         env={
             **clean,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(folder),
+            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
             "PYTHON": sys.executable,
             "CUDA_VISIBLE_DEVICES": "",
             **environment,
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
-    return result
+
+
+def wait(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def start(script: str, *arguments: object, folder: Path, **environment: str):
+    return wait(popen(script, *arguments, folder=folder, **environment))
 
 
 def check_ranks(folder: Path) -> None:
@@ -168,6 +187,111 @@ def test_slurm_trains_on_two_cpu_tasks(folder: Path) -> None:
     assert arguments[-3:] == [str(folder / "my work"), "--launcher", "slurm"]
 
 
+def train_longer(folder: Path, work: Path, **environment: str) -> subprocess.Popen:
+    """Start three epochs of three iterations; the spies write to the work directory."""
+    options = ("custom_hooks.0.folder=" + str(work), "train_cfg.max_epochs=3")
+    arguments = ("--work-dir", work, "--cfg-options", *options)
+    count = 2 // int(environment.get("NNODES", 1))
+    config = folder / "with space.py"
+    return popen("dist_train.sh", config, count, *arguments, folder=folder, **environment)
+
+
+def train_on_two_machines(folder: Path, work: Path, **environment: str) -> list:
+    """Run two torchrun agents that stand for two machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "PORT": port, **environment}
+    # the second machine comes first: the order of arrival must not matter
+    agents = [train_longer(folder, work, NODE_RANK="1", **common)]
+    time.sleep(1)
+    agents.insert(0, train_longer(folder, work, NODE_RANK="0", **common))
+    return [wait(agent) for agent in agents]
+
+
+def weights(work: Path) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(work / f"rank{rank}_of_2.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """Weights of both ranks after three epochs in one go."""
+    work = folder / "undisturbed"
+    result = wait(train_longer(folder, work))
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert "resuming" not in result.stdout
+    return weights(work)
+
+
+def check_equal(work: Path, expected: list[dict[str, torch.Tensor]]) -> None:
+    found = weights(work)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_a_process_that_dies_is_started_again(folder: Path, undisturbed: list) -> None:
+    work = folder / "restarted"
+    # a checkpoint of an earlier run that must not be taken
+    work.mkdir()
+    (work / "epoch_3.pth").write_bytes((folder / "undisturbed" / "epoch_3.pth").read_bytes())
+    os.utime(work / "epoch_3.pth", (1, 1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        environment = {"MAX_RESTARTS": "1", "DIE_ONCE": str(work / "died"), "PORT": port}
+        result = wait(train_longer(folder, work, **environment))
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert f"port {port} is in use, another one is taken" in result.stdout
+    assert (work / "died").exists()
+    assert f"resuming from {work / 'epoch_1.pth'}" in result.stdout
+    check_equal(work, undisturbed)
+
+
+def test_two_machines_train_as_one(folder: Path, undisturbed: list) -> None:
+    work = folder / "two-machines"
+    results = train_on_two_machines(folder, work)
+    for result in results:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    check_equal(work, undisturbed)
+    nodes = [json.loads((work / f"rank{rank}_of_2.json").read_text())["node"] for rank in (0, 1)]
+    assert nodes == ["0", "1"]
+    # the first process of the first machine writes
+    assert "Saving checkpoint" in results[0].stdout + results[0].stderr
+    assert "Saving checkpoint" not in results[1].stdout + results[1].stderr
+    assert (work / "epoch_3.pth").is_file()
+
+
+def test_two_machines_start_again(folder: Path, undisturbed: list) -> None:
+    work = folder / "two-machines-restarted"
+    environment = {"MAX_RESTARTS": "1", "DIE_ONCE": str(folder / "died on the second machine")}
+    for result in train_on_two_machines(folder, work, **environment):
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+        assert f"resuming from {work / 'epoch_1.pth'}" in result.stdout
+    check_equal(work, undisturbed)
+
+
+def test_a_death_without_restarts_is_told_and_ends_the_run(folder: Path) -> None:
+    result = wait(train_longer(folder, folder / "dead", DIE_ONCE=str(folder / "died for good")))
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("dist_train.sh: error: process 1 (pid ")
+    assert "was killed by SIGKILL" in last
+    assert "MAX_RESTARTS=N" in last
+
+
+def test_a_port_in_use_is_named_before_several_machines_wait(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for script, inputs in (("dist_train.sh", ["c.py"]), ("dist_test.sh", ["c.py", "c.pth"])):
+            result = start(script, *inputs, 1, folder=folder, NNODES="2", PORT=port)
+            assert result.returncode == 1
+            assert result.stderr.startswith(f"{script}: error: port {port} is in use")
+            assert result.stderr.count("\n") == 1
+
+
 def test_an_error_is_printed_once(folder: Path) -> None:
     options = ("--cfg-options", "model.backbone.depht=50")
     result = start("dist_train.sh", folder / "with space.py", 2, *options, folder=folder)
@@ -189,3 +313,28 @@ def test_usage_line_when_arguments_are_missing(script: str, arguments: list[str]
     assert result.returncode == 2
     assert result.stderr.startswith("usage: ")
     assert script in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "environment", "culprit"),
+    [
+        ("dist_train.sh", ["c.py", "0"], {}, "GPUS"),
+        ("dist_train.sh", ["c.py", "--resume"], {}, "GPUS"),
+        ("dist_test.sh", ["c.py", "c.pth", "-1"], {}, "GPUS"),
+        ("dist_train.sh", ["c.py", "2"], {"PORT": "http"}, "PORT"),
+        ("dist_test.sh", ["c.py", "c.pth", "2"], {"PORT": "65536"}, "PORT"),
+        ("dist_train.sh", ["c.py", "2"], {"NNODES": "2", "NODE_RANK": "2"}, "NODE_RANK"),
+        ("dist_train.sh", ["c.py", "2"], {"MAX_RESTARTS": "often"}, "MAX_RESTARTS"),
+        ("slurm_train.sh", ["p", "j", "c.py", "w"], {"GPUS": "many"}, "GPUS"),
+        ("slurm_test.sh", ["p", "j", "c.py", "c.pth"], {"GPUS_PER_NODE": "-1"}, "GPUS_PER_NODE"),
+    ],
+)
+def test_usage_line_when_a_number_is_none(
+    script: str, arguments: list[str], environment: dict[str, str], culprit: str
+) -> None:
+    result = start(script, *arguments, folder=ROOT, **environment)
+    assert result.returncode == 2
+    usage, error = result.stderr.splitlines()
+    assert usage.startswith("usage: ")
+    assert error.startswith(f"{script}: error: {culprit} ")
+    assert f"'{(arguments + list(environment.values()))[-1]}'" in error

@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import pickle
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +103,52 @@ def test_damaged_files(tmp_path):
             load_file(tmp_path / name)
         assert "weights_only" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numbers_written_by_any_numpy(tmp_path, core):
+    pickled = pickle.dumps({"metric": np.float64(80.9), "array": np.arange(4)}, protocol=2)
+    pickled = re.sub(rb"numpy\._?core\.", f"numpy.{core}.".encode(), pickled)
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as file:
+        file.writestr("a/data.pkl", pickled)
+        file.writestr("a/version", "3\n")
+    loaded = load_file(tmp_path / "a.pth")
+    assert loaded["metric"] == 80.9
+    assert loaded["array"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whatever_honest_checkpoints_hold(tmp_path, legacy):
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.is_special = True
+    x = torch.rand(2, 3, 4, 4)
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 4])
+    content = {
+        "state_dict": torch.nn.BatchNorm2d(3).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "numpy": [np.random.get_state(), np.array(["a", "bcd"]), np.ones((2, 3), order="F")],
+        "views": [x, x, x[0], x.transpose(0, 1), x.to(memory_format=torch.channels_last)],
+        "expanded": torch.ones(1).expand(50, 50),
+        "parameter": weight,
+        "tensors": [torch.empty(0, 3), torch.tensor(3.0), torch.tensor([True]), torch.ones(2) * 1j],
+        "plain": [{1, 2}, b"abc", bytearray(b"xy"), 1 + 2j, 10**30, -5, (None, "é\n")],
+        "torch": [torch.Size([2]), torch.float32, torch.device("cuda:0"), torch.strided],
+        "args": argparse.Namespace(folder=Path("x/y")),
+    }
+    file = tmp_path / "a.pth"
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    loaded = load_file(file)
+    plain = torch.load(file, weights_only=False)
+    assert loaded.keys() == plain.keys()
+    assert str(loaded["plain"]) == str(plain["plain"])
+    assert loaded["args"] == plain["args"]
+    for ours, theirs in zip(loaded["views"], plain["views"], strict=True):
+        assert ours.stride() == theirs.stride()
+        assert torch.equal(ours, theirs)
 
 
 def test_missing_file_and_wrong_content(tmp_path):

@@ -1,15 +1,19 @@
-"""Check a COCO, ADE20K or ImageNet folder before a long training.
+"""Check the data of a config, or a COCO, ADE20K or ImageNet folder, before a long training.
 
+python tools/dataset_converters/check_dataset.py CONFIG [--workers N] [--splits train val]
+    [--sample N] [--cfg-options KEY=VALUE ...]
 python tools/dataset_converters/check_dataset.py coco data/coco [--splits train2017 val2017]
 python tools/dataset_converters/check_dataset.py ade20k data/ade/ADEChallengeData2016
 python tools/dataset_converters/check_dataset.py imagenet data/imagenet
 
+With a config, every file is opened as in training (docs/bad_data.md says what is an error).
 Prints the counts and every kind of problem; the exit code is 1 when there are errors.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +23,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmvitconv.datasets.check import Report, check_ade20k, check_coco, check_imagenet
+from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
 from mmvitconv.errors import UserError
 
+FOLDERS = ("coco", "ade20k", "imagenet")
+SPLITS = ("train", "val", "test")
 SHOWN_EXAMPLES = 10
 
 
@@ -33,13 +40,49 @@ def sample_size(text: str) -> int | None:
     return int(text)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+def number_of_workers(text: str) -> int:
+    """Parse ``--workers``: a number >= 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 0")
+    return int(text)
+
+
+def parse_config_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line that names a config."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        help="default: those that the config has",
+    )
+    parser.add_argument(
+        "--workers",
+        type=number_of_workers,
+        default=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        help="processes that open files, 0 for none besides this one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sample",
+        type=sample_size,
+        default=None,
+        help="files per dataset that are opened, or 'all' (default: all)",
+    )
+    return parser.parse_args(arguments)
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line that names a kind of folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
-    coco, ade20k, imagenet = (kinds.add_parser(name) for name in ("coco", "ade20k", "imagenet"))
+    coco, ade20k, imagenet = (kinds.add_parser(name) for name in FOLDERS)
     for kind in (coco, ade20k, imagenet):
         kind.add_argument("root", type=Path, help="folder of the data set")
         kind.add_argument(
@@ -73,12 +116,24 @@ def check(options: argparse.Namespace) -> Report:
     return check_coco(options.root, options.splits, options.classes, options.sample)
 
 
-def show(report: Report, options: argparse.Namespace) -> None:
+def check_data_of_config(options: argparse.Namespace) -> Report:
+    """Run the check of a config."""
+    cfg = load_config(options.config)
+    for note in apply_options(cfg, options.cfg_options):
+        print(f"warning: {note}", file=sys.stderr)
+    # Only here: mmdet, mmseg and mmpretrain take seconds to import.
+    from mmvitconv.datasets.check_config import check_config
+    from mmvitconv.engine.quiet import quiet_logger
+
+    with quiet_logger():
+        return check_config(cfg, options.splits, options.sample, options.workers)
+
+
+def show(report: Report, title: str, counted: str) -> None:
     """Print the table and the problems."""
     # One line per problem: a path that is broken into lines cannot be copied.
     console = Console(soft_wrap=True, highlight=False)
-    counted = "class folders" if options.kind == "imagenet" else "annotations"
-    table = Table("split", "images", counted, title=f"{options.kind}: {options.root}")
+    table = Table("split", "images", counted, title=escape(title))
     for split, images, count in report.rows:
         table.add_row(split, str(images), str(count))
     console.print(table)
@@ -95,13 +150,24 @@ def show(report: Report, options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check and print; returns the exit code."""
-    options = parse_arguments(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        report = check(options)
+        if arguments and arguments[0] in FOLDERS:
+            options = parse_arguments(arguments)
+            report = check(options)
+            counted = "class folders" if options.kind == "imagenet" else "annotations"
+            show(report, f"{options.kind}: {options.root}", counted)
+        else:
+            options = parse_config_arguments(arguments)
+            report = check_data_of_config(options)
+            show(report, options.config, "labels")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(report, options)
+    except Exception as error:  # annotations can be wrong in more ways than anyone has thought of
+        text = " ".join(str(error).split())
+        print(f"error: the check failed: {type(error).__name__}: {text}", file=sys.stderr)
+        return 1
     return 1 if report.errors else 0
 
 

@@ -40,7 +40,7 @@ from mmvitconv import __version__
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.weights import load_file
+from mmvitconv.weights import adapt_checkpoint, check_match, load_file
 
 COLUMNS = ("image", "ground truth", "prediction")
 
@@ -88,11 +88,13 @@ def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     content = load_file(checkpoint)
     try:
-        model.load_state_dict(content.get("state_dict", content))
-    except RuntimeError as error:
+        state_dict = adapt_checkpoint(content, model)["state_dict"]
+        check_match(state_dict, model, source=str(checkpoint))
+    except CheckpointError as error:
         raise CheckpointError(
             f"{checkpoint} does not hold the weights of this config's model: {error}"
         ) from error
+    model.load_state_dict(state_dict)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()
 
@@ -150,7 +152,7 @@ def read_metrics(source: Path) -> dict[str, float]:
         )
     try:
         metrics = json.loads(files[-1].read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{files[-1]} is not a json file with metrics: {error}") from error
     if not isinstance(metrics, Mapping):
         raise UserError(f"{files[-1]} holds a {type(metrics).__name__}, not a table of metrics")

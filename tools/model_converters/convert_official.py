@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from mmvitconv.errors import UserError
+from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.version import __version__
-from mmvitconv.weights import convert_state_dict, list_families, load_file
+from mmvitconv.weights import check_values, convert_state_dict, list_families, load_file
 
 
 def convert_file(family: str, source: Path, target: Path) -> str:
@@ -33,7 +33,12 @@ def convert_file(family: str, source: Path, target: Path) -> str:
     """
     if target.exists():
         raise UserError(f"{str(target)!r} exists already; give another name or delete it first")
-    state_dict = convert_state_dict(load_file(source), family)
+    try:
+        state_dict = convert_state_dict(load_file(source), family)
+        check_values(state_dict)
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if str(source) in text else f"{source}: {text}") from error
     state_dict = {key: value.contiguous().clone() for key, value in state_dict.items()}
     meta = {"family": family, "converted_from": source.name, "mmvitconv": __version__}
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
 """What every backbone of mmvitconv promises, in one place."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, fields
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -55,16 +55,16 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if in_channels < 1:
-            raise ValueError(f"in_channels={in_channels} is illegal; give at least 1")
-        self.in_channels = in_channels
+        if not _is_integer(in_channels) or in_channels < 1:
+            raise ValueError(f"in_channels={in_channels!r} is illegal; give an integer from 1 on")
+        self.in_channels = int(in_channels)
         self.out_indices = _normalise_out_indices(out_indices, num_stages, self.unit)
-        if not -1 <= frozen_stages < num_stages:
+        if not _is_integer(frozen_stages) or not -1 <= frozen_stages < num_stages:
             raise ValueError(
-                f"frozen_stages={frozen_stages} is illegal; give -1 (nothing frozen) "
+                f"frozen_stages={frozen_stages!r} is illegal; give -1 (nothing frozen) "
                 f"to {num_stages - 1}"
             )
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = int(frozen_stages)
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         # Deeper stages reach no output: they are not built, so that DDP finds no unused parameter.
@@ -104,12 +104,13 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             Feature maps of shape (B, C_i, H_i, W_i), contiguous in the memory format of ``x``.
 
         Raises:
-            ValueError: ``x`` has another shape.
+            ValueError: ``x`` has another shape, or no floating-point numbers.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape:
+        is_image = x.dim() == 4 and x.shape[1] == self.in_channels and 0 not in x.shape
+        if not is_image or not x.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__} takes a tensor of shape (B, {self.in_channels}, H, W) with "
-                f"B, H, W >= 1, but got {tuple(x.shape)}"
+                f"B, H, W >= 1 and floating-point numbers, but got {tuple(x.shape)} of {x.dtype}"
             )
         return tuple(self.forward_stages(x))
 
@@ -179,15 +180,20 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         return self
 
 
+def _is_integer(value: Any) -> bool:
+    """Whether it counts something; True and False do not, although Python says so."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _normalise_out_indices(
     out_indices: int | Sequence[int], num_stages: int, unit: str
 ) -> tuple[int, ...]:
     """Non-negative, increasing stage indices, or a ValueError that says what is legal."""
-    given = (out_indices,) if isinstance(out_indices, Integral) else tuple(out_indices)
+    given = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
     legal = f"{unit} 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
     if not given:
         raise ValueError(f"out_indices is empty; give one or more of {legal}")
-    if any(not isinstance(i, Integral) or not -num_stages <= i < num_stages for i in given):
+    if any(not _is_integer(i) or not -num_stages <= i < num_stages for i in given):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     indices = tuple(int(i) % num_stages for i in given)
     if any(a >= b for a, b in pairwise(indices)):
@@ -242,5 +248,5 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[Arc
 
 def check_rate(name: str, rate: float) -> None:
     """Raise a ValueError unless ``rate`` is in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name}={rate} is illegal; give a number in [0, 1)")
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise ValueError(f"{name}={rate!r} is illegal; give a number in [0, 1)")

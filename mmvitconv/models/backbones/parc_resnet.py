@@ -21,6 +21,7 @@ from mmvitconv.models.layers import (
     drop_path_rates,
     keep_memory_format,
 )
+from mmvitconv.ops.precision import saturate, saturating_relu
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCResNet", "ParCResNetArch"]
@@ -59,6 +60,18 @@ class ParCResNetArch:
 ARCHS: Mapping[str, ParCResNetArch] = {"50": ParCResNetArch((3, 4, 6, 3))}
 
 
+class SaturatingReLU(nn.ReLU):
+    """ReLU in place that holds float16 at its largest value.
+
+    In evaluation BatchNorm does not follow its input: a trunk that adds up blocks grows with the
+    image, in float16 beyond what it can hold.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the function to a tensor of any shape."""
+        return saturating_relu(x)
+
+
 class Bottleneck(resnet.Bottleneck):
     """torchvision's bottleneck (stride on the 3x3 convolution) with stochastic depth.
 
@@ -70,15 +83,18 @@ class Bottleneck(resnet.Bottleneck):
 
     def __init__(self, *args: object, drop_path_rate: float = 0.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        self.relu = SaturatingReLU(inplace=True)
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map of shape (B, C, H, W)."""
-        if not (self.training and self.drop_path_rate > 0):
-            return super().forward(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
-        skip = x if self.downsample is None else self.downsample(x)
+        # one of the summands finite, the other may be infinite: ReLU makes it finite again
+        skip = x if self.downsample is None else saturate(self.downsample(x))
+        if not (self.training and self.drop_path_rate > 0):
+            y += skip
+            return self.relu(y)
         return self.relu(torch.addcmul(skip, y, draw_kept(x, self.drop_path_rate).to(y.dtype)))
 
 
@@ -135,7 +151,7 @@ class ParCResNet(Backbone):
         self.arch = sizes
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = SaturatingReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
         for stage in range(self.num_stages):

@@ -59,6 +59,7 @@ def oracle_for(name_or_sizes, act: str = "gelu", num_classes: int = 0) -> nn.Seq
     )  # fmt: skip
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", reference.names("convmixer"))
 def test_reference_numbers(name: str, layout: str):
@@ -151,6 +152,7 @@ def test_values_and_gradients_equal_the_oracle_in_float64(layout, kernel_size, t
         torch.testing.assert_close(value, converted[f"backbone.{key}"])
 
 
+@pytest.mark.smoke
 def test_timm_model_converts_and_agrees():
     model = timm.create_model("convmixer_768_32", num_classes=7).eval()
     x = torch.randn(1, 3, 50, 57)
@@ -162,6 +164,7 @@ def test_timm_model_converts_and_agrees():
         torch.testing.assert_close(logits, model(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.smoke
 def test_mmpretrain_model_converts_and_agrees():
     model = mmpretrain.models.backbones.ConvMixer(dict(SIZES))
     model.eval()  # returns None there

@@ -34,6 +34,7 @@ def with_oracle(oracle: OracleFCViT, dtype=torch.float32, **kwargs) -> tuple[Ora
     return oracle.to(dtype).eval(), ours.to(dtype).eval()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", reference.names("fcvit"))
 def test_reference_numbers(name: str, layout: str):

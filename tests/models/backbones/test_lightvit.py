@@ -107,6 +107,7 @@ def assert_samples(out: Tensor, arrays: dict[str, np.ndarray], name: str) -> Non
 # --- reference numbers ---------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_classification_fixture(layout: str):
     ref = reference.read("lightvit", "lightvit_tiny_cls_224x224")
@@ -119,6 +120,7 @@ def test_classification_fixture(layout: str):
     assert_samples(pooled, ref.arrays, "pooled")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", DETECTION)
 def test_detection_fixtures(name: str, layout: str):
@@ -186,6 +188,7 @@ def to_sequence(parts: list[Tensor], grid: WindowGrid) -> Tensor:
     return torch.cat([*parts[1:], image], dim=1)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "size"), [("attn_even", (14, 7)), ("attn_odd", (9, 12))])
 def test_attention_fixtures(name: str, size: tuple[int, int]):
     weights, x, y = module_fixture(name, "stages.0.0.attn", one_stage(32, 2))
@@ -203,6 +206,7 @@ def test_attention_fixtures(name: str, size: tuple[int, int]):
         assert len(alone) == 2 * size[0] * size[1]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", ["block_odd", "block_last"])
 def test_block_fixtures(name: str):
     weights, x, y = module_fixture(name, "stages.0.0", one_stage(32, 2))
@@ -216,6 +220,7 @@ def test_block_fixtures(name: str):
     torch.testing.assert_close(to_sequence(parts, grid), y, rtol=0, atol=5e-6)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "size"), [("merge_even", (6, 4)), ("merge_odd", (5, 7))])
 def test_merge_fixtures(name: str, size: tuple[int, int]):
     oracle = OracleLightViT([16, 24], [1, 1], [1, 1], 3, True, mlp_ratios=(4, 4))
@@ -240,6 +245,7 @@ class Constant(nn.Module):
         return self.value
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("num_global", [0, 5])
 @pytest.mark.parametrize("name", ["biattn", "biattnmlp"])
 def test_feed_forward_fixtures(name: str, num_global: int):

@@ -72,6 +72,7 @@ BUILD = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mode", ["written", "folded", "channels_last"])
 @pytest.mark.parametrize("name", oracle.MODELS)
 def test_reference_numbers(name: str, mode: str):
@@ -200,6 +201,7 @@ def block_keys(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("case", BLOCKS)
 def test_reference_blocks(case: str):
     parameters, sizes = oracle.split_case(BLOCKS[case])

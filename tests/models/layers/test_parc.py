@@ -34,6 +34,7 @@ def filled(layer: nn.Module) -> nn.Module:
     return layer.eval()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("algorithm", ["auto", "concat", "circulant", "fft", "dft"])
 @pytest.mark.parametrize("case", RECTANGLES)
@@ -48,6 +49,7 @@ def test_reference_numbers_on_rectangles(case: str, algorithm: str, mode: dict):
         oracle.assert_operator(call(layer, fields["x"], **mode), fields["y"])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("length", INTERPOLATED)
 def test_reference_kernels(length: str):
     fields = INTERPOLATED[length]
@@ -57,6 +59,7 @@ def test_reference_kernels(length: str):
         oracle.assert_operator(taps, fields[size])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "toeplitz", "fft"])
 @pytest.mark.parametrize("case", OVERSIZE)
 def test_reference_numbers_of_the_oversize_convolution(case: str, algorithm: str):

@@ -22,6 +22,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", DETECTION)
 def test_reference_numbers(name: str, layout: torch.memory_format):

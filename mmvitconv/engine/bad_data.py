@@ -1,0 +1,498 @@
+"""Bad samples during a run: named, counted, left out of training and never out of an evaluation.
+
+What is bad is decided by :mod:`mmvitconv.datasets.samples`, what happens then is documented in
+docs/bad_data.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmvitconv.datasets.check import Report, check_coco_file
+from mmvitconv.datasets.layout import is_remote
+from mmvitconv.datasets.samples import (
+    BadSampleError,
+    CheckedPipeline,
+    Problem,
+    Roots,
+    class_numbers,
+    conversions,
+    innermost,
+    paths_of,
+    sample_infos,
+)
+from mmvitconv.errors import UserError
+from mmvitconv.registry import HOOKS
+
+__all__ = ["BadDataError", "BadDataHook", "GuardedPipeline"]
+
+TRAINING_POLICIES = ("skip", "refuse", "warn")
+EVALUATION_POLICIES = ("refuse", "warn")
+FEW = 5  # examples in a message
+CHECK_TOOL = "python tools/dataset_converters/check_dataset.py CONFIG finds all of them beforehand"
+
+
+class BadDataError(UserError):
+    """Data with which a run cannot go on.
+
+    A data loader's worker sends it as text that contains its traceback; only the sentence is kept.
+
+    Args:
+        message: The sentence, or the text that contains it.
+    """
+
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught "):
+            message = message.rpartition(f"{type(self).__name__}: ")[2].strip()
+        super().__init__(message)
+
+
+class GuardedPipeline(CheckedPipeline):
+    """A dataset's pipeline that follows a policy where a sample is bad.
+
+    It returns ``None`` for a sample to be left out, for which MMEngine's datasets take another one,
+    chosen by numpy's random state. What it finds is appended to a file, which all worker processes
+    share with the main process.
+
+    Args:
+        pipeline: The dataset's pipeline.
+        dataset: The dataset.
+        split: 'train', 'val' or 'test'.
+        policy: 'skip', 'refuse' or 'warn'; see :class:`BadDataHook`.
+        limit: Number of bad files that may be left out.
+        journal: File to append to.
+        number: Number of the dataset in its split.
+        num_classes: Number of classes where the dataset does not know it.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        dataset: Any,
+        *,
+        split: str,
+        policy: str,
+        limit: int,
+        journal: str,
+        number: int = 0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__(pipeline, dataset, num_classes)
+        self.original = pipeline
+        self.split = split
+        self.policy = policy
+        self.limit = limit
+        self.size = len(dataset)
+        self.journal = journal
+        self.number = number
+        self.known: set[tuple[str, str]] = set()
+        self.left_out: set[str] = set()
+        self.looked_at = bytearray(self.size)
+
+    def __call__(self, data: dict[str, Any]) -> Any:
+        """Load and transform a sample.
+
+        Args:
+            data: What the annotations say about it.
+
+        Returns:
+            What the pipeline returns; ``None`` for a sample to be left out.
+
+        Raises:
+            BadDataError: When the policy refuses the sample, or too many were left out.
+        """
+        image, index = data.get("img_path"), data.get("sample_idx")
+        name = next(iter(paths_of(data)), "a sample")
+        try:
+            result = super().__call__(data)
+        except BadSampleError as bad:
+            return self._treat(bad)
+        except UserError as error:  # outside the data root
+            raise BadDataError(str(error)) from error
+        if result is None and self.split != "train":
+            raise BadDataError(
+                f"the pipeline of the {self.split} data returned nothing for {name}, but every "
+                "sample must be evaluated"
+            )
+        if isinstance(image, str) and self.is_local and not is_remote(image):
+            self._note_conversions(image, index)
+        return result
+
+    def complain(self, problem: Problem) -> None:
+        """Go on with the sample under the policy 'warn', as MMEngine would.
+
+        Args:
+            problem: What is wrong.
+
+        Raises:
+            BadSampleError: Under another policy.
+        """
+        if self.policy != "warn":
+            raise BadSampleError(problem)
+        self._write(problem, "used")
+
+    def _treat(self, bad: BadSampleError) -> None:
+        """Leave a sample out, or stop."""
+        problem = bad.problem
+        if self.policy != "skip":
+            raise BadDataError(refusal(problem, self.split, self.policy)) from bad
+        self._write(problem, "left out")
+        self.left_out.add(problem.file)
+        if len(self.left_out) > self.limit:
+            raise BadDataError(too_many(problem, len(self.left_out), self.size)) from bad
+
+    def _note_conversions(self, path: str, index: Any) -> None:
+        """Write down, once, that an image is not stored as 8-bit colours."""
+        if isinstance(index, int) and index < self.size:
+            if self.looked_at[index]:
+                return
+            self.looked_at[index] = 1
+        try:
+            for kind in conversions(path):
+                self._write(Problem(kind, path), "converted")
+        except Exception:  # no image: loading it says so
+            return
+
+    def _write(self, problem: Problem, action: str) -> None:
+        """Append a line to the journal, once per file and kind."""
+        key = (problem.file, problem.kind)
+        if key in self.known:
+            return
+        self.known.add(key)
+        record = dict(problem._asdict(), action=action, split=self.split, number=self.number)
+        line = json.dumps(record).encode() + b"\n"
+        # one write of a short line to a file opened for appending is not torn between processes
+        descriptor = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def refusal(problem: Problem, split: str, policy: str) -> str:
+    """The sentence for a sample that ends the run."""
+    if split == "train":
+        reason = f"policy={policy!r} of mmvitconv.BadDataHook leaves no training sample out"
+    else:
+        reason = f"no sample of the {split} data is left out, as that would change the metric"
+    advice = "mend the file or its annotation"
+    if split != "test":
+        advice += ", then go on with --resume"
+    return f"{problem}; {reason}: {advice}; {CHECK_TOOL}"
+
+
+def too_many(problem: Problem, count: int, size: int) -> str:
+    """The sentence for a data set with too many bad samples."""
+    return (
+        f"{count} of {size} training samples had to be left out, more than max_bad of "
+        f"mmvitconv.BadDataHook allows; the last one is {problem}; are the paths right? "
+        f"{CHECK_TOOL}"
+    )
+
+
+@HOOKS.register_module()
+class BadDataHook(Hook):
+    """Names and counts bad samples and keeps them from ending, or silently spoiling, a run.
+
+    Bad is what cannot be read (missing, empty, damaged) and what would be used although it is wrong
+    (a mask or label map of another size, an unknown class number, a box without area ...), as
+    docs/bad_data.md lists. Every bad file is named in the log once, and written to
+    ``bad_data_rank<rank>.jsonl`` in the folder of the log. A path outside the data root always ends
+    the run.
+
+    Args:
+        policy: For training. 'skip': another sample is taken. 'refuse': the run ends. 'warn': what
+            can be loaded is used, as MMEngine does; what cannot ends the run.
+        evaluation_policy: For validation and test, where leaving samples out would change the
+            metric: 'refuse' or 'warn'.
+        max_bad: Bad files of a training set (in each process) above which 'skip' ends the run: a
+            number >= 0, or a share below 1. Default: 1 %, but at least 10 and at most half of it.
+        survey: Look through the annotations when the run begins: paths outside the data root,
+            missing files of the evaluation, classes without samples, annotations that mmdet leaves
+            out. Takes seconds for a million samples.
+
+    Raises:
+        UserError: When an argument is illegal.
+    """
+
+    priority = "VERY_LOW"  # after the hooks that change the pipeline
+
+    def __init__(
+        self,
+        policy: str = "skip",
+        evaluation_policy: str = "refuse",
+        max_bad: int | float | None = None,
+        survey: bool = True,
+    ) -> None:
+        if policy not in TRAINING_POLICIES:
+            raise UserError(
+                f"BadDataHook: policy must be one of {TRAINING_POLICIES}, got {policy!r}"
+            )
+        if evaluation_policy not in EVALUATION_POLICIES:
+            raise UserError(
+                f"BadDataHook: evaluation_policy must be one of {EVALUATION_POLICIES}, got "
+                f"{evaluation_policy!r}"
+            )
+        is_number = isinstance(max_bad, (int, float)) and not isinstance(max_bad, bool)
+        if max_bad is not None and (
+            not is_number or not max_bad >= 0 or (isinstance(max_bad, float) and max_bad >= 1)
+        ):
+            raise UserError(
+                f"BadDataHook: max_bad is a whole number >= 0 or a share below 1.0, got {max_bad!r}"
+            )
+        self.policy = policy
+        self.evaluation_policy = evaluation_policy
+        self.max_bad = max_bad
+        self.survey = survey
+        self.journal = Path()
+        self._position = 0
+        self._known: set[tuple[str, str]] = set()
+        self._left_out: dict[tuple[str, int], dict[str, Problem]] = {}
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._summarised = 0
+        self._surveyed: set[str] = set()
+
+    def limit(self, size: int) -> int:
+        """Number of bad files of a training set that may be left out.
+
+        Args:
+            size: Number of its samples.
+
+        Returns:
+            The number.
+        """
+        if self.max_bad is None:
+            return min(max(10, size // 100), size // 2)
+        return int(self.max_bad * size if isinstance(self.max_bad, float) else self.max_bad)
+
+    def before_train(self, runner: Runner) -> None:
+        """Guard the training data, and look at what the validation will need."""
+        self._begin(runner, runner.train_loop.dataloader, "train")
+        iterator = getattr(runner.train_loop, "dataloader_iterator", None)
+        if getattr(getattr(iterator, "_iterator", None), "_workers", None):
+            runner.logger.warning(
+                "bad data: the workers of the training data run already and are not guarded; "
+                "train_cfg.type='mmvitconv.ResumableIterLoop' starts them later"
+            )
+        if runner.val_loop is not None:
+            self._begin(runner, runner.val_loop.dataloader, "val")
+            compare_folders(runner.train_loop.dataloader, runner.val_loop.dataloader)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Guard a pipeline that another hook has put in."""
+        self._guard(runner, runner.train_loop.dataloader, "train")
+
+    def before_val(self, runner: Runner) -> None:
+        """Guard the validation data."""
+        self._begin(runner, runner.val_loop.dataloader, "val")
+
+    def before_test(self, runner: Runner) -> None:
+        """Guard the test data."""
+        self._begin(runner, runner.test_loop.dataloader, "test")
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Log what the data loader found."""
+        self._read(runner)
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Log what the data loader found."""
+        self._read(runner)
+
+    def after_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Log what the data loader found."""
+        self._read(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Sum up."""
+        self._summarise(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Sum up."""
+        self._summarise(runner)
+
+    def after_test(self, runner: Runner) -> None:
+        """Sum up."""
+        self._summarise(runner)
+
+    def _begin(self, runner: Runner, loader: Any, split: str) -> None:
+        """Guard the data of a split and look through its annotations."""
+        self._guard(runner, loader, split)
+        if self.survey and split not in self._surveyed and is_main_process():
+            self._surveyed.add(split)
+            for dataset in innermost(loader.dataset):
+                survey(runner.logger, dataset, split)
+
+    def _guard(self, runner: Runner, loader: Any, split: str) -> None:
+        """Put a guard around the pipelines that have none yet."""
+        self.journal = Path(runner.log_dir, f"bad_data_rank{get_rank()}.jsonl")
+        model = getattr(runner.model, "module", runner.model)
+        head = getattr(model, "head", None) or getattr(model, "decode_head", None)
+        for number, dataset in enumerate(innermost(loader.dataset)):
+            pipeline = getattr(dataset, "pipeline", None)
+            if isinstance(pipeline, GuardedPipeline):
+                guard = pipeline
+            elif callable(pipeline):
+                guard = dataset.pipeline = GuardedPipeline(
+                    pipeline,
+                    dataset,
+                    split=split,
+                    policy=self.policy if split == "train" else self.evaluation_policy,
+                    limit=self.limit(len(dataset)),
+                    journal=str(self.journal),
+                    number=number,
+                    num_classes=getattr(head, "num_classes", None),
+                )
+            else:
+                continue
+            # what new worker processes need not write again
+            guard.known |= self._known
+            guard.left_out |= self._left_out.get((split, number), {}).keys()
+
+    def _read(self, runner: Runner) -> None:
+        """Log what was appended to the journal, and end a run that leaves out too much."""
+        try:
+            if self.journal.stat().st_size == self._position:
+                return
+        except OSError:
+            return
+        with self.journal.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                self._take(runner, json.loads(line))
+        for (split, number), files in self._left_out.items():
+            if split != "train":
+                continue
+            datasets = list(innermost(runner.train_loop.dataloader.dataset))
+            size = len(datasets[number])
+            if len(files) > self.limit(size):
+                last = list(files.values())[-1]
+                raise BadDataError(too_many(last, len(files), size))
+
+    def _take(self, runner: Runner, record: Mapping[str, Any]) -> None:
+        """Count and log one line of the journal, unless another worker wrote the same."""
+        problem = Problem(record["kind"], record["file"], record["detail"])
+        split, action = record["split"], record["action"]
+        if problem[:2] in self._known:
+            return
+        self._known.add(problem[:2])
+        self._counts[split, action, problem.kind] += 1
+        if action == "converted":
+            if self._counts[split, action, problem.kind] <= FEW:
+                runner.logger.info(
+                    f"bad data: {split}: {problem.kind} image, converted on reading: {problem.file}"
+                )
+            return
+        if action == "left out":
+            self._left_out.setdefault((split, record["number"]), {})[problem.file] = problem
+        runner.logger.warning(f"bad data: {split}: {action}: {problem}")
+
+    def _summarise(self, runner: Runner) -> None:
+        """Log the counts, if they have changed."""
+        self._read(runner)
+        total = self._counts.total()
+        if total == self._summarised:
+            return
+        self._summarised = total
+        parts = [
+            f"{split}: {count} {action} ({kind})"
+            for (split, action, kind), count in sorted(self._counts.items())
+        ]
+        runner.logger.warning(f"bad data so far: {'; '.join(parts)}; list: {self.journal}")
+
+
+def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
+    """Look through the annotations of a dataset before the run begins.
+
+    Args:
+        logger: Gets the warnings.
+        dataset: A dataset that wraps no other one.
+        split: 'train', 'val' or 'test'.
+
+    Raises:
+        BadDataError: When a file is outside the data root, files of an evaluation are missing, or
+            class names are not in the annotation file.
+    """
+    roots = Roots(dataset)
+    evaluated = split != "train" and not is_remote(
+        "", {"backend_args": getattr(dataset, "backend_args", None)}
+    )
+    used: Counter[int] = Counter()
+    missing: list[str] = []
+    for index, info in enumerate(sample_infos(dataset)):
+        try:
+            roots.check(info, info.get("img_id", index))
+        except UserError as error:
+            raise BadDataError(str(error)) from error
+        used.update(class_numbers(info))
+        if evaluated:
+            missing += [
+                path for path in paths_of(info) if not is_remote(path) and not os.path.exists(path)
+            ]
+    if missing:
+        raise BadDataError(
+            f"{len(missing)} files of the {split} data are missing, the first is {missing[0]}; "
+            f"{CHECK_TOOL}"
+        )
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
+    absent = [str(name) for number, name in enumerate(classes) if number not in used]
+    if used and absent:
+        logger.warning(
+            f"bad data: {split}: {len(absent)} of {len(classes)} classes have no sample: "
+            f"{enumerate_few(absent)}"
+        )
+    if hasattr(dataset, "cat_ids"):
+        survey_coco(logger, dataset, split)
+
+
+def compare_folders(train: Any, val: Any) -> None:
+    """Refuse class folders that differ: each split numbers its own by their order."""
+    named = [
+        (dataset, set(dataset.folder_to_idx))
+        for loader in (train, val)
+        for dataset in innermost(loader.dataset)
+        if hasattr(dataset, "folder_to_idx")
+    ]
+    every = set().union(*(folders for _, folders in named))
+    for dataset, folders in named:
+        if folders != every:
+            raise BadDataError(
+                f"{dataset.img_prefix} lacks the class folders "
+                f"{enumerate_few(sorted(every - folders))} of the other split, so that its classes "
+                "would have other numbers: add them, empty if need be"
+            )
+
+
+def survey_coco(logger: logging.Logger, dataset: Any, split: str) -> None:
+    """Name what mmdet left out of a COCO json without a word."""
+    report = Report()
+    if is_remote(dataset.ann_file, vars(dataset)):
+        return
+    if check_coco_file(report, Path(dataset.ann_file), dataset.metainfo["classes"]) is None:
+        return  # another format: nothing to say
+    for kind, examples in {**report.warnings, **report.errors}.items():
+        if kind.startswith("class is missing"):
+            raise BadDataError(
+                f"{dataset.ann_file} lacks the categories {enumerate_few(examples)} of the config, "
+                "so that mmdet would give the others wrong numbers: name its own categories in "
+                "metainfo=dict(classes=...)"
+            )
+        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {enumerate_few(examples)}")
+
+
+def enumerate_few(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", ... ({len(names) - FEW} more)" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more

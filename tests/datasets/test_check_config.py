@@ -1,0 +1,203 @@
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from broken_data import CASES, Case, build, dataset, images, json_of, label_map, loaders
+from mmengine.config import Config
+from PIL import Image
+
+from mmvitconv.datasets.check_config import check_config
+from mmvitconv.errors import UserError
+
+TASKS = ("detection", "segmentation", "classification")
+
+
+@pytest.fixture
+def make(nuclei_root, mnist_root, tmp_path):
+    """A function that copies the data of a task."""
+
+    def copy(task):
+        return build(task, mnist_root if task == "classification" else nuclei_root, tmp_path / "d")
+
+    return copy
+
+
+def check(cfg, **arguments):
+    return check_config(Config(deepcopy(cfg)), **arguments)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_good_data(make, task, workers):
+    report = check(loaders(task, make(task)), workers=workers)
+    assert report.errors == {}
+    assert report.warnings == {}
+    sizes = (16, 4) if task == "classification" else (8, 2)
+    assert [row[:2] for row in report.rows] == [("train", sizes[0]), ("val", sizes[1])]
+    assert all(row[2] > 0 for row in report.rows)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_defect_is_found(make, case: Case, count):
+    root = make(case.task)
+    file = case.defect.apply(root, images(case.task, root)[3])
+    report = check(loaders(case.task, root), splits=["train"])
+    count("broken data sets checked")
+    found = report.errors if case.defect.is_error else report.warnings
+    examples = [text for kind, texts in found.items() if case.defect.kind in kind for text in texts]
+    assert bool(report.errors) == case.defect.is_error
+    if case.defect.kind:
+        # these are about no file, or about another one
+        about_file = case.defect.name not in ("unknown name", "lost image", "absolute")
+        assert examples
+        assert not about_file or any(file.name in text for text in examples)
+    else:
+        assert not report.warnings
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_problems_of_all_splits_are_found(make, workers):
+    root = make("classification")
+    broken = [images("classification", root)[n] for n in (0, 3)]
+    broken += images("classification", root, "val")[:1]
+    for path in broken:
+        path.write_bytes(b"")
+    report = check(loaders("classification", root), workers=workers)
+    assert report.errors == {"file is empty": [str(path) for path in broken]}
+    report = check(loaders("classification", root), splits=["val"], workers=workers)
+    assert report.errors == {"file is empty": [str(broken[-1])]}
+    # the sample is spread over the dataset and has its first image
+    report = check(loaders("classification", root), splits=["train"], sample=2, workers=workers)
+    assert report.errors == {"file is empty": [str(broken[0])]}
+    assert check(loaders("classification", root), sample=0, workers=workers).errors == {}
+
+
+def test_wrapped_datasets(make):
+    root = make("detection")
+    path = images("detection", root)[0]
+    path.write_bytes(b"")
+    cfg = loaders("detection", root)
+    leaf = cfg["train_dataloader"]["dataset"]
+    for wrapper in (
+        {"type": "RepeatDataset", "times": 3, "dataset": leaf},
+        {"type": "ConcatDataset", "datasets": [dataset("detection", root, "val"), leaf]},
+        {"type": "mmdet.MultiImageMixDataset", "dataset": leaf, "pipeline": []},
+    ):
+        cfg["train_dataloader"]["dataset"] = wrapper
+        assert check(cfg).errors == {"file is empty": [str(path)]}
+
+
+def test_split_without_a_class(make):
+    root = make("segmentation")
+    for path in images("segmentation", root, "val"):
+        Image.fromarray(np.zeros((192, 192), np.uint8)).save(label_map(root, path))
+    report = check(loaders("segmentation", root))
+    assert report.warnings == {"class without a sample in a split": ["val: nucleus"]}
+    # those that are not opened may have it
+    assert check(loaders("segmentation", root), sample=1).warnings == {}
+
+
+def test_class_folders_that_differ(make):
+    root = make("classification")
+    (root / "val" / "1").rename(root / "val" / "2")
+    errors = check(loaders("classification", root)).errors
+    (kind,) = errors
+    assert "class folder is missing" in kind
+    assert errors[kind] == ["train: 2", "val: 1"]
+
+
+def test_label_above_the_head(make):
+    root = make("classification")
+    cfg = loaders("classification", root)
+    names = [f"{path.parent.name}/{path.name}" for path in images("classification", root)]
+    (root / "list.txt").write_text("\n".join(f"{name} {n}" for n, name in enumerate(names)))
+    cfg["train_dataloader"]["dataset"]["ann_file"] = "list.txt"
+    cfg["model"] = {"head": {"num_classes": 15}}
+    errors = check(cfg, splits=["train"]).errors
+    assert list(errors) == ["class number is unknown"]
+    assert len(errors["class number is unknown"]) == 1
+    (root / "list.txt").write_text(f"{names[0]} 0\n../../../elsewhere/a.jpg 1\n")
+    (kind,) = check(cfg, splits=["train"]).errors
+    assert kind == "file is outside the data root"
+
+
+def test_the_order_of_the_classes(make):
+    root = make("detection")
+    content = json.loads(json_of(root).read_text())
+    content["categories"] = [{"id": 2, "name": "ghost"}, *content["categories"]]
+    json_of(root).write_text(json.dumps(content))
+    cfg = loaders("detection", root)
+    for classes, kind in (
+        (("nucleus", "ghost"), "classes are in another order than the categories"),
+        (("ghost", "nucleus"), None),
+        (("ghost", "nucleus", "more"), "class is missing from the categories"),
+    ):
+        cfg["train_dataloader"]["dataset"]["metainfo"] = {"classes": classes}
+        assert list(check(cfg, splits=["train"]).errors) == ([kind] if kind else [])
+
+
+def test_image_in_two_splits_or_twice(make):
+    root = make("detection")
+    cfg = loaders("detection", root)
+    cfg["val_dataloader"]["dataset"] = dataset("detection", root, test_mode=True)
+    cfg["test_dataloader"] = cfg["val_dataloader"]  # the same again is no news
+    report = check(cfg)
+    assert report.errors == {}
+    assert list(report.warnings) == ["image is in two splits"]
+    assert len(report.warnings["image is in two splits"]) == 8
+    content = json.loads(json_of(root).read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    json_of(root).write_text(json.dumps(content))
+    assert "image is listed more than once" in check(cfg, splits=["train"]).warnings
+
+
+def test_pillow_and_16_bits(make):
+    root = make("detection")
+    path = images("detection", root)[2]
+    Image.fromarray(np.full((192, 192), 4000, np.uint16)).save(path)
+    cfg = loaders("detection", root)
+    cfg["train_dataloader"]["dataset"]["pipeline"][0]["imdecode_backend"] = "pillow"
+    (kind,) = check(cfg, splits=["train"]).errors
+    assert kind.startswith("16-bit image, which the backend 'pillow' would cut to white")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (None, "annotation file is missing"),
+        ("{", "annotation file is not valid json"),
+        ("[]", "annotation file lacks one of the lists"),
+        ('{"images": [], "annotations": [], "categories": []}', "the list images is empty"),
+    ],
+)
+def test_broken_annotation_files(make, text, kind):
+    root = make("detection")
+    json_of(root).unlink()
+    if text is not None:
+        json_of(root).write_text(text)
+    report = check(loaders("detection", root))
+    assert any(kind in found for found in report.errors)
+    assert report.rows[0] == ("train", 0, 0)
+    assert report.rows[1][:2] == ("val", 2)
+
+
+def test_empty_list_of_annotations(make):
+    root = make("detection")
+    content = json.loads(json_of(root).read_text())
+    json_of(root).write_text(json.dumps({**content, "annotations": []}))
+    report = check(loaders("detection", root))
+    assert list(report.errors) == ["the list annotations is empty"]
+
+
+def test_wrong_configs(make, tmp_path):
+    cfg = loaders("detection", make("detection"))
+    with pytest.raises(UserError, match="no test_dataloader; it has the splits train, val"):
+        check(cfg, splits=["test"])
+    with pytest.raises(UserError, match="no train_dataloader and no val_dataloader"):
+        check({"model": {}})
+    cfg["train_dataloader"]["dataset"]["type"] = "NoSuchDataset"
+    with pytest.raises(UserError, match=r"train_dataloader\.dataset: the dataset cannot be built"):
+        check(cfg)
+    cfg["train_dataloader"]["dataset"] = dataset("detection", tmp_path / "absent")
+    assert "annotation file is missing" in check(cfg).errors

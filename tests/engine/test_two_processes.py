@@ -1,0 +1,342 @@
+"""Two CPU processes: equal weights, the same steps as one process, every sample evaluated once.
+
+One pair of processes does all the work, since starting them takes seconds; the tests look at it.
+Each runs this file as a script.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+import traceback
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, shallow
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_rank, is_distributed
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATASETS, METRICS, MODEL_WRAPPERS
+from mmengine.structures import InstanceData, PixelData
+from torch import distributed, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 4
+STEPS = 3
+CLASSES = 5
+OPTIMIZERS = {
+    "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+    "AdamW": {"lr": 1e-3, "weight_decay": 0.05},
+}
+SIZES = (1, 2, 3, 13)
+BATCH_SIZES = (1, 2, 3, 4)
+
+
+class Classifier(BaseModel):
+    """A family's shallow backbone with a linear head."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.backbone = FAMILIES[family](shallow(family), out_indices=(-1,), drop_path_rate=0.0)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.head = nn.Linear(self.backbone.out_channels[-1], CLASSES)
+
+    def forward(
+        self, inputs: torch.Tensor, labels: torch.Tensor, mode: str = "loss"
+    ) -> dict[str, torch.Tensor]:
+        features = self.backbone(inputs)[-1].mean(dim=(2, 3))
+        return {"loss": functional.cross_entropy(self.head(features), labels)}
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "inputs": torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64),
+            "labels": torch.randint(CLASSES, (BATCH,), generator=generator),
+        }
+        for _ in range(STEPS)
+    ]
+
+
+@cache
+def build(family: str, seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(family).double()
+
+
+def train(family: str, optimizer: str, norm_eval: bool, alone: bool) -> dict[str, Any]:
+    """Take some steps, on all of each batch or on this process's share."""
+    # the wrapper gives every process the weights of rank 0
+    model = copy.deepcopy(build(family, seed=0 if alone else get_rank()))
+    model.backbone.norm_eval = norm_eval
+    wrapped = model.train()
+    if not alone:
+        wrapped = MODEL_WRAPPERS.build(
+            {"type": "mmvitconv.CPUDistributedDataParallel", "module": model}
+        )
+    chosen = getattr(torch.optim, optimizer)(model.parameters(), **OPTIMIZERS[optimizer])
+    wrapper = OptimWrapper(chosen)
+    share = slice(None) if alone else slice(get_rank(), None, 2)
+    losses, gradients = [], {}
+    for batch in batches():
+        logs = wrapped.train_step({key: value[share] for key, value in batch.items()}, wrapper)
+        losses.append(logs["loss"].detach())
+        if not gradients:
+            # update_params clears them before the backward pass, so they are still there
+            gradients = {
+                n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+            }
+    losses = torch.stack(losses)
+    if not alone:
+        distributed.all_reduce(losses)
+        losses /= 2
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    return {"losses": losses, "gradients": gradients, "weights": weights}
+
+
+class Collect(BaseMetric):
+    """Returns what was collected."""
+
+    def process(self, data_batch: Any, data_samples: list[dict]) -> None:
+        self.results += [sample["number"] for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict[str, Any]:
+        return {"results": results}
+
+
+def evaluate_numbers(size: int, batch_size: int, device: str) -> list[int]:
+    dataset = [{"number": number} for number in range(size)]
+    sampler = DefaultSampler(dataset, shuffle=False)
+    evaluator = Evaluator([Collect(collect_device=device)])
+    for batch in DataLoader(dataset, batch_size, sampler=sampler, collate_fn=list):
+        evaluator.process(batch)
+    return evaluator.evaluate(size)["results"]
+
+
+def detection() -> tuple[Any, dict, Any]:
+    root = str(ROOT / "data" / "nuclei")
+    file = f"{root}/annotations/instances_train.json"
+    kinds = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
+    pipeline: list[dict] = [{"type": f"mmdet.{kind}"} for kind in kinds]
+    pipeline[1].update(with_bbox=True, with_mask=False)
+    dataset = DATASETS.build(
+        {
+            "type": "mmdet.CocoDataset",
+            "data_root": root,
+            "ann_file": file,
+            "data_prefix": {"img": "train/"},
+            "metainfo": {"classes": ("nucleus",)},
+            "test_mode": True,
+            "indices": 5,
+            "pipeline": pipeline,
+        }
+    )
+
+    def predict(sample: Any, generator: np.random.Generator) -> None:
+        boxes = sample.gt_instances.bboxes.tensor
+        noise = torch.from_numpy(generator.normal(0, 2, boxes.shape)).float()
+        scores = torch.from_numpy(generator.random(len(boxes))).float()
+        labels = torch.zeros(len(boxes), dtype=torch.long)
+        sample.pred_instances = InstanceData(bboxes=boxes + noise, scores=scores, labels=labels)
+
+    return dataset, {"type": "mmdet.CocoMetric", "ann_file": file, "metric": "bbox"}, predict
+
+
+def segmentation() -> tuple[Any, dict, Any]:
+    kinds = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+    dataset = DATASETS.build(
+        {
+            "type": "mmseg.BaseSegDataset",
+            "data_root": str(ROOT / "data" / "nuclei"),
+            "metainfo": {"classes": ("background", "nucleus")},
+            "img_suffix": ".png",
+            "seg_map_suffix": ".png",
+            "data_prefix": {
+                "img_path": "images/training",
+                "seg_map_path": "annotations/training",
+            },
+            "indices": 5,
+            "pipeline": [{"type": f"mmseg.{kind}"} for kind in kinds],
+        }
+    )
+
+    def predict(sample: Any, generator: np.random.Generator) -> None:
+        truth = sample.gt_sem_seg.data
+        wrong = torch.from_numpy(generator.random(truth.shape) < generator.random())
+        sample.pred_sem_seg = PixelData(data=torch.where(wrong, 1 - truth, truth))
+
+    return dataset, {"type": "mmseg.IoUMetric", "iou_metrics": ["mIoU"]}, predict
+
+
+def classification() -> tuple[Any, dict, Any]:
+    kinds = ("LoadImageFromFile", "PackInputs")
+    dataset = DATASETS.build(
+        {
+            "type": "mmpretrain.CustomDataset",
+            "data_root": str(ROOT / "data" / "mnist"),
+            "data_prefix": "val",
+            "indices": 13,
+            "pipeline": [{"type": f"mmpretrain.{kind}"} for kind in kinds],
+        }
+    )
+
+    def predict(sample: Any, generator: np.random.Generator) -> None:
+        scores = torch.from_numpy(generator.random(10)).float()
+        scores[sample.gt_label] += 0.5
+        sample.set_pred_score(scores)
+
+    return dataset, {"type": "mmpretrain.Accuracy", "topk": (1, 2)}, predict
+
+
+TASKS = {
+    "classification": classification,
+    "detection": detection,
+    "segmentation": segmentation,
+}
+
+
+def evaluate_task(task: str, batch_size: int) -> dict[str, float]:
+    """Metrics of predictions that depend on the sample only."""
+    dataset, metric, predict = TASKS[task]()
+    evaluator = Evaluator([METRICS.build(metric)])
+    evaluator.dataset_meta = dataset.metainfo
+    sampler = DefaultSampler(dataset, shuffle=False)
+    for batch in DataLoader(range(len(dataset)), batch_size, sampler=sampler, collate_fn=list):
+        samples = []
+        for index in batch:
+            sample = dataset[index]["data_samples"]
+            predict(sample, np.random.default_rng(index))
+            samples.append(sample)
+        evaluator.process(samples)
+    return evaluator.evaluate(len(dataset))
+
+
+def work(rank: int) -> None:
+    """What each of the two processes does; a failure is kept for the test that it belongs to."""
+    store = Path("store").absolute().as_uri()
+    distributed.init_process_group(
+        "gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=600)
+    )
+    results: dict[Any, Any] = {}
+
+    def note(key: Any, function: Any, *arguments: Any) -> None:
+        try:
+            results[key] = function(*arguments)
+        except Exception:
+            results[key] = traceback.format_exc()
+
+    for family in FAMILIES:
+        for optimizer in OPTIMIZERS:
+            note((family, optimizer), train, family, optimizer, True, False)
+        if any(isinstance(module, _BatchNorm) for module in build(family, rank).modules()):
+            note((family, "norms"), train, family, "SGD", False, False)
+    for size in SIZES:
+        for batch_size in BATCH_SIZES:
+            for device in ("cpu", "gpu"):  # through files, and through the process group
+                key = (size, batch_size, device)
+                note(key, evaluate_numbers, *key)
+    for task in TASKS:
+        for batch_size in (1, 2):
+            note((task, batch_size), evaluate_task, task, batch_size)
+    torch.save(results, f"rank{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    tmp_path_factory: pytest.TempPathFactory, nuclei_root: Path, mnist_root: Path
+) -> list[dict]:
+    """Results of both processes."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = (ROOT, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank)],
+            cwd=folder,  # MMEngine collects results in a folder of the current one
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def look_up(ranks: list[dict], key: Any) -> list[Any]:
+    found = [results[key] for results in ranks]
+    for result in found:
+        assert not isinstance(result, str), result
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_equal_on_both_ranks(ranks: list[dict], family: str) -> None:
+    keys = [(family, kind) for kind in (*OPTIMIZERS, "norms") if (family, kind) in ranks[0]]
+    assert len(keys) >= len(OPTIMIZERS)
+    for key in keys:
+        first, second = look_up(ranks, key)
+        torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+        torch.testing.assert_close(first["gradients"], second["gradients"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_step_as_one_does(ranks: list[dict], family: str, optimizer: str) -> None:
+    """Where there are batch norms, with their running statistics instead of the batch's."""
+    alone = train(family, optimizer, norm_eval=True, alone=True)
+    for found in look_up(ranks, (family, optimizer)):
+        assert found["gradients"].keys() == alone["weights"].keys()
+        torch.testing.assert_close(found, alone, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_sample_is_evaluated_once(
+    ranks: list[dict], size: int, batch_size: int, device: str
+) -> None:
+    for found in look_up(ranks, (size, batch_size, device)):
+        assert found == list(range(size))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("task", TASKS)
+def test_metrics_of_two_processes_are_those_of_one(
+    ranks: list[dict], task: str, batch_size: int
+) -> None:
+    assert not is_distributed()
+    alone = evaluate_task(task, batch_size)
+    assert any(value > 0 for value in alone.values())
+    for found in look_up(ranks, (task, batch_size)):
+        assert found == pytest.approx(alone, nan_ok=True)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]))

@@ -1,0 +1,116 @@
+"""Training that is killed and goes on, for the three tasks, as a user starts it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "misc" / "chaos_train.py"
+SHORT = {
+    "train_dataloader.num_workers": 1,
+    "val_dataloader.num_batch_per_epoch": 1,
+    "default_hooks.logger.interval": 1,
+}
+# Random flips in the pipeline, drop path and worker processes; checkpoints inside the epochs.
+EPOCHS = {
+    "train_dataloader.num_batch_per_epoch": 3,
+    "train_dataloader.batch_size": 2,
+    "train_cfg.max_epochs": 2,
+    "train_cfg.val_interval": 1,
+    "default_hooks.checkpoint.by_epoch": False,
+    "default_hooks.checkpoint.interval": 2,
+    "model.backbone.drop_path_rate": 0.2,
+}
+ITERATIONS = {
+    "train_cfg.max_iters": 6,
+    "train_cfg.val_interval": 3,
+    "default_hooks.checkpoint.interval": 2,
+    "model.backbone.drop_path_rate": 0.2,
+}
+
+
+def load_tool():
+    """The tool as a module."""
+    spec = importlib.util.spec_from_file_location("chaos_train", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["chaos_train"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_tool(*arguments: object) -> subprocess.CompletedProcess:
+    """Run the tool as a user does."""
+    return subprocess.run(
+        [sys.executable, TOOL, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.mark.smoke
+@pytest.mark.usefixtures("nuclei_root", "mnist_root")
+@pytest.mark.parametrize(
+    ("config", "changes", "processes"),
+    [
+        ("fcvit/fcvit_tiny_mnist", EPOCHS, 1),
+        ("fcvit/maskrcnn_fcvit_tiny_nuclei", EPOCHS, 1),
+        ("fcvit/upernet_fcvit_tiny_nuclei", ITERATIONS, 1),
+        ("fcvit/fcvit_tiny_mnist", EPOCHS, 2),
+    ],
+)
+def test_killed_training_ends_with_the_same_bits(
+    tmp_path: Path, config: str, changes: dict, processes: int
+) -> None:
+    options = [f"{key}={value}" for key, value in {**SHORT, **changes}.items()]
+    done = run_tool(
+        *(ROOT / "configs" / f"{config}.py", "--kills", 2, "--processes", processes),
+        *("--work-dir", tmp_path, "--cfg-options", *options),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / config.rpartition("/")[2] / "report.json").read_text())
+    assert report["differing"] == []
+    assert report["compared"] > 300
+    assert report["kills"] >= 1  # on a busy machine the second may come too late
+    assert report["starting_points"][0] == "the start"
+    assert report["starting_points"][-1].startswith("iter_")
+
+
+def test_failing_run_is_shown(tmp_path: Path) -> None:
+    done = run_tool("no_config.py", "--work-dir", tmp_path)
+    assert done.returncode == 1
+    assert "there is no config file 'no_config.py'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_comparison_finds_every_difference() -> None:
+    import torch
+
+    tool = load_tool()
+    one = {
+        "state_dict": {"a": torch.zeros(2), "b": torch.tensor([float("nan")])},
+        "list": [1, "x"],
+        "time": 1,
+    }
+    other = {
+        "state_dict": {"a": torch.tensor([0.0, -0.0]), "b": torch.tensor([float("nan")])},
+        "list": [1, "y"],
+        "time": 2,
+        "more": 1,
+    }
+    report = tool.Report("config", 1)
+    tool.compare(one, one, "checkpoint", report)
+    assert report.differing == []
+    assert report.compared == 4
+    tool.compare(one, other, "checkpoint", report)
+    places = ["checkpoint.list.1", "checkpoint.more (in one run only)", "checkpoint.state_dict.a"]
+    assert report.differing == places
+    tool.compare([1], [1, 2], "hub", report)
+    assert report.differing[-1] == "hub (length 1 and 2)"

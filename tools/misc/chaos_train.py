@@ -1,0 +1,324 @@
+"""Kill a training run again and again and see whether it ends as if nothing had happened.
+
+python tools/misc/chaos_train.py configs/fcvit/fcvit_tiny_mnist.py --kills 5 [--processes 2]
+    [--seed 0] [--work-dir work_dirs/chaos] [--cfg-options KEY=VALUE ...]
+
+The config is trained twice with the same seed and deterministic operators: once in one go, once
+with all its processes killed (SIGKILL) K times, at random places, and started again with
+``--resume``. Every second kill comes at a moment at which a checkpoint is being written. Then the
+two last checkpoints are compared bit by bit: weights, averages, optimizer, schedules, all
+curves. The exit code is 1 when anything differs. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from mmvitconv.engine.checkpoint import PARTIAL_NAME
+from mmvitconv.engine.resume import NUMBERED, find_resumable
+from mmvitconv.errors import UserError
+from mmvitconv.weights import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "MMVITCONV_CHAOS"  # in the environment of every process of a run
+# what depends on the clock or the machine's load, not on the training
+CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name")
+
+
+@dataclass
+class Report:
+    """What happened.
+
+    Attributes:
+        config: The config that was trained.
+        processes: Processes of the run.
+        seconds: Duration of the run in one go.
+        first_checkpoint: Seconds from its start to its first checkpoint.
+        kills: Kills in all.
+        kills_while_writing: Those at which a checkpoint was being written.
+        starting_points: Checkpoints from which the killed run went on.
+        compared: Values that were compared: tensors, numbers, words.
+        differing: Their places where the two runs differ.
+    """
+
+    config: str
+    processes: int
+    seconds: float = 0.0
+    first_checkpoint: float = 0.0
+    kills: int = 0
+    kills_while_writing: int = 0
+    starting_points: list[str] = field(default_factory=list)
+    compared: int = 0
+    differing: list[str] = field(default_factory=list)
+
+
+class Run:
+    """One start of ``tools/train.py`` with all processes that belong to it.
+
+    Args:
+        options: The command line of this tool.
+        work_dir: Work directory of the run.
+    """
+
+    def __init__(self, options: argparse.Namespace, work_dir: Path) -> None:
+        self.token = uuid.uuid4().hex
+        self.log = work_dir.with_suffix(".log")
+        command = [sys.executable, str(ROOT / "tools" / "train.py"), options.config]
+        if options.processes > 1:
+            script = str(ROOT / "tools" / "dist_train.sh")
+            command = ["bash", script, options.config, str(options.processes)]
+        command += ["--work-dir", str(work_dir), "--resume", "--cfg-options"]
+        command += [f"randomness.seed={options.seed}", "randomness.deterministic=True"]
+        command += options.cfg_options
+        environment = {**os.environ, TOKEN: self.token, "PYTHON": sys.executable}
+        work_dir.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """Kill all processes until none is left: one may just have been started."""
+        while pids := list(find_processes(self.token)):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            self.process.poll()
+            time.sleep(0.01)
+        self.process.wait()
+
+    def finish(self) -> None:
+        """Wait for the end.
+
+        Raises:
+            UserError: The run failed by itself.
+        """
+        if self.process.wait() != 0:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+            raise UserError(f"the run failed by itself; the end of {self.log}:\n{tail}")
+
+
+def find_processes(token: str) -> Iterator[int]:
+    """Yield the living processes of a run.
+
+    Args:
+        token: What their environment holds.
+    """
+    wanted = f"{TOKEN}={token}".encode()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            if wanted in (folder / "environ").read_bytes():  # a zombie's is empty
+                yield int(folder.name)
+        except OSError:
+            continue
+
+
+def last_number(work_dir: Path) -> int:
+    """Return the epoch or iteration of the newest checkpoint, 0 without any.
+
+    Args:
+        work_dir: Work directory of a run.
+    """
+    matches = (NUMBERED.fullmatch(path.name) for path in work_dir.glob("*.pth"))
+    return max((int(match[2]) for match in matches if match), default=0)
+
+
+def kill_once(
+    run: Run, work_dir: Path, from_number: float, delay: float, while_writing: bool
+) -> str | None:
+    """Let a run go and kill it.
+
+    Args:
+        run: The run, just started.
+        work_dir: Where it writes its checkpoints.
+        from_number: Wait for a checkpoint of this epoch or iteration,
+        delay: then for so many seconds,
+        while_writing: then, if wanted, until a checkpoint is being written.
+
+    Returns:
+        ``'writing'`` or ``'running'``, or None when the run came to its end before.
+    """
+    partial = work_dir / PARTIAL_NAME
+    begin = None
+    while run.process.poll() is None:
+        if begin is None and last_number(work_dir) >= from_number:
+            begin = time.monotonic()
+        is_time = begin is not None and time.monotonic() - begin >= delay
+        is_writing = partial.exists()
+        if is_time and (is_writing or not while_writing):
+            run.kill()
+            return "writing" if is_writing else "running"
+        time.sleep(0.0005 if is_time else 0.01)
+    run.finish()
+    return None
+
+
+def compare(one: Any, other: Any, place: str, report: Report) -> None:
+    """Compare two values bit by bit.
+
+    Args:
+        one: Nested containers with tensors, numbers and strings.
+        other: The same of the other run.
+        place: Keys that lead to the values.
+        report: Receives the number of comparisons and the places that differ.
+    """
+    if CLOCK.search(place):
+        return
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted({*one, *other}, key=str):
+            if key not in one or key not in other:
+                if not CLOCK.search(str(key)):
+                    report.differing.append(f"{place}.{key} (in one run only)")
+                continue
+            compare(one[key], other[key], f"{place}.{key}", report)
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            report.differing.append(f"{place} (length {len(one)} and {len(other)})")
+        for index, pair in enumerate(zip(one, other, strict=False)):
+            compare(*pair, f"{place}.{index}", report)
+    else:
+        report.compared += 1
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            same = one.dtype == other.dtype and torch.equal(
+                one.contiguous().flatten().view(torch.uint8) if one.numel() else one,
+                other.contiguous().flatten().view(torch.uint8) if other.numel() else other,
+            )
+        else:
+            same = one == other
+        if not same:
+            report.differing.append(place)
+
+
+def state_of(work_dir: Path) -> dict[str, Any]:
+    """Read what a finished run has written last.
+
+    Args:
+        work_dir: Its work directory.
+
+    Returns:
+        The checkpoint without what says when and where it was written.
+
+    Raises:
+        UserError: There is no whole checkpoint.
+    """
+    path, _ = find_resumable(work_dir)
+    if path is None:
+        raise UserError(f"no whole checkpoint in {work_dir}")
+    checkpoint = load_file(path)
+    meta = {key: checkpoint["meta"][key] for key in ("epoch", "iter", "seed")}
+    hub = checkpoint["message_hub"]
+    # settings and paths are kept in the hub as text
+    curves = {"curves": hub["log_scalars"], "notes": hub["runtime_info"]}
+    curves["notes"].pop("cfg", None)
+    return {**checkpoint, "meta": meta, "message_hub": curves, "file": path.name}
+
+
+def shake(options: argparse.Namespace) -> Report:
+    """Train a config with and without kills and compare.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: A run failed by itself.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    name = Path(options.config).stem
+    folder = Path(options.work_dir, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    report = Report(options.config, options.processes)
+    begin = time.monotonic()
+    run = Run(options, folder / "whole")
+    while run.process.poll() is None and not list((folder / "whole").glob("*.pth")):
+        time.sleep(0.05)
+    report.first_checkpoint = round(time.monotonic() - begin, 1)
+    run.finish()
+    report.seconds = round(time.monotonic() - begin, 1)
+    console.print(f"{name}: in one go {report.seconds} s")
+    total = last_number(folder / "whole")
+    chance = random.Random(options.seed)
+    places = sorted(chance.uniform(0, 0.8) * total for _ in range(options.kills))
+    work_dir = folder / "killed"
+    while True:
+        found, _ = find_resumable(work_dir)
+        report.starting_points.append(found.name if found else "the start")
+        run = Run(options, work_dir)
+        if report.kills == options.kills:
+            run.finish()
+            break
+        while_writing = report.kills % 2 == 1
+        delay = chance.uniform(0, 0.3 * (report.seconds - report.first_checkpoint))
+        # after a restart not before something new was written: start-up is no test
+        done = last_number(work_dir)
+        place = max(places[report.kills], done + 1 if done else 0)
+        killed = kill_once(run, work_dir, place, delay, while_writing)
+        if killed is None:
+            console.print(f"the run came to its end before kill {report.kills + 1}")
+            break
+        report.kills += 1
+        report.kills_while_writing += killed == "writing"
+        console.print(
+            f"kill {report.kills} while {killed}; began from {report.starting_points[-1]}"
+        )
+    compare(state_of(folder / "whole"), state_of(work_dir), "checkpoint", report)
+    (folder / "report.json").write_text(json.dumps(asdict(report), indent=2))
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config to train, better a short one")
+    parser.add_argument("--kills", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the training and of the kills (default: 0)"
+    )
+    parser.add_argument("--work-dir", default="work_dirs/chaos", help="default: %(default)s")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args(arguments)
+    for option in ("kills", "processes"):
+        if getattr(options, option) < 1:
+            parser.error(f"--{option} must be at least 1, got {getattr(options, option)}")
+    try:
+        report = shake(options)
+    except UserError as error:
+        print(f"chaos_train.py: error: {error}", file=sys.stderr)
+        return 1
+    for place in report.differing[:20]:
+        print(f"differs: {place}")
+    verdict = f"{len(report.differing)} of {report.compared} values differ"
+    print(
+        f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
+        f"written; {verdict}"
+    )
+    return 1 if report.differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

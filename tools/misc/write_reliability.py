@@ -1,0 +1,180 @@
+"""Measure what docs/reliability.md claims, and write it.
+
+python tools/misc/write_reliability.py [--kills 6] [--seed 0] [--out docs/reliability.md]
+
+Kills trainings of the three tasks (tools/misc/chaos_train.py) and runs the tests of reliability,
+which count what they try. Takes about half an hour on two cores. The exit code is 1, and nothing is
+written, when a run differs or a test fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+ROOT = Path(__file__).resolve().parents[2]
+MNIST = (
+    *("train_dataloader.num_batch_per_epoch=30", "train_dataloader.batch_size=16"),
+    *("train_dataloader.num_workers=2", "val_dataloader.num_batch_per_epoch=2"),
+    *("train_cfg.max_epochs=4", "model.backbone.drop_path_rate=0.1"),
+    *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=11"),
+)
+NUCLEI = (
+    *("train_cfg.max_epochs=3", "train_cfg.val_interval=1", "train_dataloader.num_workers=2"),
+    *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=9"),
+)
+SEMANTIC = (
+    *("train_cfg.max_iters=60", "train_cfg.val_interval=25", "train_dataloader.num_workers=2"),
+    "default_hooks.checkpoint.interval=10",
+)
+# config, processes, settings
+RUNS = (
+    ("configs/fcvit/fcvit_tiny_mnist.py", 1, MNIST),
+    ("configs/convmixer/convmixer_256_8_mnist.py", 2, MNIST),
+    ("configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py", 1, NUCLEI),
+    ("configs/fcvit/upernet_fcvit_tiny_nuclei.py", 1, SEMANTIC),
+)
+TESTS = (
+    "tests/engine/test_loops.py",
+    "tests/engine/test_resume.py",
+    "tests/engine/test_non_finite.py",
+    "tests/engine/test_bad_data.py",
+    "tests/datasets/test_check.py",
+    "tests/datasets/test_check_config.py",
+    "tests/weights/test_strangers.py",
+    "tests/models/backbones/test_properties.py",
+    "tests/models/backbones/test_autocast_range.py",
+    "tests/models/layers/test_replace_properties.py",
+    "tests/models/necks/test_properties.py",
+)
+PAGE = """# Reliability
+
+Written by `python tools/misc/write_reliability.py {arguments}` on {date}: {machine}.
+
+## Killed trainings
+
+Each config is trained twice, in one go and with SIGKILL to all its processes at random times,
+every second kill while a checkpoint is being written. Compared bit by bit are the last checkpoints:
+weights, optimizer, schedules, random seeds, curves and best scores. Try it on a config of your own:
+`python tools/misc/chaos_train.py CONFIG --kills 5`.
+
+| config | processes | in one go | kills | while writing | went on from | compared | differing |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+## Tried by the tests
+
+| what | number |
+| --- | --- |
+{counts}
+
+{passed} Other random cases: `pytest FILE --hypothesis-seed=N`, ten times as many:
+`--hypothesis-profile=explore`.
+
+## What is promised
+
+- A run goes on from its last whole checkpoint and ends with the same bits, on the same machine with
+  `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`).
+- A checkpoint is complete or not there; what it replaces is removed afterwards.
+- Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
+- Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
+- Numbers that are not finite never reach the weights.
+- Several processes and machines: [distributed.md](distributed.md).
+- Two stacks: [stacks.md](stacks.md).
+"""
+
+
+def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
+    """Kill every run of :data:`RUNS`.
+
+    Args:
+        kills: Kills per run.
+        seed: Of the trainings and the kills.
+        folder: Where they write.
+
+    Returns:
+        The reports of ``chaos_train.py``.
+    """
+    reports = []
+    for config, processes, settings in track(RUNS, "killed trainings"):
+        work_dir = folder / str(processes)
+        command = [sys.executable, "tools/misc/chaos_train.py", config, "--seed", str(seed)]
+        command += ["--kills", str(kills), "--processes", str(processes)]
+        command += ["--work-dir", str(work_dir), "--cfg-options", *settings]
+        subprocess.run(command, cwd=ROOT, check=True)
+        report = work_dir / Path(config).stem / "report.json"
+        reports.append(json.loads(report.read_text()))
+    return reports
+
+
+def run_tests(folder: Path) -> tuple[dict[str, int], str]:
+    """Run the tests of :data:`TESTS`.
+
+    Args:
+        folder: Where they leave their counts.
+
+    Returns:
+        The counts, and pytest's last line.
+    """
+    path = folder / "counts.json"
+    environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path)}
+    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
+    )
+    last = done.stdout.strip().splitlines()[-1].strip("= ")
+    if done.returncode != 0:
+        print(done.stdout[-5000:])
+        raise subprocess.CalledProcessError(done.returncode, command)
+    return json.loads(path.read_text()), last
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=6, help="per run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            reports = run_chaos(options.kills, options.seed, Path(folder))
+            counts, passed = run_tests(Path(folder))
+        except subprocess.CalledProcessError as error:
+            print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
+            return 1
+    rows = [
+        f"| {Path(r['config']).stem} | {r['processes']} | {r['seconds']} s | {r['kills']} | "
+        f"{r['kills_while_writing']} | {', '.join(r['starting_points'])} | {r['compared']} | "
+        f"{len(r['differing'])} |"
+        for r in reports
+    ]
+    page = PAGE.format(
+        arguments=f"--kills {options.kills} --seed {options.seed}",
+        date=date.today().isoformat(),
+        machine=f"{os.cpu_count()} CPU cores, {platform.system()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}",
+        rows="\n".join(rows),
+        counts="\n".join(f"| {name} | {number} |" for name, number in counts.items()),
+        passed=f"pytest says: {passed}.",
+    )
+    options.out.write_text(page)
+    print(f"written: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
