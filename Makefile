@@ -66,7 +66,8 @@ demo: setup
 	echo "total time: $$(( $$(date +%s) - $(BEGIN) )) seconds"
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_$(STACK))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+	  $(PYTEST_$(STACK))
 
 lint: setup
 	$(BIN)/ruff check .

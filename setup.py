@@ -102,6 +102,7 @@ EXTRAS = {
         "onnxscript>=0.3",
         "pre-commit>=3.5",
         "pytest>=8",
+        "pytest-xdist>=3.5",
         "ruff>=0.9",
     ],
 }

@@ -4,7 +4,14 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user gave cannot work; the message says what, what is legal and what to do."""
+    """Something the user gave cannot work; the message says what, what is legal and what to do.
+
+    Attributes:
+        of_one_process: In a distributed run one process may raise it alone, so that it is printed
+            whichever that is.
+    """
+
+    of_one_process = False
 
 
 class CheckpointError(UserError):

@@ -12,6 +12,7 @@ from mmengine.registry import MODEL_WRAPPERS as ENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ENGINE_OPTIM_WRAPPERS
+from mmengine.registry import STRATEGIES as ENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as ENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -23,6 +24,7 @@ __all__ = [
     "MODEL_WRAPPERS",
     "OPTIM_WRAPPERS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
+    "STRATEGIES",
     "TRANSFORMS",
 ]
 
@@ -40,14 +42,12 @@ HOOKS = Registry(
         "mmvitconv.engine.non_finite",
     ],
 )
-LOOPS = Registry(
-    "loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"]
-)
+LOOPS = Registry("loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"])
 MODEL_WRAPPERS = Registry(
     "model_wrapper",
     parent=ENGINE_MODEL_WRAPPERS,
     scope=SCOPE,
-    locations=["mmvitconv.engine.distributed"],
+    locations=["mmvitconv.engine.distributed", "mmvitconv.engine.fsdp"],
 )
 OPTIM_WRAPPERS = Registry(
     "optimizer wrapper",
@@ -66,6 +66,9 @@ DATA_SAMPLERS = Registry(
     parent=ENGINE_DATA_SAMPLERS,
     scope=SCOPE,
     locations=["mmvitconv.datasets.multiscale"],
+)
+STRATEGIES = Registry(
+    "strategy", parent=ENGINE_STRATEGIES, scope=SCOPE, locations=["mmvitconv.engine.fsdp"]
 )
 TRANSFORMS = Registry(
     "transform",

@@ -20,9 +20,11 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import Phase, example, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -97,22 +99,27 @@ def search(request: pytest.FixtureRequest) -> Callable[..., None]:
     return run
 
 
+def converted(data_set: ModuleType, name: str) -> Path:
+    """Convert a data set once, also where tests run in several processes (pytest -n)."""
+    DATA.mkdir(exist_ok=True)
+    with FileLock(DATA / ".lock"):
+        data_set.convert(DATA / name)
+    return DATA / name
+
+
 @pytest.fixture(scope="session")
 def nuclei_root() -> Path:
     """Folder of the nuclei, COCO and ADE20K layout; downloads 3 MB on the first use."""
-    nuclei.convert(DATA / "nuclei")
-    return DATA / "nuclei"
+    return converted(nuclei, "nuclei")
 
 
 @pytest.fixture(scope="session")
 def trees_root() -> Path:
     """Folder of the trees, COCO layout; downloads 21 MB on the first use."""
-    trees.convert(DATA / "trees")
-    return DATA / "trees"
+    return converted(trees, "trees")
 
 
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """Folder of the digits, ImageNet layout; downloads 1.4 MB on the first use."""
-    mnist.convert(DATA / "mnist")
-    return DATA / "mnist"
+    return converted(mnist, "mnist")

@@ -51,6 +51,8 @@ class BadDataError(UserError):
         message: The sentence, or the text that contains it.
     """
 
+    of_one_process = True
+
     def __init__(self, message: str) -> None:
         if message.startswith("Caught "):
             message = message.rpartition(f"{type(self).__name__}: ")[2].strip()

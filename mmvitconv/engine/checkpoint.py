@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import CheckpointError
@@ -298,9 +299,13 @@ class SafeCheckpointHook(Hook):
                 )
         training = isinstance(runner._train_loop, BaseLoop)
         scope = "backbone" if training and not resuming else "all"
+        # under FSDP a process has its own part of each tensor only
+        sharded = any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules())
         try:
-            adapted = adapt_checkpoint(checkpoint, model)
-            check_match(adapted["state_dict"], model, scope=scope, source=str(runner._load_from))
+            adapted = dict(checkpoint) if sharded else adapt_checkpoint(checkpoint, model)
+            if not sharded:
+                source = str(runner._load_from)
+                check_match(adapted["state_dict"], model, scope=scope, source=source)
         except CheckpointError as error:
             raise CheckpointError(f"{runner._load_from}: {error}") from error
         for key in adapted.keys() - set(TENSOR_STATES):
@@ -309,6 +314,9 @@ class SafeCheckpointHook(Hook):
         checkpoint.clear()  # the runner goes on with the very dict it passed
         checkpoint.update(adapted)
 
+        if sharded:
+            runner.logger.info("checkpoint: not compared with the model, which is sharded by FSDP")
+            return
         own = model.state_dict()
         fitting = [
             key

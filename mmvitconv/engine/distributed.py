@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.model.wrappers import MMFullyShardedDataParallel
 from torch import distributed, nn
 
 from mmvitconv.engine.torchrun import DEFAULT_PORT, HIGHEST_PORT, is_free
@@ -57,22 +56,6 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
             print_log("SyncBN needs GPUs: plain BN is used on the CPU", logger="current")
             module = revert_sync_batchnorm(module)
         super().__init__(module=module, **kwargs)
-
-
-@MODEL_WRAPPERS.register_module()
-class CPUFullyShardedDataParallel(MMFullyShardedDataParallel):
-    """MMEngine's FSDP wrapper for a model that lives on the CPU.
-
-    MMEngine's strategy always passes the number of a GPU.
-
-    Args:
-        module: The model to train; its SyncBN layers are replaced in place.
-        **kwargs: Arguments of ``MMFullyShardedDataParallel``; ``device_id`` is replaced.
-    """
-
-    def __init__(self, module: nn.Module, **kwargs) -> None:
-        kwargs["device_id"] = torch.device("cpu")
-        super().__init__(module=revert_sync_batchnorm(module), **kwargs)
 
 
 def prepare_distributed(cfg: Config, launcher: str) -> None:
@@ -126,7 +109,7 @@ def prepare_distributed(cfg: Config, launcher: str) -> None:
     if cfg.model_wrapper_cfg.get("type") in (None, "MMDistributedDataParallel"):
         cfg.model_wrapper_cfg["type"] = "mmvitconv.CPUDistributedDataParallel"
     strategy = cfg.get("strategy") or {}
-    if strategy.get("type") == "FSDPStrategy":
+    if str(strategy.get("type")).endswith("FSDPStrategy"):
         wrapper = strategy.setdefault("model_wrapper", {})
         if wrapper.get("type") in (None, "MMFullyShardedDataParallel"):
             wrapper["type"] = "mmvitconv.CPUFullyShardedDataParallel"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmvitconv.datasets.check import explain_annotations
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
 from mmvitconv.engine.resume import find_resumable
@@ -25,6 +27,7 @@ from mmvitconv.engine.tasks import (
     enable_pictures,
     enable_test_time_augmentation,
 )
+from mmvitconv.engine.torchrun import STARTED_VARIABLE
 from mmvitconv.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-STARTED_VARIABLE = "MMVITCONV_STARTED"  # seconds since 1970, set by tools/dist_train.sh
 # MMEngine's loops and ours that resume exactly
 EXACT_LOOPS = {
     "EpochBasedTrainLoop": "mmvitconv.ResumableEpochLoop",
@@ -138,7 +140,7 @@ def run_tool(
         cause = root_cause(error)
         if session.debug or (session.running and not isinstance(cause, UserError)):
             raise
-        if speaks(session.launcher):
+        if speaks(session.launcher) or getattr(cause, "of_one_process", False):
             print(
                 f"{program}: error: {describe(cause)} (--debug shows the traceback)",
                 file=sys.stderr,
@@ -244,7 +246,8 @@ def _train(session: Session, argv: Sequence[str] | None) -> None:
 
     runner = _build(session, cfg, args)
     _check_batch_size(runner)
-    runner.train()
+    with _explaining(session, cfg, splits):
+        runner.train()
     session.say(_summarise(runner))
     _finish()
 
@@ -288,7 +291,8 @@ def _test(session: Session, argv: Sequence[str] | None) -> None:
         from mmengine.registry import METRICS
 
         runner.test_evaluator.metrics.append(METRICS.build(dump_predictions(cfg, args.out)))
-    metrics = runner.test()
+    with _explaining(session, cfg, ("test",)):
+        metrics = runner.test()
     for name, value in metrics.items():
         session.say(f"{name}: {value}")
     session.say(f"log: {runner.log_dir}")
@@ -471,11 +475,12 @@ def _start(session: Session, args: argparse.Namespace) -> Config:
 
 def _choose_start(session: Session, cfg: Config, resume: str | None) -> None:
     """Set ``resume`` and ``load_from`` of the config from ``--resume``."""
-    written_after = 0.0
-    if resume is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        # a process died and torchrun started all of them again: go on from what this run has
-        # written, not from what an earlier one had left in the work directory
-        resume, written_after = "auto", float(os.environ.get(STARTED_VARIABLE, "0"))
+    if STARTED_VARIABLE in os.environ:
+        # this may be a start after a process died: go on from what this run has written, not from
+        # what an earlier one had left in the work directory (torchrun's own count of restarts does
+        # not grow on the machines that survived)
+        written, _ = find_resumable(cfg.work_dir, float(os.environ[STARTED_VARIABLE]))
+        resume = resume if written is None else str(written)
     if resume is None and not cfg.get("resume"):
         if cfg.get("load_from"):
             check_checkpoint(cfg.load_from, "load_from")
@@ -487,7 +492,7 @@ def _choose_start(session: Session, cfg: Config, resume: str | None) -> None:
         session.say(f"resuming from {cfg.load_from}")
         return
     place = Path(named or cfg.work_dir)
-    found, warnings = find_resumable(place, written_after)
+    found, warnings = find_resumable(place)
     for warning in warnings:
         session.say(f"warning: {warning}")
     cfg.resume = found is not None
@@ -559,9 +564,21 @@ def _build(session: Session, cfg: Config, args: argparse.Namespace) -> Runner:
     return runner
 
 
+@contextmanager
+def _explaining(session: Session, cfg: Config, splits: Sequence[str]) -> Iterator[None]:
+    """Say what is wrong with the annotations where a dataset cannot be built from them."""
+    try:
+        yield
+    except Exception as error:
+        found = "" if session.running else explain_annotations(cfg, splits)
+        if not found or isinstance(root_cause(error), UserError):
+            raise
+        raise UserError(found) from error
+
+
 def _check_batch_size(runner: Runner) -> None:
     """Compare the total batch with the one that the learning rate is meant for."""
-    settings = runner.auto_scale_lr or {}
+    settings = getattr(runner, "auto_scale_lr", None) or {}  # FlexibleRunner has none
     base = settings.get("base_batch_size")
     per_process = runner.cfg.train_dataloader.get("batch_size")
     if base is None or per_process is None:

@@ -258,7 +258,7 @@ def test_weight_decay(name):
             {"relative_position_bias_table", "gamma", "beta"},
         ),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_weight_decay_of_other_mixers(mixer, tables):
     """A config keeps its exemptions when its mixer is exchanged; generators are decayed."""

@@ -91,14 +91,15 @@ def train(family: str, optimizer: str, norm_eval: bool, alone: bool) -> dict[str
     wrapper = OptimWrapper(chosen)
     share = slice(None) if alone else slice(get_rank(), None, 2)
     losses, gradients = [], {}
+
+    def keep_gradients(*_: Any) -> None:  # the wrapper clears them after the step
+        for name, parameter in model.named_parameters():
+            gradients.setdefault(name, parameter.grad.clone())
+
+    chosen.register_step_pre_hook(keep_gradients)
     for batch in batches():
         logs = wrapped.train_step({key: value[share] for key, value in batch.items()}, wrapper)
         losses.append(logs["loss"].detach())
-        if not gradients:
-            # update_params clears them before the backward pass, so they are still there
-            gradients = {
-                n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
-            }
     losses = torch.stack(losses)
     if not alone:
         distributed.all_reduce(losses)

@@ -38,7 +38,7 @@ test_evaluator = dict(type='Accuracy', topk=(1,))
 train_cfg = dict(by_epoch=True, max_epochs=1)
 test_cfg = dict()
 env_cfg = dict(dist_cfg=dict(backend='nccl'))
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
 auto_scale_lr = dict(base_batch_size=4)
 custom_hooks = [dict(type='RankSpy', folder={data!r})]
 randomness = dict(seed=0, diff_rank_seed=True)
@@ -278,6 +278,24 @@ def test_a_death_without_restarts_is_told_and_ends_the_run(folder: Path) -> None
     assert last.startswith("dist_train.sh: error: process 1 (pid ")
     assert "was killed by SIGKILL" in last
     assert "MAX_RESTARTS=N" in last
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_sharded_training_resumes_and_ends_where_unsharded_training_does(folder: Path) -> None:
+    work, config = folder / "sharded", folder / "sharded.py"
+    text = (ROOT / "configs/_base_/strategies/fsdp.py").read_text()
+    text = text.replace("min_num_params=1_000_000", "min_num_params=1000")  # several shards
+    config.write_text(CONFIG.format(data=str(folder)) + text + "\ncustom_hooks = []\n")
+    for epochs in (1, 3):
+        options = ("--resume", "--cfg-options", f"train_cfg.max_epochs={epochs}")
+        result = start("dist_train.sh", config, 2, "--work-dir", work, *options, folder=folder)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert f"resuming from {work / 'epoch_1.pth'}" in result.stdout
+    found, expected = (
+        torch.load(path / "epoch_3.pth", weights_only=True)["state_dict"]
+        for path in (work, folder / "undisturbed")
+    )
+    torch.testing.assert_close(dict(found), dict(expected))
 
 
 def test_a_port_in_use_is_named_before_several_machines_wait(folder: Path) -> None:

@@ -1,7 +1,7 @@
 # Fully sharded data parallel training by MMEngine's FlexibleRunner: docs/distributed.md
 runner_type = "FlexibleRunner"
 strategy = dict(
-    type="FSDPStrategy",
+    type="mmvitconv.FSDPStrategy",
     model_wrapper=dict(
         type="MMFullyShardedDataParallel",
         use_orig_params=True,
