@@ -27,6 +27,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import Phase, example, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+from mmengine.runner import CheckpointLoader
 
 from mmvitconv.datasets import mnist, nuclei, trees
 
@@ -49,10 +50,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the counts where the environment asks for them."""
+    counts = dict(sorted(session.config.stash[COUNTS].items()))
     path = os.environ.get("MMVITCONV_TEST_COUNTS")
-    if path:
-        counts = dict(sorted(session.config.stash[COUNTS].items()))
+    if hasattr(session.config, "workeroutput"):  # one of several processes (pytest -n)
+        session.config.workeroutput["counts"] = counts
+    elif path:
         Path(path).write_text(json.dumps(counts, indent=2) + "\n")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Add the counts of a process that has ended."""
+    node.config.stash[COUNTS].update(getattr(node, "workeroutput", {}).get("counts", {}))
+
+
+@pytest.fixture(autouse=True)
+def _loading_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what tools that run inside a test decide for the whole process."""
+    for name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.setenv(name, "0")  # or monkeypatch would not restore it
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
 
 
 @pytest.fixture(scope="session")

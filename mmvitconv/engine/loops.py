@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import count, islice
 from typing import Any
 
@@ -255,8 +256,10 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
             done = 0
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for index, data_batch in enumerate(self._round(self._epoch, skip=done), start=done):
-            self.run_iter(index, data_batch)
+        # closed where an error ends the epoch, so that its workers end with it
+        with closing(self._round(self._epoch, skip=done)) as batches:
+            for index, data_batch in enumerate(batches, start=done):
+                self.run_iter(index, data_batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
@@ -308,13 +311,13 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")  # the whole run counts as one epoch
         self._validate_if_missed()
-        self.dataloader_iterator = self._endless_batches(skip=self._iter)
-        while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-            self._decide_current_val_interval()
-            if self._is_validation_due():
-                self._validate()
+        with closing(self._endless_batches(skip=self._iter)) as self.dataloader_iterator:
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                self.run_iter(next(self.dataloader_iterator))
+                self._decide_current_val_interval()
+                if self._is_validation_due():
+                    self._validate()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model

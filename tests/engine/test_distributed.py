@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine import _strategy
 from mmengine.config import Config
-from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS
+from mmengine.registry import FUNCTIONS, MODEL_WRAPPERS, STRATEGIES
 from torch import distributed, nn
 
 from mmvitconv.engine.distributed import LAUNCHER_VARIABLES, prepare_distributed
@@ -182,7 +181,8 @@ def test_strategies_go_with_a_config(strategy: Path, task: str, tmp_path: Path) 
     leaf.write_text(f"_base_ = {bases!r}\n")
     cfg = Config.fromfile(leaf)
     assert cfg.runner_type == "FlexibleRunner"
-    assert hasattr(_strategy, cfg.strategy.type)
+    with STRATEGIES.switch_scope_and_registry(None):
+        assert STRATEGIES.get(cfg.strategy.type) is not None
     policy = cfg.strategy.get("model_wrapper", {}).get("auto_wrap_policy")
     assert policy is None or callable(FUNCTIONS.get(policy.type))
 

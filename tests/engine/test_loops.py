@@ -3,6 +3,8 @@
 import os
 import pickle
 import random
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import METRICS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
@@ -164,7 +167,7 @@ def state_of(runner: Runner) -> dict:
         "place": (runner.epoch, runner.iter),
         "weights": runner.model.state_dict(),
         "average": average.state_dict(),
-        "optimizer": runner.optim_wrapper.state_dict(),
+        "optimizer": runner.optim_wrapper.state_dict(),  # with that of a loss scaler
         "schedules": [scheduler.state_dict() for scheduler in runner.param_schedulers],
         "curves": {key: torch.from_numpy(value) for key, value in curves.items()},
         "best": (Path(best).name, hub.runtime_info["best_score"]),
@@ -205,12 +208,28 @@ SETTINGS = {
     "seeds by rank": {"randomness": {"seed": 1, "diff_rank_seed": True}},
     "accumulated": {"optim_wrapper": {"accumulative_counts": 4}},
     "saved inside epochs": {"checkpoint": {"by_epoch": False, "interval": 4}},
+    "loss scaler": {
+        "optim_wrapper": {
+            "type": "AmpOptimWrapper",
+            "dtype": "bfloat16",
+            "loss_scale": {"init_scale": 64.0, "growth_interval": 5},
+        }
+    },
     "in workers": {"loader": {"num_workers": 2}},
     "in lasting workers": {"loader": {"num_workers": 2, "persistent_workers": True}},
     "incomplete batches dropped": {"loader": {"drop_last": True, "dataset": Noise(SAMPLES + 1)}},
 }
 
 
+@pytest.fixture
+def _scaler_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMEngine's AmpOptimWrapper without a GPU; the scaler itself works on the CPU."""
+    module = sys.modules[AmpOptimWrapper.__module__]
+    monkeypatch.setattr(module, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(module, "GradScaler", partial(torch.amp.GradScaler, "cpu"))
+
+
+@pytest.mark.usefixtures("_scaler_on_cpu")
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_killed_runs_end_with_the_same_bits(tmp_path: Path, kind: str, name: str) -> None:
@@ -228,6 +247,8 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path, kind: str, name: str
         kills, settings = [("train", 14)], {"randomness": {"seed": None}}
     killed = run_with_kills(tmp_path / "killed", kind, kills, **settings)
     assert_same(state_of(killed), state_of(whole))
+    if name == "loss scaler":
+        assert killed.optim_wrapper.loss_scaler.get_scale() == 64.0 * 2**3  # 18 steps
 
 
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])

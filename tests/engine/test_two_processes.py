@@ -314,7 +314,8 @@ def test_two_processes_step_as_one_does(ranks: list[dict], family: str, optimize
     alone = train(family, optimizer, norm_eval=True, alone=True)
     for found in look_up(ranks, (family, optimizer)):
         assert found["gradients"].keys() == alone["weights"].keys()
-        torch.testing.assert_close(found, alone, rtol=1e-7, atol=1e-9)
+        # of the sizes of these gradients; position tables are resized with weights in float32
+        torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

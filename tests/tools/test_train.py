@@ -232,7 +232,7 @@ def test_resume_auto_falls_back_to_a_readable_checkpoint(trained, tmp_path: Path
     options = ("--work-dir", work, "--resume", "--cfg-options", "train_cfg.max_epochs=1")
     result = run("train.py", trained[1], *options, folder=trained[0])
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "which is damaged" in result.stdout
+    assert f"{work / 'epoch_2.pth'} is damaged (incomplete)" in result.stdout
     assert f"resuming from {work / 'epoch_1.pth'}" in result.stdout
 
 

@@ -128,8 +128,9 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
         The counts, and pytest's last line.
     """
     path = folder / "counts.json"
-    environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path)}
-    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
+    environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses=4", *TESTS]
+    command += ["--dist=loadfile"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
     )
@@ -147,12 +148,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=6, help="per run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--work-dir", type=Path, help="keep the runs there (default: a temporary folder)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            reports = run_chaos(options.kills, options.seed, Path(folder))
-            counts, passed = run_tests(Path(folder))
+            place = options.work_dir or Path(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            reports = run_chaos(options.kills, options.seed, place)
+            counts, passed = run_tests(place)
         except subprocess.CalledProcessError as error:
             print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
             return 1
