@@ -24,26 +24,27 @@ import torch
 from rich.progress import track
 
 ROOT = Path(__file__).resolve().parents[2]
-MNIST = (
-    *("train_dataloader.num_batch_per_epoch=30", "train_dataloader.batch_size=16"),
+COMMON = (
     *("train_dataloader.num_workers=2", "val_dataloader.num_batch_per_epoch=2"),
-    *("train_cfg.max_epochs=4", "model.backbone.drop_path_rate=0.1"),
-    *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=11"),
+    "model.backbone.drop_path_rate=0.1",
 )
-NUCLEI = (
-    *("train_cfg.max_epochs=3", "train_cfg.val_interval=1", "train_dataloader.num_workers=2"),
-    *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=9"),
+EPOCHS = (
+    *COMMON,
+    *("train_dataloader.num_batch_per_epoch=10", "train_dataloader.batch_size=4"),
+    *("train_cfg.max_epochs=3", "train_cfg.val_interval=1"),
+    *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=4"),
 )
-SEMANTIC = (
-    *("train_cfg.max_iters=60", "train_cfg.val_interval=25", "train_dataloader.num_workers=2"),
-    "default_hooks.checkpoint.interval=10",
+ITERATIONS = (
+    *COMMON,
+    *("train_cfg.max_iters=30", "train_cfg.val_interval=12"),
+    "default_hooks.checkpoint.interval=4",
 )
 # config, processes, settings
 RUNS = (
-    ("configs/fcvit/fcvit_tiny_mnist.py", 1, MNIST),
-    ("configs/convmixer/convmixer_256_8_mnist.py", 2, MNIST),
-    ("configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py", 1, NUCLEI),
-    ("configs/fcvit/upernet_fcvit_tiny_nuclei.py", 1, SEMANTIC),
+    ("configs/fcvit/fcvit_tiny_mnist.py", 1, EPOCHS),
+    ("configs/convmixer/convmixer_256_8_mnist.py", 2, EPOCHS),
+    ("configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py", 1, EPOCHS),
+    ("configs/fcvit/upernet_fcvit_tiny_nuclei.py", 1, ITERATIONS),
 )
 TESTS = (
     "tests/engine/test_loops.py",
