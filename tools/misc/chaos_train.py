@@ -39,8 +39,8 @@ from mmvitconv.weights import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "MMVITCONV_CHAOS"  # in the environment of every process of a run
-# what depends on the clock or the machine's load, not on the training
-CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name")
+# what depends on the clock, the machine's load or the state of a git folder, not on the training
+CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name|mmengine_version")
 
 
 @dataclass

@@ -30,7 +30,7 @@ COMMON = (
 )
 EPOCHS = (
     *COMMON,
-    *("train_dataloader.num_batch_per_epoch=10", "train_dataloader.batch_size=4"),
+    *("train_dataloader.num_batch_per_epoch=10", "train_dataloader.batch_size=2"),
     *("train_cfg.max_epochs=3", "train_cfg.val_interval=1"),
     *("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=4"),
 )
