@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -232,7 +233,9 @@ def _scaler_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_scaler_on_cpu")
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_killed_runs_end_with_the_same_bits(tmp_path: Path, kind: str, name: str) -> None:
+def test_killed_runs_end_with_the_same_bits(
+    tmp_path: Path, kind: str, name: str, count: Callable
+) -> None:
     settings = SETTINGS[name]
     if name == "no seed given":  # the first process draws one
         first = build(tmp_path / "whole", kind, **settings)
@@ -247,18 +250,20 @@ def test_killed_runs_end_with_the_same_bits(tmp_path: Path, kind: str, name: str
         kills, settings = [("train", 14)], {"randomness": {"seed": None}}
     killed = run_with_kills(tmp_path / "killed", kind, kills, **settings)
     assert_same(state_of(killed), state_of(whole))
+    count("kills of small runs, no bit different", len(kills))
     if name == "loss scaler":
         assert killed.optim_wrapper.loss_scaler.get_scale() == 64.0 * 2**3  # 18 steps
 
 
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
-def test_killed_after_every_iteration(tmp_path: Path, kind: str) -> None:
+def test_killed_after_every_iteration(tmp_path: Path, kind: str, count: Callable) -> None:
     settings = {"checkpoint": {"by_epoch": False, "interval": 1}}
     whole = build(tmp_path / "whole", kind, **settings)
     whole.train()
     kills = [("train", iteration) for iteration in range(1, TOTAL)]
     killed = run_with_kills(tmp_path / "killed", kind, kills, **settings)
     assert_same(state_of(killed), state_of(whole))
+    count("kills of small runs, no bit different", len(kills))
 
 
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])

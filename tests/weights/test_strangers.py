@@ -160,8 +160,9 @@ def content_for(door: str, ours: dict, theirs: dict) -> dict:
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.usefixtures("safe_loading")
 def test_unreadable_files_are_refused(
-    name: str, classifier: nn.Module, ours: dict, tmp_path: Path
+    name: str, classifier: nn.Module, ours: dict, tmp_path: Path, count: Callable
 ) -> None:
+    count("broken checkpoints refused at every door")
     path = tmp_path / f"bad{UNREADABLE[name].suffix}"
     UNREADABLE[name].write(path, ours, tmp_path / "marker")
     for door in DOORS:
@@ -182,8 +183,9 @@ def test_files_with_code_are_armed(name: str, ours: dict, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [*UNFIT, *OF_ANOTHER_MODEL])
 @pytest.mark.usefixtures("safe_loading")
 def test_unfit_weights_are_refused(
-    name: str, classifier: nn.Module, ours: dict, theirs: dict, tmp_path: Path
+    name: str, classifier: nn.Module, ours: dict, theirs: dict, tmp_path: Path, count: Callable
 ) -> None:
+    count("broken checkpoints refused at every door")
     broken = ALL_BROKEN[name]
     for door in LOADS_WEIGHTS:
         if door != "converter" or name in UNFIT:

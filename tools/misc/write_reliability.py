@@ -110,11 +110,12 @@ def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
     reports = []
     for config, processes, settings in track(RUNS, "killed trainings"):
         work_dir = folder / str(processes)
+        report = work_dir / Path(config).stem / "report.json"
         command = [sys.executable, "tools/misc/chaos_train.py", config, "--seed", str(seed)]
         command += ["--kills", str(kills), "--processes", str(processes)]
         command += ["--work-dir", str(work_dir), "--cfg-options", *settings]
-        subprocess.run(command, cwd=ROOT, check=True)
-        report = work_dir / Path(config).stem / "report.json"
+        if not report.is_file():
+            subprocess.run(command, cwd=ROOT, check=True)
         reports.append(json.loads(report.read_text()))
     return reports
 
@@ -128,7 +129,9 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
     Returns:
         The counts, and pytest's last line.
     """
-    path = folder / "counts.json"
+    path, summary = folder / "counts.json", folder / "tests.txt"
+    if path.is_file() and summary.is_file():
+        return json.loads(path.read_text()), summary.read_text().strip()
     environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses=4", *TESTS]
     command += ["--dist=loadfile"]
@@ -139,6 +142,7 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
     if done.returncode != 0:
         print(done.stdout[-5000:])
         raise subprocess.CalledProcessError(done.returncode, command)
+    summary.write_text(last)
     return json.loads(path.read_text()), last
 
 
@@ -150,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=6, help="per run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--work-dir", type=Path, help="keep the runs there (default: a temporary folder)"
+        "--work-dir",
+        type=Path,
+        help="work there and do not repeat what is finished there (default: a temporary folder)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     options = parser.parse_args(arguments)
@@ -163,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except subprocess.CalledProcessError as error:
             print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
             return 1
+    if any(report["differing"] for report in reports):
+        print(f"runs differ: see the report.json files in {place}", file=sys.stderr)
+        return 1
     rows = [
         f"| {Path(r['config']).stem} | {r['processes']} | {r['seconds']} s | {r['kills']} | "
         f"{r['kills_while_writing']} | {', '.join(r['starting_points'])} | {r['compared']} | "
