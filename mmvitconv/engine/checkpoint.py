@@ -240,6 +240,16 @@ class SafeCheckpointHook(Hook):
         save_atomically.atomic = True
         runner.save_checkpoint = save_atomically
 
+    def before_train(self, runner: Runner) -> None:
+        """Tell MMEngine's hook that the checkpoint from which the run goes on is its last one.
+
+        Otherwise a best score that is found before the next checkpoint is not added to it.
+        """
+        last = runner.message_hub.runtime_info.get("last_ckpt")
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.last_ckpt is None:
+                hook.last_ckpt = last
+
     def before_train_epoch(self, runner: Runner) -> None:
         """Make MMEngine's hook write first and remove then."""
         for hook in find_checkpoint_hooks(runner):  # which opens its backend in before_train
@@ -247,6 +257,9 @@ class SafeCheckpointHook(Hook):
                 hook.file_backend = LateRemoval(hook.file_backend)
             if is_main_process():  # what a killed run left behind
                 Path(hook.out_dir, PARTIAL_NAME).unlink(missing_ok=True)
+
+    # a run that goes on may begin with a validation
+    before_val = before_train_epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace everything in the checkpoint that a safe reader refuses.

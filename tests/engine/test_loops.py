@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import METRICS
@@ -21,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmvitconv.engine.checkpoint import use_safe_loading
-from mmvitconv.engine.loops import SeededDataset
+from mmvitconv.engine.loops import VALIDATED_AT, SeededDataset
 from mmvitconv.engine.randomness import derive_seed
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.errors import CheckpointError, UserError
@@ -264,6 +265,28 @@ def test_killed_after_every_iteration(tmp_path: Path, kind: str, count: Callable
     killed = run_with_kills(tmp_path / "killed", kind, kills, **settings)
     assert_same(state_of(killed), state_of(whole))
     count("kills of small runs, no bit different", len(kills))
+
+
+@pytest.mark.parametrize("kind", [EPOCH, ITERATION])
+@pytest.mark.parametrize("point", ["train", "before validation"])
+def test_best_score_of_a_validation_that_was_made_up_is_saved(
+    tmp_path: Path, kind: str, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(self: Metric, results: list) -> dict:
+        return {"score": 1 / MessageHub.get_current_instance().get_info(VALIDATED_AT)}
+
+    def saved(folder: Path) -> dict:
+        path, _ = find_resumable(folder)
+        hub = torch.load(path, weights_only=True)["message_hub"]
+        return {"logs": hub["log_scalars"]["val/test/score"]["logs"], "place": hub["runtime_info"]}
+
+    monkeypatch.setattr(Metric, "compute_metrics", compute)
+    settings = {"checkpoint": {"by_epoch": False, "interval": 3}}
+    build(tmp_path / "whole", kind, **settings).train()
+    run_with_kills(tmp_path / "killed", kind, [(point, TOTAL - (point == "train"))], **settings)
+    whole, killed = saved(tmp_path / "whole"), saved(tmp_path / "killed")
+    torch.testing.assert_close(killed["logs"], whole["logs"], rtol=0, atol=0)
+    assert killed["place"]["best_score"] == whole["place"]["best_score"]
 
 
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
