@@ -133,7 +133,7 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
     if path.is_file() and summary.is_file():
         return json.loads(path.read_text()), summary.read_text().strip()
     environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses=4", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses=4", *TESTS]
     command += ["--dist=loadfile"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
