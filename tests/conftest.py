@@ -16,20 +16,25 @@ the session ends with writing all of them to it, as a JSON object: ``{"shapes tr
 
 import json
 import os
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import Phase, example, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import CheckpointLoader
 
 from mmvitconv.datasets import mnist, nuclei, trees
+from mmvitconv.engine.checkpoint import use_safe_loading
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 COUNTS = pytest.StashKey[Counter]()
@@ -71,6 +76,21 @@ def _loading_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")  # or monkeypatch would not restore it
         monkeypatch.delenv(name)
     monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
+
+
+@pytest.fixture
+def safe_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are read as the tools read them; an environment that forbids it has no say."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    use_safe_loading()
+
+
+@pytest.fixture
+def scaler_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMEngine's AmpOptimWrapper without a GPU; the scaler itself works on the CPU."""
+    module = sys.modules[AmpOptimWrapper.__module__]
+    monkeypatch.setattr(module, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(module, "GradScaler", partial(torch.amp.GradScaler, "cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmvitconv.datasets.check import explain_annotations
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
 from mmvitconv.engine.resume import find_resumable
@@ -570,6 +569,8 @@ def _explaining(session: Session, cfg: Config, splits: Sequence[str]) -> Iterato
     try:
         yield
     except Exception as error:
+        from mmvitconv.datasets.check import explain_annotations  # imports Pillow
+
         found = "" if session.running else explain_annotations(cfg, splits)
         if not found or isinstance(root_cause(error), UserError):
             raise

@@ -77,7 +77,7 @@ class PlacedBatchSampler:
 
     Attributes:
         seed: Seed of the run.
-        round: How many times the batches were iterated, a part of the seeds.
+        round: Number of the round, from 0, a part of the seeds.
         skip: Batches to pass over, counted down.
     """
 
@@ -98,14 +98,13 @@ class PlacedBatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
         """Iterate the batches of a round as lists of seed and index."""
-        rank, number_of_round = get_rank(), self.round
-        self.round += 1
+        rank = get_rank()
         for number, batch in enumerate(self.batch_sampler):
             if self.skip > 0:
                 self.skip -= 1
                 continue
             yield [
-                (derive_seed(self.seed, "sample", rank, number_of_round, number, place), index)
+                (derive_seed(self.seed, "sample", rank, self.round, number, place), index)
                 for place, index in enumerate(batch)
             ]
 

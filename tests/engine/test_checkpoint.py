@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 
-from mmvitconv.engine.checkpoint import SafeCheckpointHook, from_plain, to_plain, use_safe_loading
+from mmvitconv.engine.checkpoint import SafeCheckpointHook, from_plain, to_plain
 from mmvitconv.errors import CheckpointError
 
 
@@ -23,14 +23,6 @@ class Exploit:
 
     def __reduce__(self):
         return (os.system, (f"touch {self.marker}",))
-
-
-@pytest.fixture
-def safe_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
-    use_safe_loading()
 
 
 def test_plain_data_survive_a_safe_reader(tmp_path: Path) -> None:

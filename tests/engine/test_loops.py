@@ -3,9 +3,7 @@
 import os
 import pickle
 import random
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,17 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import METRICS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mmvitconv.engine.checkpoint import use_safe_loading
 from mmvitconv.engine.loops import VALIDATED_AT, SeededDataset
 from mmvitconv.engine.randomness import derive_seed
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.errors import CheckpointError, UserError
 
+pytestmark = pytest.mark.usefixtures("safe_loading")
 EPOCH, ITERATION = "mmvitconv.ResumableEpochLoop", "mmvitconv.ResumableIterLoop"
 # 12 samples in batches of 2: 6 iterations in an epoch, 3 epochs
 SAMPLES, BATCH, PER_EPOCH, TOTAL = 12, 2, 6, 18
@@ -97,12 +94,8 @@ class Killer(Hook):
 
 
 @pytest.fixture(autouse=True)
-def _safe_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # seconds on a busy disk
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
-    use_safe_loading()
 
 
 def build(work_dir: Path, kind: str, resume: Path | None = None, **settings) -> Runner:
@@ -223,15 +216,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def _scaler_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MMEngine's AmpOptimWrapper without a GPU; the scaler itself works on the CPU."""
-    module = sys.modules[AmpOptimWrapper.__module__]
-    monkeypatch.setattr(module, "is_cuda_available", lambda: True)
-    monkeypatch.setattr(module, "GradScaler", partial(torch.amp.GradScaler, "cpu"))
-
-
-@pytest.mark.usefixtures("_scaler_on_cpu")
+@pytest.mark.usefixtures("scaler_on_cpu")
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_killed_runs_end_with_the_same_bits(

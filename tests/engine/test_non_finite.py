@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
-from mmengine.optim import AmpOptimWrapper, BaseOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
@@ -399,14 +398,6 @@ def test_bfloat16(tmp_path: Path, wrapper: dict) -> None:
     with pytest.raises(NonFiniteError, match=r"output of backbone\.trouble"):
         build_runner(tmp_path, data, [HOOK], model=skipping.model, **deepcopy(settings)).train()
     assert kinds == [torch.bfloat16] * 3, "the repetition uses the same precision"
-
-
-@pytest.fixture
-def scaler_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MMEngine's AmpOptimWrapper without a GPU; the scaler itself works on the CPU."""
-    module = sys.modules[AmpOptimWrapper.__module__]
-    monkeypatch.setattr(module, "is_cuda_available", lambda: True)
-    monkeypatch.setattr(module, "GradScaler", partial(torch.amp.GradScaler, "cpu"))
 
 
 @pytest.mark.usefixtures("scaler_on_cpu")

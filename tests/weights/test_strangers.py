@@ -26,7 +26,7 @@ from oracles.fcvit import OracleFCViT
 from torch import nn
 from weights.broken_files import OF_ANOTHER_MODEL, UNFIT, UNREADABLE, BrokenFile
 
-from mmvitconv.engine.checkpoint import SafeCheckpointHook, use_safe_loading
+from mmvitconv.engine.checkpoint import SafeCheckpointHook
 from mmvitconv.errors import CheckpointError
 from mmvitconv.models import FCViT
 from mmvitconv.weights import adapt_checkpoint, check_match, check_values, load_backbone, load_file
@@ -72,14 +72,6 @@ def theirs() -> dict[str, Any]:
     """An honest checkpoint of the original authors."""
     network = OracleFCViT([1, 2, 1, 1], [16, 32, 64, 128], [4, 4, 2, 2], num_classes=6)
     return {"state_dict": dict(network.state_dict()), "epoch": 300}
-
-
-@pytest.fixture
-def safe_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
-    use_safe_loading()
 
 
 class Loop(BaseLoop):
