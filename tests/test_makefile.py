@@ -48,20 +48,19 @@ def test_help_names_the_stack():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stack", "folder", "options"),
+    ("arguments", "stack", "folder"),
     [
-        ((), "upstream", ".venv", ""),
-        (("STACK=upstream",), "upstream", ".venv", ""),
-        (("STACK=onedl",), "onedl", ".venv-onedl", "-m smoke"),
+        ((), "upstream", ".venv"),
+        (("STACK=upstream",), "upstream", ".venv"),
+        (("STACK=onedl",), "onedl", ".venv-onedl"),
     ],
 )
-def test_each_stack_has_an_environment_of_its_own(arguments, stack, folder, options):
+def test_each_stack_has_an_environment_of_its_own(arguments, stack, folder):
     done = make("--dry-run", "test", *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == [
-        *(f"{folder}/bin/python", "-m", "pytest"),
-        *options.split(),
-    ]
+    command = done.stdout.replace("\\\n", " ").splitlines()[-1]
+    assert f" {folder}/bin/python -m pytest " in command
+    assert command.endswith("-m smoke") == (stack == "onedl")
     assert set(re.findall(r"requirements/(\w+)\.txt", done.stdout)) == {stack, "dev"}
     assert set(re.findall(r"\.venv[\w-]*(?=/)", done.stdout)) == {folder}
 

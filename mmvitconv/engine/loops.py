@@ -185,6 +185,18 @@ class _Resumable(BaseLoop):
         # runner.seed differs by rank where the config wants that
         seed_process(derive_seed(self.runner.seed, purpose, self._iter))
 
+    def _call_before_train(self) -> None:
+        """Call the hooks; MMEngine's counters of the last iteration stay until the next one.
+
+        Its hook sets them to the iteration to come, and a checkpoint that is written before that (a
+        validation that is made up, found to be the best) would hold other numbers.
+        """
+        hub = self.runner.message_hub
+        names = ("epoch", "iter") if self._iter > 0 else ()
+        resumed = {name: hub.get_info(name) for name in names if name in hub.runtime_info}
+        self.runner.call_hook("before_train")
+        hub.update_info_dict(resumed)
+
     def _validate(self) -> None:
         """Validate, and note it where the next checkpoint keeps it."""
         # before, as the hook that saves the best checkpoint runs inside
@@ -230,7 +242,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         Returns:
             The model.
         """
-        self.runner.call_hook("before_train")
+        self._call_before_train()
         if self._iter == self._epoch * len(self.dataloader):  # not inside an epoch
             self._validate_if_missed()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -307,7 +319,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         Returns:
             The model.
         """
-        self.runner.call_hook("before_train")
+        self._call_before_train()
         self.runner.call_hook("before_train_epoch")  # the whole run counts as one epoch
         self._validate_if_missed()
         with closing(self._endless_batches(skip=self._iter)) as self.dataloader_iterator:

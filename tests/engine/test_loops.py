@@ -252,10 +252,17 @@ def test_killed_after_every_iteration(tmp_path: Path, kind: str, count: Callable
     count("kills of small runs, no bit different", len(kills))
 
 
-@pytest.mark.parametrize("kind", [EPOCH, ITERATION])
+@pytest.mark.parametrize(
+    ("kind", "checkpoint"),
+    [
+        (EPOCH, {}),
+        (EPOCH, {"by_epoch": False, "interval": 3}),
+        (ITERATION, {"by_epoch": False, "interval": 3}),
+    ],
+)
 @pytest.mark.parametrize("point", ["train", "before validation"])
-def test_best_score_of_a_validation_that_was_made_up_is_saved(
-    tmp_path: Path, kind: str, point: str, monkeypatch: pytest.MonkeyPatch
+def test_a_validation_that_was_made_up_is_saved_as_if_in_one_go(
+    tmp_path: Path, kind: str, checkpoint: dict, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compute(self: Metric, results: list) -> dict:
         return {"score": 1 / MessageHub.get_current_instance().get_info(VALIDATED_AT)}
@@ -263,15 +270,18 @@ def test_best_score_of_a_validation_that_was_made_up_is_saved(
     def saved(folder: Path) -> dict:
         path, _ = find_resumable(folder)
         hub = torch.load(path, weights_only=True)["message_hub"]
-        return {"logs": hub["log_scalars"]["val/test/score"]["logs"], "place": hub["runtime_info"]}
+        paths = ("cfg", "last_ckpt", "best_ckpt", "experiment_name")
+        notes = {key: value for key, value in hub["runtime_info"].items() if key not in paths}
+        return {"logs": hub["log_scalars"]["val/test/score"]["logs"], "notes": notes}
 
     monkeypatch.setattr(Metric, "compute_metrics", compute)
-    settings = {"checkpoint": {"by_epoch": False, "interval": 3}}
+    settings = {"checkpoint": checkpoint}
     build(tmp_path / "whole", kind, **settings).train()
     run_with_kills(tmp_path / "killed", kind, [(point, TOTAL - (point == "train"))], **settings)
     whole, killed = saved(tmp_path / "whole"), saved(tmp_path / "killed")
     torch.testing.assert_close(killed["logs"], whole["logs"], rtol=0, atol=0)
-    assert killed["place"]["best_score"] == whole["place"]["best_score"]
+    assert killed["notes"] == whole["notes"]
+    assert {"best_score", "epoch", "iter"} <= whole["notes"].keys()
 
 
 @pytest.mark.parametrize("kind", [EPOCH, ITERATION])
