@@ -6,7 +6,8 @@ PYTHON ?= python3
 STACK ?= upstream
 VENV_upstream := .venv
 VENV_onedl := .venv-onedl
-PYTEST_upstream :=
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+PYTEST_upstream := $(if $(CHROMIUM),,-m 'not browser')
 PYTEST_onedl := -m smoke
 VENV := $(VENV_$(STACK))
 ifeq ($(VENV),)
@@ -66,6 +67,7 @@ demo: setup
 	echo "total time: $$(( $$(date +%s) - $(BEGIN) )) seconds"
 
 test: setup
+	@$(if $(CHROMIUM)$(filter onedl,$(STACK)),:,echo "No Chromium: the tests of the web page are left out (Debian: apt install chromium)")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
 	  $(PYTEST_$(STACK))
 
