@@ -20,13 +20,14 @@ DEMO_CONFIG := configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
 DEMO_DIR := work_dirs/demo
 BEGIN := $(shell date +%s)
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test docs lint clean
 .NOTPARALLEL:
 
 help:
 	@echo "make setup   create $(VENV) and install everything, if needed"
 	@echo "make demo    train, test and show Mask R-CNN with FCViT on microscopy images"
 	@echo "make test    run the whole test suite; with STACK=onedl its smoke part"
+	@echo "make docs    write the documentation into site/"
 	@echo "make lint    check the style (ruff)"
 	@echo "make clean   remove caches, builds and the demo's results, keep environments and data"
 	@echo "Options: PYTHON=python3.12 names the interpreter that a new environment is made from;"
@@ -71,10 +72,15 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
 	  $(PYTEST_$(STACK))
 
+# Strict: a warning is an error. The variable is about the future of MkDocs, not about these pages.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis $(DEMO_DIR)
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis $(DEMO_DIR)
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -1,5 +1,9 @@
 """Packaging of mmvitconv.
 
+A wheel holds configs, tools and ``model-index.yml`` in ``mmvitconv/.mim``, where OpenMMLab's
+``mim`` and :mod:`mmvitconv.resources` look for them. They are copied while it is built; the
+source folder stays as it is.
+
 Besides the package, an installation places one file, ``mmvitconv.pth``, beside it: Python runs its
 line at start-up, which imports mmvitconv (no torch, about a millisecond). Without it an
 interpreter that has imported nothing of ours could not build ``type='mmvitconv.FCViT'`` from
@@ -12,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -26,20 +31,42 @@ ROOT = Path(__file__).resolve().parent
 START_FILE = "mmvitconv.pth"
 START_LINE = r'import sys; exec("try: import mmvitconv\nexcept Exception: pass")' + "\n"
 
+# What a wheel holds in mmvitconv/.mim, by path in the repository.
+SHIPPED = (
+    "model-index.yml",
+    *("configs/**/*.py", "configs/**/*.yml", "configs/**/*.md"),
+    *("tools/**/*.py", "tools/**/*.sh"),
+)
+
 
 class BuildWithStartFile(build_py):
-    """Put the start-up file beside the package in wheels and plain installations."""
+    """Put the start-up file beside the package, and ``.mim`` into it, where it is no editable."""
 
     def run(self) -> None:
-        """Build the package, then write the start-up file."""
+        """Build the package, then write what is added to it."""
         super().run()
-        if not self.editable_mode:
-            Path(self.build_lib, START_FILE).write_text(START_LINE)
+        if self.editable_mode:
+            return
+        Path(self.build_lib, START_FILE).write_text(START_LINE)
+        # an earlier build may have left files that are no longer shipped
+        shutil.rmtree(Path(self.build_lib, "mmvitconv", ".mim"), ignore_errors=True)
+        for source, target in self._shipped():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """Return all files that are built, the start-up file included."""
-        extra = [] if self.editable_mode else [str(Path(self.build_lib, START_FILE))]
-        return [*super().get_outputs(include_bytecode), *extra]
+        """Return all files that are built, the added ones included."""
+        outputs = super().get_outputs(include_bytecode)
+        if self.editable_mode:
+            return outputs
+        added = [Path(self.build_lib, START_FILE), *(target for _, target in self._shipped())]
+        return [*outputs, *map(str, added)]
+
+    def _shipped(self) -> list[tuple[Path, Path]]:
+        """Return the files of ``.mim``: where each is, and where it goes."""
+        folder = Path(self.build_lib, "mmvitconv", ".mim")
+        files = sorted({path for pattern in SHIPPED for path in ROOT.glob(pattern)})
+        return [(path, folder / path.relative_to(ROOT)) for path in files]
 
 
 class EditableWithStartFile(editable_wheel):
@@ -80,6 +107,13 @@ CORE = ["mmengine>=0.10.4,<1", "mmcv-lite>=2.1.0,<2.2", "setuptools<82"]
 CLASSIFICATION = [*CORE, "mmpretrain>=1.2.0,<2", "timm>=1.0"]
 DETECTION = [*CORE, "mmdet>=3.3.0,<4"]
 SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
+# What single commands of mmvitconv need, from the major version that was tested.
+COMMANDS = {
+    "serve": ["gradio>=6,<7"],
+    "analysis": ["grad-cam>=1.5,<2", "matplotlib>=3.8"],
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30"],
+}
 EXTRAS = {
     "cls": CLASSIFICATION,
     "det": DETECTION,
@@ -95,11 +129,11 @@ EXTRAS = {
         "ftfy",
         "regex",
     ],
+    **COMMANDS,
     "dev": [
+        *(requirement for group in COMMANDS.values() for requirement in group),
         "hypothesis>=6.100",
-        "onnx>=1.16",
-        "onnxruntime>=1.18",
-        "onnxscript>=0.3",
+        "playwright>=1.49",
         "pre-commit>=3.5",
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -118,6 +152,7 @@ setup(
     packages=find_packages(include=["mmvitconv", "mmvitconv.*"]),
     install_requires=["torch>=2.4", "torchvision>=0.19"],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mmvitconv=mmvitconv.cli:main"]},
     cmdclass={"build_py": BuildWithStartFile, "editable_wheel": EditableWithStartFile},
     classifiers=[
         "Operating System :: OS Independent",

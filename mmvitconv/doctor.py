@@ -1,4 +1,4 @@
-"""``python -m mmvitconv.doctor``: one screen about the environment, and what is wrong with it.
+"""``mmvitconv doctor``: one screen about the environment, and what is wrong with it.
 
 Prints versions, which OpenMMLab stack is installed, who runs mmcv's operators, and every problem
 with the one line that mends it. Exit code 1 when there is a problem, 0 otherwise.
@@ -6,11 +6,12 @@ with the one line that mends it. Exit code 1 when there is a problem, 0 otherwis
 
 from __future__ import annotations
 
+import argparse
 import platform
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -394,8 +395,18 @@ def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Print the screen; return 1 when something is wrong, 0 otherwise."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the screen.
+
+    Args:
+        arguments: The command line, which has no options; None for ``sys.argv``.
+
+    Returns:
+        1 when something is wrong, 0 otherwise.
+    """
+    argparse.ArgumentParser(
+        "mmvitconv doctor", description="What is installed and what is wrong."
+    ).parse_args(arguments)
     warnings.simplefilter("ignore")  # deprecations inside OpenMMLab would bury the screen
     installed = installed_versions()
     probes = probe(installed)

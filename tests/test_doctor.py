@@ -176,11 +176,11 @@ def test_screen_names_what_is_not_installed():
 def test_exit_code_follows_the_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "installed_versions", lambda: BASE)
     monkeypatch.setattr(doctor, "probe", lambda installed: Probes())
-    assert doctor.main() == 1
+    assert doctor.main([]) == 1
     assert "no OpenMMLab package" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "installed_versions", lambda: UPSTREAM)
     monkeypatch.setattr(doctor, "probe", lambda installed: WELL)
-    assert doctor.main() == 0
+    assert doctor.main([]) == 0
 
 
 @pytest.mark.smoke

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shlex
 import statistics
@@ -16,7 +17,88 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["command_line", "measure", "peak_memory", "threads"]
+__all__ = ["Timer", "command_line", "measure", "peak_memory", "stopwatch", "take_turns", "threads"]
+
+Timer = Callable[[Callable[[], object]], float]  # runs a function, returns the seconds it took
+LEAST_ROUNDS = 5  # a budget of time cuts no measurement shorter than that
+
+
+def stopwatch(device: str) -> Timer:
+    """What takes the time of one call.
+
+    On a GPU these are two events of its own clock, so that what the host does meanwhile does not
+    count, and the call returns when the work is done.
+
+    Args:
+        device: Device type.
+
+    Returns:
+        A function that runs a function and returns its seconds.
+    """
+
+    def on_gpu(function: Callable[[], object]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def on_host(function: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return on_gpu if device == "cuda" else on_host
+
+
+def take_turns(
+    functions: Mapping[Any, Callable[[], object]],
+    rounds: int,
+    timer: Timer,
+    warm_up: int = 1,
+    seconds: float | None = None,
+    after_call: Callable[[], object] = lambda: None,
+) -> dict[Any, list[float]]:
+    """Seconds of each call of functions that take turns; the order rotates from round to round.
+
+    Python's garbage collector rests while they run and works between the rounds.
+
+    Args:
+        functions: What to measure, by any key.
+        rounds: Calls of each, at least 1.
+        timer: As of :func:`stopwatch`.
+        warm_up: Rounds before the first that counts.
+        seconds: Stop after the round in which the counted calls have taken so long together, but
+            not before the fifth; None stops after ``rounds``.
+        after_call: Called after each call, for a progress bar.
+
+    Returns:
+        The times, by key, all equally many and in the order of the rounds.
+    """
+    times: dict[Any, list[float]] = {key: [] for key in functions}
+    order = list(functions)
+    collects = gc.isenabled()
+    gc.freeze()  # between the rounds only what they left is looked at
+    try:
+        for turn in range(-warm_up, rounds):
+            gc.collect()
+            gc.disable()
+            order = order[1:] + order[:1]
+            for key in order:
+                taken = timer(functions[key])
+                if turn >= 0:
+                    times[key].append(taken)
+                after_call()
+            spent = sum(map(sum, times.values()))
+            if seconds is not None and spent > seconds and turn + 1 >= LEAST_ROUNDS:
+                break
+    finally:
+        gc.unfreeze()
+        if collects:
+            gc.enable()
+    return times
 
 
 def measure(
@@ -102,6 +184,11 @@ class _LiveStorages(TorchDispatchMode):
         """Run one operator and note what is new."""
         for value in tree_iter((args, kwargs)):  # existed before: views of it cost nothing
             self._note(value, counts=False)
+        # Under inference mode composite operators (linear, attention) arrive whole.
+        with self:
+            out = func.decompose(*args, **(kwargs or {}))
+        if out is not NotImplemented:
+            return out
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):
             self._note(value, counts=True)

@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 after an error that the user can mend, 2 after a wrong command line, 130
         after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # not list(...): once imported, the command of that name hides it in this module
+    arguments = [*(sys.argv[1:] if arguments is None else arguments)]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -17,6 +17,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmvitconv.errors import UserError
+from mmvitconv.resources import find_config
 
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 # What MMEngine's runner and the tools read from the config besides the arguments of the runner.
@@ -112,7 +113,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser to extend.
     """
-    parser.add_argument("config", help="path of a config file, e.g. configs/fcvit/*.py")
+    parser.add_argument(
+        "config", help="a config file, or the name of a shipped one, e.g. maskrcnn_fcvit_s12_coco"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -124,11 +127,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(path: str) -> Config:
+def load_config(path: str | Path) -> Config:
     """Read a config file.
 
     Args:
-        path: Path of a ``.py``, ``.json`` or ``.yaml`` file.
+        path: Path of a ``.py``, ``.json`` or ``.yaml`` file, or the name of a shipped config, see
+            :func:`mmvitconv.resources.find_config`.
 
     Returns:
         The config with its ``_base_`` files merged.
@@ -136,15 +140,11 @@ def load_config(path: str) -> Config:
     Raises:
         UserError: When the file does not exist (with similar names) or cannot be parsed.
     """
-    file = Path(path)
-    if not file.is_file():
-        near = _similar_configs(file)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see the folder configs/"
-        raise UserError(f"there is no config file {path!r}; {hint}")
+    file = find_config(path)
     if file.suffix not in CONFIG_SUFFIXES:
-        raise UserError(f"a config is a {', '.join(CONFIG_SUFFIXES)} file, got {path!r}")
+        raise UserError(f"a config is a {', '.join(CONFIG_SUFFIXES)} file, got {str(path)!r}")
     try:
-        return Config.fromfile(path)
+        return Config.fromfile(file)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the config {path} cannot be read: {reason}") from error
@@ -212,20 +212,6 @@ def _named_parameters(function: Any) -> tuple[set[str], bool]:
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = {parameter.name for parameter in parameters if parameter.kind not in variadic}
     return names, any(parameter.kind is variadic[0] for parameter in parameters)
-
-
-def _similar_configs(file: Path) -> list[str]:
-    """Return up to three config files with a name like that of ``file``."""
-    roots = [Path("configs"), Path(__file__).resolve().parents[2] / "configs"]
-    root = next((root for root in roots if root.is_dir()), None)
-    if root is None:
-        return []
-    files = {
-        candidate.stem: candidate
-        for candidate in sorted(root.rglob("*.py"))
-        if "_base_" not in candidate.parts
-    }
-    return [str(files[stem]) for stem in get_close_matches(file.stem, files, n=3, cutoff=0.6)]
 
 
 def _check_key(cfg: Config, key: str) -> Any:

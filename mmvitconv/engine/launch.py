@@ -1,4 +1,6 @@
-"""``tools/train.py`` and ``tools/test.py``: from a command line to MMEngine's runner.
+"""Training and testing: from a command line to MMEngine's runner.
+
+``tools/train.py`` and ``mmvitconv train`` are the same, and so are those that test.
 
 The order is: arguments, config, ``--cfg-options``, data, checkpoints, and only then the imports and
 the building that take long, so that a mistake is named at once.
@@ -48,12 +50,14 @@ class Session:
     """What the handling of errors has to know about the running tool.
 
     Attributes:
+        program: The tool's name, in its usage and before its errors.
         launcher: How the process was started, one of :data:`LAUNCHERS`.
         debug: Show tracebacks always.
         running: The loop over the data has begun.
         advice: Line that is printed after Ctrl-C.
     """
 
+    program: str
     launcher: str = "none"
     debug: bool = False
     running: bool = False
@@ -73,28 +77,30 @@ class Session:
             print(text, flush=True)
 
 
-def run_training(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/train.py``.
+def run_training(argv: Sequence[str] | None = None, program: str = "train.py") -> int:
+    """Run ``tools/train.py`` or ``mmvitconv train``.
 
     Args:
         argv: Arguments without the program's name; default: the command line.
+        program: The name in the usage and before errors.
 
     Returns:
         Exit code: 0, 1 after an error, 130 after Ctrl-C.
     """
-    return run_tool("train.py", _train, argv)
+    return run_tool(program, _train, argv)
 
 
-def run_testing(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/test.py``.
+def run_testing(argv: Sequence[str] | None = None, program: str = "test.py") -> int:
+    """Run ``tools/test.py`` or ``mmvitconv test``.
 
     Args:
         argv: Arguments without the program's name; default: the command line.
+        program: The name in the usage and before errors.
 
     Returns:
         Exit code: 0, 1 after an error, 130 after Ctrl-C.
     """
-    return run_tool("test.py", _test, argv)
+    return run_tool(program, _test, argv)
 
 
 def run_print_config(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +133,7 @@ def run_tool(
     Returns:
         Exit code.
     """
-    session = Session()
+    session = Session(program)
     try:
         tool(session, argv)
     except KeyboardInterrupt:
@@ -218,7 +224,7 @@ def _train(session: Session, argv: Sequence[str] | None) -> None:
     Raises:
         UserError: When the input cannot work.
     """
-    args = _train_parser().parse_args(argv)
+    args = _train_parser(session.program).parse_args(argv)
     cfg = _start(session, args)
     require(cfg, ("train_dataloader", "train_cfg", "optim_wrapper"), "to train")
     if args.no_validate:
@@ -236,8 +242,9 @@ def _train(session: Session, argv: Sequence[str] | None) -> None:
         cfg.auto_scale_lr.enable = True
     if args.amp:
         _enable_amp(cfg)
+    command = "python tools/train.py" if session.program == "train.py" else session.program
     session.advice = (
-        f"Go on from the last checkpoint: python tools/train.py {args.config} "
+        f"Go on from the last checkpoint: {command} {args.config} "
         f"--work-dir {cfg.work_dir} --resume"
     )
 
@@ -261,7 +268,7 @@ def _test(session: Session, argv: Sequence[str] | None) -> None:
     Raises:
         UserError: When the input cannot work.
     """
-    parser = _test_parser()
+    parser = _test_parser(session.program)
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         parser.error(f"--out writes a .pkl or .pickle file, got {args.out!r}")
@@ -313,7 +320,7 @@ def _print_config(session: Session, argv: Sequence[str] | None) -> None:
     Raises:
         UserError: When the config or an option cannot work.
     """
-    parser = argparse.ArgumentParser("print_config.py", description="Print a whole config.")
+    parser = argparse.ArgumentParser(session.program, description="Print a whole config.")
     add_config_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     args = parser.parse_args(argv)
@@ -417,9 +424,9 @@ def _base_parser(program: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _train_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``tools/train.py``."""
-    parser = _base_parser("train.py", "Train a classifier, detector or segmentor.")
+def _train_parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser of ``tools/train.py`` and ``mmvitconv train``."""
+    parser = _base_parser(program, "Train a classifier, detector or segmentor.")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -439,9 +446,9 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _test_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``tools/test.py``."""
-    parser = _base_parser("test.py", "Test a checkpoint of a classifier, detector or segmentor.")
+def _test_parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser of ``tools/test.py`` and ``mmvitconv test``."""
+    parser = _base_parser(program, "Test a checkpoint of a classifier, detector or segmentor.")
     parser.add_argument("checkpoint", help="the checkpoint to test")
     parser.add_argument("--out", metavar="FILE", help="write the predictions to a .pkl file")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture of every prediction")
@@ -467,7 +474,7 @@ def _start(session: Session, args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs", Path(args.config).stem))
+        cfg.work_dir = str(Path("work_dirs", Path(cfg.filename).stem))
     cfg.launcher = args.launcher
     return cfg
 
@@ -547,9 +554,6 @@ def _build(session: Session, cfg: Config, args: argparse.Namespace) -> Runner:
     prepare_distributed(cfg, args.launcher)
     wrapper = cfg.get("optim_wrapper") or {}
     wanted = ["mmvitconv.SafeCheckpointHook", "mmvitconv.BadDataHook", "mmvitconv.NonFiniteHook"]
-    from mmvitconv.registry import HOOKS as H  # TEMPORARY until both hooks exist
-
-    wanted = [kind for kind in wanted if H.get(kind) is not None]
     if args.amp or wrapper.get("type") == "AmpOptimWrapper":
         wanted.append("mmvitconv.Float32BoxesHook")
     if wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":

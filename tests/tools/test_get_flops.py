@@ -1,22 +1,14 @@
 """The command, as a user runs it and as a function."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
+from mmvitconv.cli import flops, run
+
 TOOL = "tools/analysis_tools/get_flops.py"
 CONFIG = "configs/fcvit/fcvit_tiny_imagenet.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("get_flops", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 # specs/fcvit.md section 2: 0.900 for the layers and 0.902 with the similarity product, the head of
 # 320 x 1000 (0.0003) included. Parameters: trunk and final norm, with the head.
@@ -38,17 +30,17 @@ def test_the_command_in_a_fresh_process():
     assert "Every operator that ran is counted or free" in done.stdout
 
 
-def test_shape_and_options(tool, capsys):
+def test_shape_and_options(capsys):
     arguments = [CONFIG, "--shape", "64", "96", "--cfg-options", "model.head.num_classes=7"]
-    assert tool.main(arguments) == 0
+    assert flops.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "64 x 96" in printed
     assert f"{320 * 7 + 7:,}" in printed
-    assert tool.main([CONFIG, "--shape", "32"]) == 0
+    assert flops.main([CONFIG, "--shape", "32"]) == 0
     assert "32 x 32" in capsys.readouterr().out
 
 
-def test_uncounted_operators_and_idle_parts_are_listed(tool, capsys):
+def test_uncounted_operators_and_idle_parts_are_listed(capsys):
     from mmvitconv.analysis import Complexity, ConfigComplexity, Macs, PartComplexity
 
     model = Complexity(5, Macs(7), uncounted={"aten.linalg_inv_ex": 2})
@@ -56,7 +48,7 @@ def test_uncounted_operators_and_idle_parts_are_listed(tool, capsys):
         PartComplexity("backbone", "Net", 2, Macs(7)),
         PartComplexity("auxiliary_head", "Head", 3, Macs()),
     )
-    tool.show(ConfigComplexity((1, 1), parts, model, ("A note.",)), tool.Console(width=100))
+    flops.show(ConfigComplexity((1, 1), parts, model, ("A note.",)), flops.Console(width=100))
     printed = capsys.readouterr().out
     assert "Not counted, no formula: aten.linalg_inv_ex (2x)." in printed
     assert "not run at inference: auxiliary_head." in printed
@@ -72,9 +64,9 @@ def test_uncounted_operators_and_idle_parts_are_listed(tool, capsys):
         ([CONFIG, "--cfg-options", "model.backbone.arch=huge"], "huge"),
     ],
 )
-def test_mistakes_are_one_sentence(tool, capsys, arguments, words):
-    assert tool.main(arguments) == 1
+def test_mistakes_are_one_sentence(capsys, arguments, words):
+    assert run("flops", *arguments) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
+    assert captured.err.startswith("mmvitconv flops: error: ")
     assert words in captured.err
     assert "whole model" not in captured.out

@@ -26,6 +26,7 @@ from oracles.fcvit import OracleFCViT
 from torch import nn
 from weights.broken_files import OF_ANOTHER_MODEL, UNFIT, UNREADABLE, BrokenFile
 
+from mmvitconv.cli.convert import convert_file
 from mmvitconv.engine.checkpoint import SafeCheckpointHook
 from mmvitconv.errors import CheckpointError
 from mmvitconv.models import FCViT
@@ -115,7 +116,7 @@ def through_demo_report(path: Path, model: nn.Module) -> None:
 def through_converter(path: Path, model: nn.Module) -> None:
     target = path.with_name("converted.pth")
     try:
-        tool("model_converters/convert_official.py").convert_file("fcvit", path, target)
+        convert_file("fcvit", path, target)
     finally:
         assert not target.exists()
 
@@ -199,7 +200,7 @@ def test_honest_files_pass_every_door(
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
         if door == "converter":
             target = path.with_suffix(".converted")
-            tool("model_converters/convert_official.py").convert_file("fcvit", path, target)
+            convert_file("fcvit", path, target)
             load_backbone(FCViT(ARCH), str(target))
         else:
             DOORS[door](path, classifier)

@@ -32,15 +32,15 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from mmvitconv import __version__
+from mmvitconv.apis.building import build_model, choose_device
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.datasets.progress import progress
-from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.weights import adapt_checkpoint, check_match, load_file
+from mmvitconv.errors import UserError
+from mmvitconv.weights import load_file
 
 COLUMNS = ("image", "ground truth", "prediction")
 
@@ -82,21 +82,8 @@ def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
     Raises:
         CheckpointError: if the file is unsafe or damaged, or its keys or shapes do not match.
     """
-    # The checkpoint holds all weights: no pretrained backbone has to be read first.
-    if "init_cfg" in cfg.model.backbone:
-        cfg.model.backbone.init_cfg = None
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    content = load_file(checkpoint)
-    try:
-        state_dict = adapt_checkpoint(content, model)["state_dict"]
-        check_match(state_dict, model, source=str(checkpoint))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{checkpoint} does not hold the weights of this config's model: {error}"
-        ) from error
-    model.load_state_dict(state_dict)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval()
+    model = build_model(cfg, load_file(checkpoint), str(checkpoint))
+    return model.to(choose_device(None)).eval()
 
 
 def predict(

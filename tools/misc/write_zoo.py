@@ -1,6 +1,9 @@
-"""Write what can be counted of every config into its head comment, its metafile and its README.
+"""Write what can be counted of every config and architecture to where it is said.
 
 python tools/misc/write_zoo.py [--check]
+
+That is the head comment of each config, the metafile and the README of each family, the project's
+README (all architectures) and ``docs/zoo.md`` (these and all configs).
 
 Parameters and multiply-adds come from the models themselves. Published results are written by
 hand, in the metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
@@ -29,6 +32,7 @@ from mmvitconv.analysis.measure import default_shape
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
+from mmvitconv.zoo import list_archs
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTRAINED = "not trained here;"
@@ -39,6 +43,10 @@ TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOT
 HEADER = (
     "| config | model | backbone | multiply-adds | image | published, not reproduced here "
     "| trained here |\n|---|---:|---:|---:|---|---|---|\n"
+)
+ARCH_HEADER = (
+    "| backbone | `arch` | parameters | multiply-adds | strides | ImageNet top-1, published |\n"
+    "|---|---|---:|---:|---|---|\n"
 )
 
 
@@ -197,15 +205,31 @@ def _complete(
     return {**first, **{k: v for k, v in model.items() if k not in first}}
 
 
+@dataclass(frozen=True)
+class Family:
+    """A folder of configs: its name, its files as they should be, and what tables are made of."""
+
+    name: str
+    directory: str
+    texts: Mapping[Path, str]
+    models: Sequence[Mapping[str, Any]]
+    costs: Mapping[str, Costs]
+    measured: Mapping[str, str]
+
+
 def table_of(
-    models: Sequence[Mapping[str, Any]], costs: Mapping[str, Costs], measured: Mapping[str, str]
+    models: Sequence[Mapping[str, Any]],
+    costs: Mapping[str, Costs],
+    measured: Mapping[str, str],
+    folder: str = "",
 ) -> str:
-    """The README's table.
+    """The table of a family's configs.
 
     Args:
         models: The models of the metafile, in its order.
         costs: What each of them costs, by config name.
         measured: The ``# Measured:`` text of each.
+        folder: Where the configs are, seen from the page.
 
     Returns:
         Lines of Markdown.
@@ -221,7 +245,7 @@ def table_of(
         )
         trained = "" if measured[name].startswith(UNTRAINED) else measured[name]
         cells = (
-            f"[{name}]({name}.py)",
+            f"[{name}]({folder}{name}.py)",
             f"{cost.parameters / 1e6:.2f} M",
             f"{cost.backbone_parameters / 1e6:.2f} M",
             f"{cost.macs / 1e9:.2f} G",
@@ -233,14 +257,14 @@ def table_of(
     return HEADER + "".join(rows)
 
 
-def update_family(folder: Path) -> dict[Path, str]:
+def update_family(folder: Path) -> Family:
     """Compute the files of one family as they should be.
 
     Args:
         folder: A folder in ``configs`` with ``metafile.yml`` and ``README.md``.
 
     Returns:
-        The text of each config, the metafile and the README, by path.
+        The family, with the text of each config, the metafile and the README.
 
     Raises:
         UserError: A file lacks the place that shall be filled in.
@@ -256,14 +280,70 @@ def update_family(folder: Path) -> dict[Path, str]:
     metafile, readme = folder / "metafile.yml", folder / "README.md"
     directory = f"configs/{folder.name}"
     texts[metafile], models = update_metafile(metafile.read_text("utf-8"), fields, directory)
-    table = table_of(models, costs, measured)
-    text, places = TABLE.subn(lambda _: table, readme.read_text("utf-8"))
+    texts[readme] = fill_table(readme, table_of(models, costs, measured), f"{directory}/README.md")
+    name = yaml.safe_load(texts[metafile])["Collections"][0]["Name"]
+    return Family(name, directory, texts, models, costs, measured)
+
+
+def fill_table(path: Path, table: str, name: str) -> str:
+    """The text of a page with a new table.
+
+    Args:
+        path: The page.
+        table: What stands between its marks.
+        name: The page, for the message.
+
+    Raises:
+        UserError: The page does not exist, or has no marks, or several.
+    """
+    text = path.read_text("utf-8") if path.is_file() else ""
+    filled, places = TABLE.subn(lambda _: table, text)
     if places != 1:
         raise UserError(
-            f"{directory}/README.md must have the lines '<!-- zoo: begin -->' and "
+            f"{name} must have the lines '<!-- zoo: begin -->' and "
             f"'<!-- zoo: end -->' once, around its table"
         )
-    return {**texts, readme: text}
+    return filled
+
+
+def families_table(families: Sequence[Family]) -> str:
+    """All configs, under one heading per family."""
+    return "".join(
+        f"\n## {family.name}\n\n[About the family](../{family.directory}/README.md)\n\n"
+        + table_of(family.models, family.costs, family.measured, f"../{family.directory}/")
+        for family in families
+    )
+
+
+def architectures_table(folder: str = "") -> str:
+    """All architectures of the registry.
+
+    Args:
+        folder: Where the repository's top is, seen from the page.
+
+    Returns:
+        Lines of Markdown.
+    """
+    rows = []
+    archs = list_archs()
+    folders = {arch.family: Path(config.path).parent for arch in archs for config in arch.configs}
+    for arch in archs:
+        published = [
+            f"[{result.value}]({folder}{config.path}) ({re.split('[,;] ', result.source)[0]})"
+            for config in arch.configs
+            for result in config.results
+            if (result.dataset, result.metric) == ("ImageNet-1k", "Top 1 Accuracy")
+        ]
+        cells = (
+            f"[{arch.family}]({folder}{folders[arch.family]}/README.md)",
+            f"`{arch.arch}`",
+            f"{arch.parameters / 1e6:.2f} M",
+            f"{arch.macs_224 / 1e9:.2f} G",
+            ", ".join(map(str, arch.strides)),
+            "; ".join(published) or "-",
+        )
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return ARCH_HEADER + "".join(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,17 +360,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file is old")
     parser.add_argument(
-        "--configs", type=Path, default=ROOT / "configs", help="folder with one folder per family"
+        "--configs",
+        type=Path,
+        default=ROOT / "configs",
+        help="one folder per family; beside it are README.md and docs",
     )
     options = parser.parse_args(arguments)
     old: list[Path] = []
+    root = options.configs.absolute().parent
     try:
-        for metafile in sorted(options.configs.glob("*/metafile.yml")):
-            for path, text in update_family(metafile.parent).items():
-                if path.read_text("utf-8") != text:
-                    old.append(path)
-                    if not options.check:
-                        path.write_text(text, "utf-8")
+        families = [
+            update_family(metafile.parent)
+            for metafile in sorted(options.configs.glob("*/metafile.yml"))
+        ]
+        texts = {path: text for family in families for path, text in family.texts.items()}
+        for name, table in (
+            ("README.md", architectures_table()),
+            ("docs/zoo.md", architectures_table("../") + families_table(families)),
+        ):
+            texts[root / name] = fill_table(root / name, table, name)
+        for path, text in texts.items():
+            if path.read_text("utf-8") != text:
+                old.append(path)
+                if not options.check:
+                    path.write_text(text, "utf-8")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

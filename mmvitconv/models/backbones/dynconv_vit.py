@@ -103,7 +103,8 @@ class PatchEmbed(nn.Module):
             Tokens of shape (B, ceil(H / patch_size), ceil(W / patch_size), embed_dims).
         """
         size = self.proj.stride[0]
-        if x.shape[2] % size or x.shape[3] % size:
+        is_open = not isinstance(x.shape[2], int)  # an exporter leaves the size open
+        if is_open or x.shape[2] % size or x.shape[3] % size:
             x = F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
         # On CPUs the convolution is faster so; a compiler chooses for itself.
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -460,7 +461,9 @@ def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
     """
     side = isqrt(tokens.shape[1])
     grid = tokens.unflatten(1, (side, side))
-    if (height, width) == (side, side):
+    # An exporter that leaves the size open must record the rule, not this size's shortcut.
+    is_open = not (isinstance(height, int) and isinstance(width, int))
+    if not is_open and (height, width) == (side, side):
         return grid
     grid = grid.float().permute(0, 3, 1, 2)
     resized = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)

@@ -136,6 +136,8 @@ class WindowGrid:
     """
 
     def __init__(self, height: int, width: int, window_size: int, index: Tensor) -> None:
+        if isinstance(height, Tensor):  # while TorchScript traces
+            height, width = int(height), int(width)
         (rows, rest_rows), (cols, rest_cols) = (divmod(n, window_size) for n in (height, width))
         top, left = height - rest_rows, width - rest_cols
         regions = [

@@ -107,7 +107,8 @@ class ParC(nn.Module):
 
     def _resize(self, stored: Tensor, length: int) -> Tensor:
         """The instance of a stored kernel or embedding for an axis of this length (section 1.3)."""
-        if length == self.length:
+        # An exporter that leaves the size open must record the rule, not this size's shortcut.
+        if isinstance(length, int) and length == self.length:
             return stored
         if self.instance_kernel == "crop" and length < self.length:
             return stored.narrow(2 if self.direction == "H" else 3, 0, length)

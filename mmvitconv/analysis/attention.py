@@ -1,0 +1,389 @@
+"""Attention weights as models use them, read while the models run as they are.
+
+The weights are computed again from what the layers get. Layers are LightViT's three kinds of
+attention, the dynamic convolutions of :class:`DynamicConvMixer` that compare pairs of tokens, and
+timm's attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from torch import Tensor, nn
+
+from mmvitconv.analysis.pictures import new_figure, save_figure, show_bar, show_image, show_map
+from mmvitconv.errors import UserError
+from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
+from mmvitconv.models.layers import DynamicConvMixer
+from mmvitconv.ops.dynamic_attention import activate
+
+__all__ = [
+    "AttentionMap",
+    "capture_attention",
+    "choose_layers",
+    "draw_queries",
+    "draw_tokens",
+    "lightvit_attention",
+    "query_map",
+    "token_maps",
+]
+
+_TOKENS = 8  # maps in a row
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """The weights of one layer.
+
+    Args:
+        layer: Name of the module.
+        kind: ``'global'`` (every token reads all), ``'window'`` (those of its window), ``'gather'``
+            (global tokens read all tokens) or ``'read'`` (all tokens read global ones).
+        weights: Shape (B, heads, queries, keys); for windows B counts them too.
+        grid: Height and width of the map of tokens, row by row; None for windows.
+        prefix: Tokens before those of the map, such as a class token.
+    """
+
+    layer: str
+    kind: str
+    weights: Tensor
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+
+def capture_attention(
+    model: nn.Module, image: Tensor, keep: Callable[[AttentionMap], Any] = lambda found: found
+) -> list[Any]:
+    """Run a model and read all attention weights.
+
+    Args:
+        model: In evaluation mode.
+        image: Its input, shape (B, in_channels, H, W).
+        keep: What is kept of each layer, such as statistics, as the weights may be large.
+
+    Returns:
+        What is kept, in the order in which the layers run.
+
+    Raises:
+        UserError: The model has no attention that can be read.
+    """
+    found: list[Any] = []
+
+    def add(attention: AttentionMap) -> None:
+        found.append(keep(attention))
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, Attention):
+                hook = module.register_forward_pre_hook(_lightvit_hook(name, add))
+                stack.callback(hook.remove)
+            elif isinstance(module, DynamicConvMixer) and module.kernel == "pairwise":
+                grids: list[tuple[int, int]] = []
+                _shadow(stack, module, "mix", _remember_grid(module, grids))
+                _shadow(stack, module, "_attend", _mixer_call(name, module, grids, add))
+            elif isinstance(getattr(module, "attn_drop", None), nn.Dropout) and hasattr(
+                module, "fused_attn"
+            ):  # timm's; the plain path shows its weights to the dropout
+                stack.callback(setattr, module, "fused_attn", module.fused_attn)
+                module.fused_attn = False
+                hook = module.attn_drop.register_forward_pre_hook(
+                    _timm_hook(name, model, len(image), add)
+                )
+                stack.callback(hook.remove)
+        model(image)
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no attention weights that can be read; give a LightViT, a "
+            "DynConvViT or DynConvSwin whose mixer compares pairs of tokens ('deit', 'swin', "
+            "'ln_relu' ...), or one of timm's Transformers ('timm:deit_tiny_patch16_224')"
+        )
+    return found
+
+
+def _shadow(stack: ExitStack, module: nn.Module, method: str, function: Callable) -> None:
+    """Put a function before a method of one object, which a hook cannot hear."""
+    object.__setattr__(module, method, function)
+    stack.callback(object.__delattr__, module, method)
+
+
+def _lightvit_hook(name: str, add: Callable[[AttentionMap], None]) -> Callable:
+    def read(module: Attention, inputs: tuple[Any, ...]) -> None:
+        for attention in lightvit_attention(module, *inputs[:3], name=name):
+            add(attention)
+
+    return read
+
+
+def lightvit_attention(
+    module: Attention, rows: Tensor, tokens: Tokens, grid: WindowGrid, name: str = ""
+) -> Iterator[AttentionMap]:
+    """The weights of LightViT's attention, from its inputs.
+
+    Args:
+        module: The layer.
+        rows: See :meth:`Attention.forward`, like the others.
+        tokens: What the rows are.
+        grid: The image tokens' grid.
+        name: Of the layer.
+
+    Yields:
+        One of kind ``'window'`` for each region of windows, where padded slots come behind real
+        keys, then ``'gather'`` and ``'read'``, whose image tokens are row by row.
+    """
+    heads = (module.num_heads, rows.shape[1] // module.num_heads)
+    q, g_q = tokens.split(module.q(rows), *heads)
+    image_rows = rows[: tokens.batch * tokens.num_image]
+    kv = module.kv(image_rows).view(tokens.batch, tokens.num_image, 2, *heads)
+    k, v = kv.unbind(2)
+
+    table = module.relative_position_bias_table.t()
+    pad = module.kv(rows.new_zeros(1, rows.shape[1])).view(2, *heads)[0]  # key of a padded slot
+    for region, index, queries, keys in zip(
+        grid.regions, grid.indices, q.split(grid.sizes, 1), k.split(grid.sizes, 1), strict=True
+    ):
+        length = region.height * region.width
+        bias = table.index_select(1, index).view(module.num_heads, length, -1)
+        queries, keys = (t.reshape(-1, length, *heads) for t in (queries, keys))
+        slots = bias.shape[2] - length
+        keys = torch.cat([keys, pad.expand(len(keys), slots, *heads)], dim=1)
+        yield AttentionMap(name, "window", _softmax(queries, keys, bias))
+
+    size = (sum({r.top: r.num_rows * r.height for r in grid.regions}.values()),
+            sum({r.left: r.num_cols * r.width for r in grid.regions}.values()))  # fmt: skip
+    gather = _softmax(g_q, k)
+    gathered = (gather @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
+    read = _softmax(q, module.kv_global(gathered).unflatten(2, (2, *heads)).unbind(2)[0])
+    in_rows = grid.to_map(torch.arange(tokens.num_image).view(1, -1, 1)).flatten()
+    in_rows = in_rows.to(rows.device)
+    yield AttentionMap(name, "gather", gather[..., in_rows], size)
+    yield AttentionMap(name, "read", read[:, :, in_rows], size)
+
+
+def _softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Weights (B, heads, L, S) of queries (B, L, heads, d) for keys (B, S, heads, d)."""
+    scores = (q.transpose(1, 2) * q.shape[-1] ** -0.5) @ k.permute(0, 2, 3, 1)
+    return (scores if bias is None else scores + bias).softmax(dim=-1)
+
+
+def _remember_grid(module: DynamicConvMixer, grids: list[tuple[int, int]]) -> Callable:
+    original = module.mix
+
+    def mix(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        grids[:] = [tuple(x.shape[1:3])]
+        return original(x, *args, **kwargs)
+
+    return mix
+
+
+def _mixer_call(
+    name: str,
+    module: DynamicConvMixer,
+    grids: list[tuple[int, int]],
+    add: Callable[[AttentionMap], None],
+) -> Callable:
+    original = module._attend
+
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, valid: Tensor | None
+    ) -> Tensor:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+        scores = scores if bias is None else scores + bias
+        weights = activate(scores, module._activation(), *module._affine(), valid)
+        if module.reach == "window":
+            add(AttentionMap(name, "window", weights))
+        else:
+            height, width = grids[0]
+            prefix = weights.shape[-1] - height * width
+            add(AttentionMap(name, "global", weights, (height, width), prefix))
+        return original(q, k, v, bias, valid)
+
+    return attend
+
+
+def _timm_hook(
+    name: str, model: nn.Module, batch: int, add: Callable[[AttentionMap], None]
+) -> Callable:
+    def read(_drop: nn.Module, inputs: tuple[Tensor]) -> None:
+        weights = inputs[0].detach()
+        if weights.dim() != 4:
+            return
+        if len(weights) != batch:
+            add(AttentionMap(name, "window", weights))
+            return
+        prefix = getattr(model, "num_prefix_tokens", 0)
+        number = weights.shape[-1] - prefix
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        if grid is None or grid[0] * grid[1] != number:
+            side = isqrt(number)
+            grid = (side, side) if side * side == number else None
+        add(AttentionMap(name, "global", weights, None if grid is None else tuple(grid), prefix))
+
+    return read
+
+
+def token_maps(attention: AttentionMap, head: int | None = None) -> np.ndarray:
+    """Maps of LightViT's global tokens for the first image.
+
+    Args:
+        attention: Of kind ``'gather'`` or ``'read'``.
+        head: Which; None for the mean of all.
+
+    Returns:
+        For each global token where it gathers from, or who reads it, shape (T, H, W).
+
+    Raises:
+        UserError: There is no such head.
+    """
+    weights = _choose_head(attention.weights[0], head)
+    weights = weights if attention.kind == "gather" else weights.t()
+    return weights.unflatten(1, attention.grid).float().cpu().numpy()
+
+
+def query_map(
+    attention: AttentionMap, position: tuple[float, float], head: int | None = None
+) -> np.ndarray:
+    """What a position of the first image reads.
+
+    Args:
+        attention: Of kind ``'global'``, with a grid.
+        position: Height and width of the position over those of the image, in [0, 1).
+        head: Which; None for the mean of all.
+
+    Returns:
+        The weights of the map's tokens, shape (H, W).
+
+    Raises:
+        UserError: There is no such head.
+    """
+    height, width = attention.grid
+    row, column = int(position[0] * height), int(position[1] * width)
+    weights = _choose_head(attention.weights[0], head)[attention.prefix + row * width + column]
+    return weights[attention.prefix :].unflatten(0, attention.grid).float().cpu().numpy()
+
+
+def _choose_head(weights: Tensor, head: int | None) -> Tensor:
+    if head is None:
+        return weights.mean(dim=0)
+    if not 0 <= head < len(weights):
+        raise UserError(f"head {head} is illegal; this layer has the heads 0 to {len(weights) - 1}")
+    return weights[head]
+
+
+def choose_layers(found: Sequence[AttentionMap], layer: str | None) -> list[AttentionMap]:
+    """The maps of one layer; None for the last layer of each size of map."""
+    if layer is None:
+        last = {attention.grid: attention for attention in found}
+        return list(last.values())
+    chosen = [attention for attention in found if attention.layer == layer]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(attention.layer for attention in found))
+        raise UserError(f"there is no layer {layer!r} of this kind; give one of {names}")
+    return chosen
+
+
+def draw_tokens(
+    found: Sequence[AttentionMap],
+    source: np.ndarray,
+    note: str,
+    path: Path,
+    head: int | None = None,
+) -> Path:
+    """Draw where LightViT's global tokens gather from, or who reads them.
+
+    Args:
+        found: Layers of one kind, ``'gather'`` or ``'read'``.
+        source: The image, shape (H, W, 3), uint8.
+        note: The model and the image, for the title.
+        path: Of the picture.
+        head: Which; None for the mean of all.
+
+    Returns:
+        The path.
+    """
+    what = {
+        "gather": "Where LightViT's global tokens gather from",
+        "read": "Who reads LightViT's global tokens",
+    }[found[0].kind]
+    rows = []
+    for attention in found:
+        maps = token_maps(attention, head) * attention.weights.shape[-1]
+        for start in range(0, len(maps), _TOKENS):
+            part = maps[start : start + _TOKENS]
+            titles = [f"token {start + index}" for index in range(len(part))]
+            rows.append((_describe(attention), titles, part))
+    return _draw(rows, source, f"{what} ({_heads(head)})", note, path)
+
+
+def draw_queries(
+    found: Sequence[AttentionMap],
+    position: tuple[float, float],
+    source: np.ndarray,
+    note: str,
+    path: Path,
+    head: int | None = None,
+) -> Path:
+    """Draw what one position reads in each layer.
+
+    Args:
+        found: Layers of kind ``'global'``.
+        position: See :func:`query_map`.
+        source: The image, shape (H, W, 3), uint8.
+        note: The model and the image, for the title.
+        path: Of the picture.
+        head: Which; None for the mean of all.
+
+    Returns:
+        The path.
+    """
+    maps = [
+        (attention.layer, query_map(attention, position, head) * attention.weights.shape[-1])
+        for attention in found
+    ]
+    rows = []
+    for start in range(0, len(maps), 6):
+        titles, part = zip(*maps[start : start + 6], strict=True)
+        rows.append(("+: the position", titles, np.stack(part)))
+    title = f"What one position reads ({_heads(head)})"
+    return _draw(rows, source, title, note, path, position)
+
+
+def _heads(head: int | None) -> str:
+    return "mean of the heads" if head is None else f"head {head}"
+
+
+def _describe(attention: AttentionMap) -> str:
+    return f"{attention.layer}: {attention.grid[0]} x {attention.grid[1]}"
+
+
+def _draw(
+    rows: Sequence[tuple[str, Sequence[str], np.ndarray]],
+    source: np.ndarray,
+    title: str,
+    note: str,
+    path: Path,
+    position: tuple[float, float] | None = None,
+) -> Path:
+    """Rows of maps beside the image, each map on the scale of its row."""
+    columns = 1 + max(len(maps) for _, _, maps in rows)
+    figure = new_figure((1.75 * columns + 1.2, 2.15 * len(rows) + 1), title, note)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (name, titles, maps) in zip(grid, rows, strict=True):
+        show_image(axes[0], source, name)
+        if position is not None:
+            height, width = source.shape[:2]
+            axes[0].plot(position[1] * width, position[0] * height, "r+", markersize=12, mew=2)
+        for axis in axes[1 + len(maps) :]:
+            axis.axis("off")
+        norm = Normalize(float(maps.min()), float(maps.max()))
+        for axis, label, values in zip(axes[1:], titles, maps, strict=False):
+            show_map(axis, values, source, label, norm, "viridis")
+        show_bar(figure, axes, norm, "viridis", "weight x keys (1: average)", pad=0.01)
+    return save_figure(figure, path)

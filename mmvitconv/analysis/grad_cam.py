@@ -1,0 +1,360 @@
+"""Grad-CAM: where in an image a classifier or segmentor sees a class.
+
+After Selvaraju et al., arXiv:1610.02391; computed by the package ``grad-cam``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmvitconv.analysis.pictures import (
+    new_figure,
+    plain,
+    save_figure,
+    show_bar,
+    show_image,
+    show_map,
+)
+from mmvitconv.analysis.subjects import input_norm
+from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.models.backbones.lightvit import LightViT
+from mmvitconv.weights import adapt_checkpoint, check_match, load_file
+
+__all__ = ["ClassMap", "draw_class_map", "grad_cam", "load_model"]
+
+_SCOPES = ("mmpretrain", "mmseg")
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Where a class is seen.
+
+    Args:
+        values: From 0 to 1, shape (H, W).
+        source: The image as the model gets it, shape (H, W, 3), uint8.
+        target: Index of the class.
+        name: Its name.
+        score: Of a classifier its probability, of a segmentor the share of pixels predicted so.
+        layer: Whose output was looked at.
+    """
+
+    values: np.ndarray
+    source: np.ndarray
+    target: int
+    name: str
+    score: float
+    layer: str
+
+
+def load_model(
+    cfg: Config,
+    checkpoint: str | Path | None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the model of a config and load all of its weights.
+
+    Args:
+        cfg: Of a classifier or segmentor.
+        checkpoint: File with its weights; None for random ones.
+        seed: Of random weights.
+        device: None for a GPU where there is one.
+
+    Returns:
+        The model in evaluation mode, and the names of its classes as the checkpoint has them.
+
+    Raises:
+        UserError: It is of another task, or cannot be built.
+        CheckpointError: The file is unsafe or damaged, or does not belong to the model.
+    """
+    scope = cfg.get("default_scope")
+    if scope not in _SCOPES or "backbone" not in (cfg.get("model") or {}):
+        raise UserError(
+            f"Grad-CAM is for classifiers and segmentors with a backbone, but this config has "
+            f"default_scope={scope!r}; give one with default_scope 'mmpretrain' or 'mmseg'"
+        )
+    if "init_cfg" in cfg.model.backbone:  # the checkpoint holds all weights
+        cfg.model.backbone.init_cfg = None
+    if (
+        scope == "mmpretrain"
+        and "data_preprocessor" not in cfg.model
+        and "data_preprocessor" in cfg
+    ):
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    with DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
+            raise UserError(f"the model of this config cannot be built: {error}") from error
+    names: Sequence[str] = ()
+    if checkpoint is not None:
+        content = load_file(checkpoint)
+        try:
+            state_dict = adapt_checkpoint(content, model)["state_dict"]
+            check_match(state_dict, model, source=str(checkpoint))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{checkpoint} does not hold the weights of this config's model: {error}"
+            ) from error
+        model.load_state_dict(state_dict)
+        meta = content.get("meta")
+        names = ((meta if isinstance(meta, dict) else {}).get("dataset_meta") or {}).get("classes")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device).eval(), tuple(map(str, names or ()))
+
+
+def _model_input(cfg: Config, model: nn.Module, pixels: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The input that the config's test pipeline makes of an image, and how it looks."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset and "dataset" in dataset:  # wrappers: RepeatDataset
+        dataset = dataset["dataset"]
+    pipeline = dataset.get("pipeline") or cfg.get("test_pipeline")
+    if not pipeline:
+        raise UserError("this config has no test pipeline; give one with test_dataloader")
+    steps = [
+        step for step in pipeline if not str(step["type"]).rpartition(".")[2].startswith("Load")
+    ]
+    is_gray = getattr(model.backbone, "in_channels", 3) == 1
+    image = pixels.mean(axis=2, keepdims=True).astype(np.uint8) if is_gray else pixels[:, :, ::-1]
+    shape = image.shape[:2]
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        packed = Compose(steps)(
+            {
+                "img": np.ascontiguousarray(image),
+                "img_shape": shape,
+                "ori_shape": shape,
+                "img_path": "",
+                "seg_fields": [],
+                "sample_idx": 0,
+            }
+        )
+        data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
+        inputs = model.data_preprocessor(data, training=False)["inputs"]
+    mean, std, is_rgb = input_norm(cfg)
+    view = inputs[0].detach().cpu().permute(1, 2, 0).float().numpy()
+    view = view * np.float32(std) + np.float32(mean)
+    view = view if is_rgb or view.shape[2] == 1 else view[:, :, ::-1]
+    view = np.broadcast_to(view, (*view.shape[:2], 3)).round().clip(0, 255).astype(np.uint8)
+    return inputs, view
+
+
+class _Logits(nn.Module):
+    """The model's raw outputs, with the features of one layer led through a probe."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.probe = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.model(inputs, mode="tensor")
+        return out[-1] if isinstance(out, (tuple, list)) else out
+
+    def lead(self, _layer: nn.Module, _inputs: Any, out: Any) -> Any:
+        """Forward hook: pyramids lead their last map, pairs of map and tokens the map."""
+        if isinstance(out, Tensor):
+            return self.probe(out)
+        parts = list(out)
+        maps = [index for index, part in enumerate(parts) if part is not None and part.dim() == 4]
+        index = maps[-1] if maps else -1
+        parts[index] = self.probe(parts[index])
+        return tuple(parts)
+
+
+def grad_cam(
+    cfg: Config,
+    model: nn.Module,
+    pixels: np.ndarray,
+    target: str | int | None = None,
+    layer: str | None = None,
+    names: Sequence[str] = (),
+) -> ClassMap:
+    """Compute the map of a class.
+
+    Args:
+        cfg: Of a classifier or segmentor.
+        model: From :func:`load_model`.
+        pixels: The image, RGB, shape (H, W, 3), uint8.
+        target: Index or name of the class; None for the predicted one, of a segmentor the one with
+            most pixels.
+        layer: Module whose output is looked at; None for the backbone's last map, the last block
+            where the backbone averages it by itself, or the last block but one where it returns a
+            class token.
+        names: Of the classes.
+
+    Returns:
+        The map, in the resolution of the model's input.
+
+    Raises:
+        UserError: There is no such class or layer, or its output is no map.
+    """
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import (
+            ClassifierOutputTarget,
+            SemanticSegmentationTarget,
+        )
+    except ImportError as error:
+        raise UserError(
+            "Grad-CAM needs the package grad-cam; run: pip install 'mmvitconv[analysis]'"
+        ) from error
+    layer = layer or _default_layer(model)
+    _check_layer(model, layer)
+    inputs, view = _model_input(cfg, model, pixels)
+    logits = _Logits(model)
+    called: set[str] = set()
+    with torch.no_grad(), _noted_calls(model, called):
+        scores = logits(inputs)[0].float().softmax(dim=0)
+    layer = _called_layer(model, layer, called)
+    names = [*names, *(f"class {index}" for index in range(len(names), len(scores)))]
+    if scores.dim() == 1:
+        index = int(scores.argmax()) if target is None else _find_class(target, names)
+        score, goal = float(scores[index]), ClassifierOutputTarget(index)
+    else:
+        predicted = scores.argmax(dim=0).cpu().numpy()
+        seen = np.bincount(predicted.ravel(), minlength=len(scores))
+        index = int(seen.argmax()) if target is None else _find_class(target, names)
+        if not seen[index]:
+            found = ", ".join(names[number] for number in np.flatnonzero(seen))
+            raise UserError(f"no pixel is predicted as {names[index]!r}; predicted are: {found}")
+        score = float(seen[index] / seen.sum())
+        goal = SemanticSegmentationTarget(index, np.float32(predicted == index))
+        goal.mask = goal.mask.to(inputs.device)  # the package puts it on a GPU where there is one
+    hook = model.get_submodule(layer).register_forward_hook(logits.lead)
+    strides = _strides(model.backbone)
+    try:
+        with GradCAM(
+            logits,
+            [logits.probe],
+            reshape_transform=lambda x: _to_map(x, tuple(inputs.shape[2:]), strides, layer),
+        ) as cam:
+            cam.compute_input_gradient = True  # where all weights are frozen, too
+            values = cam(inputs, [goal])[0]
+    finally:
+        hook.remove()
+    return ClassMap(values, view, index, names[index], score, layer)
+
+
+def _default_layer(model: nn.Module) -> str:
+    backbone = model.backbone
+    if getattr(backbone, "out_type", None) == "cls_token":
+        # What the last block makes of the map reaches no output.
+        for name in ("blocks", "layers"):
+            if hasattr(backbone, name):
+                return f"backbone.{name}.{max(len(getattr(backbone, name)) - 2, 0)}"
+    if getattr(backbone, "gap_before_final_norm", False):
+        return f"backbone.stages.{len(backbone.stages) - 1}"
+    return "backbone"
+
+
+def _check_layer(model: nn.Module, layer: str) -> None:
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        near = get_close_matches(layer, modules, n=4)
+        hint = f"give a name such as {', '.join(near or ['backbone'])}"
+        raise UserError(f"the model has no layer {layer!r}; {hint}")
+    if isinstance(model.backbone, LightViT) and layer.startswith("backbone.stages"):
+        raise UserError(
+            f"{layer!r} has its tokens in the order of windows, so they make no map; give "
+            "'backbone' or an output norm such as "
+            f"'backbone.norm{model.backbone.out_indices[-1]}'"
+        )
+
+
+@contextmanager
+def _noted_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
+    """Note the names of the modules that run."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            hook = module.register_forward_hook(lambda *_, name=name: called.add(name))
+            stack.callback(hook.remove)
+        yield
+
+
+def _called_layer(model: nn.Module, layer: str, called: set[str]) -> str:
+    """The layer, or the last one in it where it is a list that never runs by itself."""
+    chosen = layer
+    while chosen not in called:
+        children = list(dict(model.get_submodule(chosen).named_children()))
+        if not children:
+            raise UserError(f"{layer!r} does not run by itself; give another layer or leave it out")
+        chosen = f"{chosen}.{children[-1]}"
+    return chosen
+
+
+def _find_class(target: str | int, names: Sequence[str]) -> int:
+    if str(target) in names:
+        return names.index(str(target))
+    if str(target).isdecimal() and int(target) < len(names):
+        return int(target)
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    raise UserError(
+        f"there is no class {target!r}; give a number from 0 to {len(names) - 1} "
+        f"or a name ({shown})"
+    )
+
+
+def _strides(backbone: nn.Module) -> list[int]:
+    own = [int(stride) for stride in getattr(backbone, "strides", ())][::-1]
+    return [*own, *(stride for stride in (32, 16, 8, 4, 2, 1) if stride not in own)]
+
+
+def _to_map(x: Tensor, size: tuple[int, int], strides: Sequence[int], layer: str) -> Tensor:
+    """Features or their gradients as (B, C, h, w), whatever layout they are in."""
+    grids = [tuple(-(-side // stride) for side in size) for stride in strides]
+    if x.dim() == 4:
+        is_last = tuple(x.shape[1:3]) in grids and tuple(x.shape[2:]) not in grids
+        return x.permute(0, 3, 1, 2) if is_last else x
+    if x.dim() == 3:  # tokens, behind those that are no part of the map
+        for height, width in grids:
+            if 0 <= x.shape[1] - height * width <= 64:
+                tokens = x[:, x.shape[1] - height * width :]
+                return tokens.transpose(1, 2).unflatten(2, (height, width))
+    raise UserError(
+        f"the output of {layer!r} has the shape {tuple(x.shape)}, which is no map; give the name "
+        "of a layer with a map (B, C, H, W)"
+    )
+
+
+def draw_class_map(found: ClassMap, note: str, path: Path) -> Path:
+    """Draw the image, the map and both together.
+
+    Args:
+        found: The map.
+        note: The model and the image, for the title.
+        path: Of the picture.
+
+    Returns:
+        The path.
+    """
+    height, width = found.source.shape[:2]
+    figure = new_figure(
+        (11, max(3.4 * height / width, 2) + 1.3),
+        f"Grad-CAM of {plain(found.name)!r}, score {found.score:.3f}",
+        note,
+    )
+    axes = figure.subplots(1, 3)
+    norm, cmap = Normalize(0, 1), "jet"
+    show_image(axes[0], found.source, f"input, {height} x {width}")
+    show_map(axes[1], found.values, None, f"map of {plain(found.layer)}", norm, cmap)
+    axes[2].imshow(found.source)
+    axes[2].imshow(found.values, cmap=cmap, norm=norm, alpha=0.45)
+    axes[2].set_title("overlay", fontsize=9)
+    axes[2].axis("off")
+    show_bar(figure, axes, norm, cmap, "importance for the class", shrink=0.85, pad=0.01)
+    return save_figure(figure, path)

@@ -1,0 +1,301 @@
+"""Effective receptive fields: which pixels the centre of a feature map depends on, and how much.
+
+After Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural
+Networks", arXiv:1701.04128, and the high-contribution area ratios of RepLKNet, arXiv:2203.06717.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import LogNorm
+from torch import Tensor, nn
+
+from mmvitconv.analysis.pictures import (
+    fit,
+    new_figure,
+    plain,
+    read_image,
+    save_figure,
+    show_bar,
+    show_image,
+    show_map,
+)
+from mmvitconv.analysis.subjects import Subject
+from mmvitconv.apis.images import find_images
+from mmvitconv.datasets.progress import progress
+from mmvitconv.errors import UserError
+from mmvitconv.models.backbones.base import Backbone
+
+__all__ = [
+    "THRESHOLDS",
+    "Reach",
+    "contribution_within",
+    "draw_receptive_fields",
+    "folder_images",
+    "measure_reach",
+    "noise_images",
+    "noise_view",
+    "receptive_field",
+    "subject_receptive_field",
+    "write_reach",
+]
+
+THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
+_FLOOR = 1e-4  # darkest colour, over the largest contribution
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The smallest centred square that holds a share of all contributions.
+
+    Args:
+        threshold: The share, in (0, 1].
+        side: Side of the square in pixels.
+        side_ratio: Over the image's (longer) side.
+        area_ratio: Its area over the image's: RepLKNet's high-contribution area ratio.
+    """
+
+    threshold: float
+    side: int
+    side_ratio: float
+    area_ratio: float
+
+
+def receptive_field(
+    model: Callable[[Tensor], Any], images: Iterable[Tensor], stage: int = -1
+) -> np.ndarray:
+    """How much each pixel contributes to the centre of a feature map.
+
+    The centre position of the output, summed over channels, is derived by the input; absolute
+    values are summed over the input's channels and averaged over the images.
+
+    Args:
+        model: Gives a map of shape (B, C, h, w) or a sequence of them.
+        images: Inputs of one size, each of shape (B, in_channels, H, W).
+        stage: Which of the maps.
+
+    Returns:
+        Shape (H, W), float64; nothing is negative.
+
+    Raises:
+        UserError: The output is no map, or does not depend on the input.
+    """
+    total, count = None, 0
+    for image in images:
+        image = image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            out = model(image)
+            out = out if isinstance(out, Tensor) else _choose(out, stage)
+            if out.dim() != 4:
+                raise UserError(
+                    f"an output of shape {tuple(out.shape)} has no centre; give a model whose "
+                    "output is a map (B, C, H, W)"
+                )
+            centre = out[:, :, out.shape[2] // 2, out.shape[3] // 2].sum()
+            (gradient,) = torch.autograd.grad(centre, image)
+        contribution = gradient.abs().double().sum(dim=(0, 1)).cpu().numpy()
+        total = contribution if total is None else total + contribution
+        count += len(image)
+    if total is None:
+        raise UserError("there is no image to measure with; give at least one")
+    if not (np.isfinite(total).all() and total.sum() > 0):
+        raise UserError(
+            "the gradient of the centre by the image is zero or not finite, so there is no "
+            "receptive field; try other weights or another stage"
+        )
+    return total / count
+
+
+def _choose(outs: Sequence[Tensor], stage: int) -> Tensor:
+    if not -len(outs) <= stage < len(outs):
+        raise UserError(
+            f"stage {stage} is illegal; the model has the outputs 0 to {len(outs) - 1} "
+            f"(or -{len(outs)} to -1)"
+        )
+    return outs[stage]
+
+
+def subject_receptive_field(
+    subject: Subject, images: Sequence[Tensor], stage: int = -1
+) -> np.ndarray:
+    """The receptive field of a subject, before the norm of its output, with a progress bar.
+
+    A LayerNorm over channels would make the sum over channels a constant.
+
+    Args:
+        subject: The model.
+        images: Inputs, each of shape (B, in_channels, H, W).
+        stage: Which of its outputs.
+
+    Returns:
+        See :func:`receptive_field`.
+    """
+    model: Callable[[Tensor], Any] = subject.model
+    if hasattr(model, "forward_intermediates"):  # timm's; without norm by itself
+
+        def model(x: Tensor) -> list[Tensor]:
+            return subject.model.forward_intermediates(x, intermediates_only=True)
+
+    elif not isinstance(model, Backbone) and subject.name.startswith("timm:"):
+        model = subject.model.forward_features
+    inputs = (image.to(subject.device) for image in images)
+    with _without_output_norms(subject.model):
+        bar = progress(inputs, f"receptive field of {subject.name}")
+        return receptive_field(model, bar, stage)
+
+
+@contextmanager
+def _without_output_norms(model: nn.Module) -> Iterator[None]:
+    """Let a backbone of ours return what its output norms get."""
+    with ExitStack() as stack:
+        if isinstance(model, Backbone):
+            for index in model.out_indices:
+                norm = getattr(model, f"norm{index}", None)
+                if norm is not None:
+                    hook = norm.register_forward_hook(lambda _norm, inputs, _out: inputs[0])
+                    stack.callback(hook.remove)
+        yield
+
+
+def noise_images(subject: Subject, size: int, count: int, seed: int) -> list[Tensor]:
+    """Inputs of standard normal noise, each of shape (1, in_channels, size, size)."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, subject.in_channels, size, size)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def noise_view(image: Tensor) -> np.ndarray:
+    """How an input of noise looks, shape (H, W, 3), uint8."""
+    view = (image[0].permute(1, 2, 0).numpy() * 50 + 128).clip(0, 255).astype(np.uint8)
+    return view if view.shape[2] == 3 else np.repeat(view[:, :, :1], 3, axis=2)
+
+
+def folder_images(folder: str | Path, size: int, count: int) -> list[np.ndarray]:
+    """The first images of a folder and those in it, each of shape (size, size, 3), uint8."""
+    paths = find_images(folder, recursive=True)[:count]
+    return [fit(read_image(path), (size, size)) for path in paths]
+
+
+def contribution_within(contribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What centred squares hold.
+
+    Args:
+        contribution: Shape (H, W).
+
+    Returns:
+        For squares of side 1, 3, 5 and so on, cut off at the borders: the share of all
+        contributions and the share of all pixels inside.
+    """
+    height, width = contribution.shape
+    rows, columns = np.mgrid[:height, :width]
+    ring = np.maximum(abs(rows - height // 2), abs(columns - width // 2)).ravel()
+    inside = np.bincount(ring, weights=contribution.ravel()).cumsum()
+    return inside / inside[-1], np.bincount(ring).cumsum() / contribution.size
+
+
+def measure_reach(
+    contribution: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
+) -> list[Reach]:
+    """The smallest centred squares that hold given shares of all contributions.
+
+    Args:
+        contribution: Shape (H, W).
+        thresholds: Shares, in (0, 1].
+
+    Returns:
+        One for each threshold.
+    """
+    if any(not 0 < threshold <= 1 for threshold in thresholds):
+        raise UserError(f"thresholds={tuple(thresholds)} is illegal; give shares in (0, 1]")
+    held, area = contribution_within(contribution)
+    longest = max(contribution.shape)
+    reaches = []
+    for threshold in thresholds:
+        radius = int(np.argmax(held >= threshold * (1 - 1e-12)))  # sums round
+        side = min(2 * radius + 1, longest)
+        reaches.append(Reach(threshold, side, side / longest, float(area[radius])))
+    return reaches
+
+
+def write_reach(
+    path: Path, reaches: Mapping[str, Sequence[Reach]], settings: Mapping[str, Any]
+) -> tuple[Path, Path]:
+    """Write a table (CSV) and the same with the settings (JSON) beside a picture.
+
+    Args:
+        path: Of the picture.
+        reaches: By model.
+        settings: How it was measured.
+
+    Returns:
+        Paths of CSV and JSON.
+    """
+    rows = [{"model": name, **asdict(reach)} for name, found in reaches.items() for reach in found]
+    table, full = path.with_suffix(".csv"), path.with_suffix(".json")
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    full.write_text(
+        json.dumps({"settings": dict(settings), "reach": rows}, indent=2) + "\n", encoding="utf-8"
+    )
+    return table, full
+
+
+def draw_receptive_fields(
+    fields: Mapping[str, np.ndarray], source: np.ndarray, note: str, path: Path
+) -> Path:
+    """Draw receptive fields side by side, and what centred squares hold of them.
+
+    Args:
+        fields: Contributions of shape (H, W), by a title for each.
+        source: The first of the images, shape (H, W, 3), uint8.
+        note: What was measured, for the title.
+        path: Of the picture.
+
+    Returns:
+        The path.
+    """
+    columns = min(len(fields) + 1, 4)
+    rows = -(-(len(fields) + 1) // columns)
+    figure = new_figure(
+        (max(3.1 * columns + 0.8, 8.5), 3.4 * rows + 3.6),
+        "Effective receptive field: what the centre of the output depends on",
+        note,
+    )
+    maps, below = figure.subfigures(2, 1, height_ratios=(3.4 * rows, 3.2))
+    axes = maps.subplots(rows, columns, squeeze=False).ravel()
+    norm, cmap = LogNorm(_FLOOR, 1), "inferno"
+    show_image(axes[0], source, "input (first of them)")
+    for axis in axes[len(fields) + 1 :]:
+        axis.axis("off")
+    for axis, (name, field) in zip(axes[1:], fields.items(), strict=False):
+        show_map(axis, (field / field.max()).clip(_FLOOR), None, plain(name), norm, cmap)
+    label = f"contribution / largest (log; below {_FLOOR:g} black)"
+    show_bar(maps, axes, norm, cmap, label, shrink=0.85)
+
+    plot, table = below.subplots(1, 2, width_ratios=(3, 2))
+    wanted = ", ".join(f"{threshold:.0%}" for threshold in THRESHOLDS)
+    for name, field in fields.items():
+        held, _ = contribution_within(field)
+        sides = np.minimum(2 * np.arange(len(held)) + 1, max(field.shape)) / max(field.shape)
+        ratios = ", ".join(f"{reach.side_ratio:.1%}" for reach in measure_reach(field))
+        plot.plot(sides, held, label=f"{plain(name)}\n{ratios}")
+    for threshold in THRESHOLDS:
+        plot.axhline(threshold, color="grey", linewidth=0.7, linestyle=":")
+    plot.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="side of a centred square / side of the image")
+    plot.set_ylabel("share of all contributions")
+    table.axis("off")
+    handles, labels = plot.get_legend_handles_labels()
+    title = f"side ratios that hold {wanted}"
+    table.legend(handles, labels, fontsize=8, loc="center left", title=title, title_fontsize=9)
+    return save_figure(figure, path)

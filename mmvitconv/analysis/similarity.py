@@ -1,0 +1,200 @@
+"""FCViT's token-global similarity: how much of the global context each position receives.
+
+A global context (arXiv:2212.12552) compares each token with the mean of all tokens, head by head.
+The similarities, standardised over heads and tokens and rescaled for each head, are the weights
+with which one context vector is added to the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from torch import Tensor, nn
+
+from mmvitconv.analysis.pictures import new_figure, save_figure, show_bar, show_image, show_map
+from mmvitconv.errors import UserError
+from mmvitconv.models.backbones.fcvit import GlobalContext
+
+__all__ = [
+    "SimilarityMap",
+    "capture_similarity",
+    "context_weights",
+    "draw_similarity",
+    "select_similarity",
+]
+
+_COLUMNS = 6  # maps in a row
+
+
+@dataclass(frozen=True)
+class SimilarityMap:
+    """The weights of one global context.
+
+    Args:
+        layer: Name of the module.
+        stage: Its stage, from 0 on.
+        block: Its block in the stage.
+        mix: Which of the block's contexts it is.
+        weights: What its context vector is multiplied with, shape (heads, H, W).
+    """
+
+    layer: str
+    stage: int
+    block: int
+    mix: int
+    weights: np.ndarray
+
+
+def context_weights(context: GlobalContext, x: Tensor) -> Tensor:
+    """The weights of a context vector, by the formula.
+
+    Args:
+        context: A weighted global context.
+        x: Its input, shape (B, C, H, W).
+
+    Returns:
+        Shape (B, heads, H, W): ``context(x) == x + weights * vector`` for each head's channels.
+    """
+    heads = x.float().unflatten(1, (context.num_heads, -1))  # B, heads, d, H, W
+    mean = heads.mean(dim=(3, 4), keepdim=True)
+    similarity = (heads * mean).sum(dim=2) * heads.shape[2] ** -0.5
+    count = similarity[0].numel()
+    deviation, centre = torch.std_mean(
+        similarity, dim=(1, 2, 3), correction=min(1, count - 1), keepdim=True
+    )
+    standardised = (similarity - centre) / (deviation + context.eps)
+    scale, shift = (
+        value.view(1, -1, 1, 1) for value in (context.rescale_weight, context.rescale_bias)
+    )
+    return standardised * scale + shift
+
+
+def capture_similarity(model: nn.Module, image: Tensor) -> list[SimilarityMap]:
+    """The weights of all global contexts for an image.
+
+    Args:
+        model: FCViT, or any model that holds one.
+        image: Its input, shape (1, in_channels, H, W).
+
+    Returns:
+        One for each context, in the order in which they run.
+
+    Raises:
+        UserError: The model has no weighted global context.
+    """
+    maps: list[SimilarityMap] = []
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.named_modules():
+            if not isinstance(module, GlobalContext) or module.rescale_weight is None:
+                continue
+
+            def keep(context: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
+                stage, block, mix = [int(part) for part in name.split(".") if part.isdigit()][-3:]
+                weights = context_weights(context, inputs[0])[0].cpu().numpy()
+                maps.append(SimilarityMap(name, stage, block, mix, weights))
+
+            stack.callback(module.register_forward_pre_hook(keep).remove)
+        model(image)
+    if not maps:
+        raise UserError(
+            f"{type(model).__name__} has no similarity of tokens with a global context; give an "
+            "FCViT with use_global_context=True and weighted_context=True"
+        )
+    return maps
+
+
+def select_similarity(
+    maps: Sequence[SimilarityMap], stage: int | None = None, block: int | None = None
+) -> list[SimilarityMap]:
+    """The maps of a stage or of a block.
+
+    Args:
+        maps: From :func:`capture_similarity`.
+        stage: Which; None for all. Negative ones count from the end.
+        block: Which of each stage's blocks; None for all. Negative ones count from the end.
+
+    Raises:
+        UserError: There are none.
+    """
+    depths = {m.stage: m.block + 1 for m in maps}
+    stages = list(depths)
+    if stage is not None:
+        if not -len(stages) <= stage < len(stages):
+            raise UserError(
+                f"stage {stage} is illegal; give 0 to {len(stages) - 1} (or -{len(stages)} to -1)"
+            )
+        maps = [m for m in maps if m.stage == stages[stage]]
+    if block is not None:
+        maps = [m for m in maps if m.block == (block if block >= 0 else block + depths[m.stage])]
+        if not maps:
+            raise UserError(
+                f"block {block} is illegal; the stages have {', '.join(map(str, depths.values()))} "
+                "blocks, counted from 0"
+            )
+    return list(maps)
+
+
+def draw_similarity(
+    maps: Sequence[SimilarityMap],
+    source: np.ndarray,
+    note: str,
+    path: Path,
+    by_head: bool = False,
+) -> Path:
+    """Draw similarity maps over the image: a row for each stage, or each context by heads.
+
+    Args:
+        maps: What is drawn.
+        source: The image, shape (H, W, 3), uint8.
+        note: The model and the image, for the title.
+        path: Of the picture.
+        by_head: One row for each context with the mean and each head, instead of the means of the
+            contexts of each stage.
+
+    Returns:
+        The path.
+    """
+    rows: list[tuple[str, list[tuple[str, np.ndarray]]]] = []
+    if by_head:
+        for m in maps:
+            panels = [("mean of heads", m.weights.mean(axis=0))]
+            panels += [(f"head {index}", weights) for index, weights in enumerate(m.weights)]
+            rows.append((_name(m), panels))
+    else:
+        for stage in sorted({m.stage for m in maps}):
+            of_stage = [m for m in maps if m.stage == stage]
+            if len(of_stage) > _COLUMNS:  # evenly, the first and the last included
+                picks = np.linspace(0, len(of_stage) - 1, _COLUMNS).round().astype(int)
+                of_stage = [of_stage[index] for index in picks]
+            panels = [(f"block {m.block}, mix {m.mix}", m.weights.mean(axis=0)) for m in of_stage]
+            height, width = of_stage[0].weights.shape[1:]
+            rows.append((f"stage {stage}: {height} x {width} tokens", panels))
+    columns = 1 + max(len(panels) for _, panels in rows)
+    figure = new_figure(
+        (1.75 * columns + 1.2, 2.15 * len(rows) + 1),
+        "Similarity of each token with the global context, "
+        + ("by head" if by_head else "mean of the heads"),
+        note,
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    cmap = "RdBu_r"
+    for axes, (name, panels) in zip(grid, rows, strict=True):
+        show_image(axes[0], source, name)
+        bound = max(float(np.abs(values).max()) for _, values in panels) or 1.0
+        norm = Normalize(-bound, bound)
+        for axis in axes[1 + len(panels) :]:
+            axis.axis("off")
+        for axis, (title, values) in zip(axes[1:], panels, strict=False):
+            show_map(axis, values, source, title, norm, cmap)
+        show_bar(figure, axes, norm, cmap, "weight (0: average)", pad=0.01)
+    return save_figure(figure, path)
+
+
+def _name(m: SimilarityMap) -> str:
+    return f"stage {m.stage}, block {m.block}, mix {m.mix}"

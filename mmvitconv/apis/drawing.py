@@ -1,0 +1,293 @@
+"""Pictures of predictions, on MMEngine's visualizer.
+
+The visualizers of mmdet, mmseg and mmpretrain write their labels onto the image in a size that
+hides small images, and mmdet's takes its colours from numpy's global random numbers. So this module
+uses the visualizer that all three extend: names and numbers stand in a strip above the image.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from mmengine.visualization import Visualizer
+
+from mmvitconv.apis.images import decode
+from mmvitconv.apis.results import Classification, Colour, Detection, Prediction, Segmentation
+
+LEAST_SIDE = 480  # smaller images are enlarged, each pixel to a square
+LEAST_WIDTH = 320  # of the picture, for the text
+LABEL_SIZE = 0.8  # of letters beside a box, of those in the strip
+MOST_NAMES = 25  # of more objects the boxes bear scores only; the strip names the classes
+LETTER_SHARE = 0.62  # width of a letter of its height, about
+BACKGROUND = 255
+OPACITY = 0.45
+
+
+class Entry(NamedTuple):
+    """A text in the strip above the image, with a patch of colour before it."""
+
+    text: str
+    colour: Colour | None = None
+
+
+class Board(NamedTuple):
+    """A picture in the making.
+
+    Attributes:
+        visualizer: Holds the picture.
+        top: Where the image begins below the strip.
+        letter: Height of a letter in pixels.
+    """
+
+    visualizer: Visualizer
+    top: int
+    letter: float
+
+    def points(self, size: float = 1.0) -> float:
+        """Return a font size in points."""
+        return size * self.letter * 72 / self.visualizer.dpi
+
+
+def draw(prediction: Prediction) -> np.ndarray:
+    """Draw a prediction.
+
+    Args:
+        prediction: Of any task.
+
+    Returns:
+        The picture, (H, W, 3), RGB.
+    """
+    image = decode(prediction.content)
+    factor = max(1, math.ceil(LEAST_SIDE / max(image.shape[:2])))
+    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    if isinstance(prediction, Classification):
+        board = draw_classes(image, prediction)
+    elif isinstance(prediction, Segmentation):
+        board = draw_segments(image, prediction, factor)
+    else:
+        board = draw_objects(image, prediction, factor)
+    return board.visualizer.get_image()
+
+
+def draw_classes(image: np.ndarray, prediction: Classification) -> Board:
+    """Write the classes above the image, one per line.
+
+    Args:
+        image: (H, W, 3), RGB.
+        prediction: What to write.
+
+    Returns:
+        The picture.
+    """
+    lines = [f"{name}  {score:.3f}" for name, score, *_ in prediction.rows()]
+    return prepare(image, [[Entry(line)] for line in lines or ["no class above the threshold"]])
+
+
+def draw_segments(image: np.ndarray, prediction: Segmentation, factor: int) -> Board:
+    """Tint each pixel with the colour of its class and name the classes above.
+
+    Args:
+        image: (H, W, 3), RGB, enlarged.
+        prediction: What to draw.
+        factor: How often each pixel of the image was repeated.
+
+    Returns:
+        The picture.
+    """
+    class_map = prediction.class_map.repeat(factor, axis=0).repeat(factor, axis=1)
+    labels = [label for label, _ in prediction.counts()]
+    colours = np.zeros((max(labels) + 1, 3), dtype=np.uint8)
+    for label in labels:
+        colours[label] = colour_of(prediction, label)
+    tinted = cv2.addWeighted(image, 1 - OPACITY, colours[class_map], OPACITY, 0)
+    entries = [
+        Entry(f"{name} {share:g} %", colour_of(prediction, label))
+        for label, (name, _, share) in zip(labels, prediction.rows(), strict=True)
+    ]
+    return prepare(tinted, flow(entries, image.shape[:2]))
+
+
+def draw_objects(image: np.ndarray, prediction: Detection, factor: int) -> Board:
+    """Draw boxes, masks and scores, and name the classes above.
+
+    With one class each object has a colour of its own, otherwise each class has.
+
+    Args:
+        image: (H, W, 3), RGB, enlarged.
+        prediction: What to draw.
+        factor: How often each pixel of the image was repeated.
+
+    Returns:
+        The picture.
+    """
+    labels = prediction.labels.tolist()
+    one_class = len(prediction.classes) == 1
+    colours = [
+        choose_colour(index) if one_class else colour_of(prediction, label)
+        for index, label in enumerate(labels)
+    ]
+    entries = [
+        Entry(
+            f"{prediction.name_of(label)}: {labels.count(label)}",
+            None if one_class else colour_of(prediction, label),
+        )
+        for label in sorted(set(labels))
+    ]
+    outlines = []
+    for code, colour in zip(prediction.codes or (), colours, strict=False):
+        outlines += [(outline, colour) for outline in tint(image, code, colour, factor)]
+    board = prepare(image, flow(entries or [Entry("nothing found")], image.shape[:2]))
+    shift = np.array((0, board.top))
+    width = max(1.0, board.letter / 10)
+    if outlines:
+        board.visualizer.draw_polygons(
+            [outline + shift + 0.5 for outline, _ in outlines],
+            edge_colors=[colour for _, colour in outlines],
+            line_widths=width,
+            alpha=1.0,
+        )
+    limits = np.array((image.shape[1] - 1, image.shape[0] - 1) * 2)
+    boxes = np.clip(prediction.boxes * factor, 0, limits) + np.tile(shift, 2)
+    if len(boxes):
+        board.visualizer.draw_bboxes(boxes, edge_colors=colours, line_widths=width, alpha=1.0)
+    objects = list(zip(boxes, labels, prediction.scores, colours, strict=True))
+    for box, label, score, colour in reversed(objects):  # the best on top
+        name = f"{prediction.name_of(label)} " if len(boxes) <= MOST_NAMES else ""
+        write(board, f"{name}{score:.2f}", box[:2], colour)
+    return board
+
+
+def tint(image: np.ndarray, code: dict[str, Any], colour: Colour, factor: int) -> list[np.ndarray]:
+    """Colour the pixels of a mask; only the part of the image with the mask is worked on.
+
+    Args:
+        image: (H, W, 3), RGB, enlarged; changed in place.
+        code: The mask as COCO's run lengths.
+        colour: RGB.
+        factor: How often each pixel of the image was repeated.
+
+    Returns:
+        The mask's outlines, each (N, 2), x and y in pixels of the enlarged image.
+    """
+    from pycocotools import mask as coco  # comes with mmdet
+
+    left, top, width, height = coco.toBbox(code).astype(int).tolist()
+    mask = coco.decode(code)[top : top + height, left : left + width]
+    mask = mask.repeat(factor, axis=0).repeat(factor, axis=1)
+    top, left = top * factor, left * factor
+    part = image[top : top + mask.shape[0], left : left + mask.shape[1]]
+    inside = mask.astype(bool)
+    part[inside] = (1 - OPACITY) * part[inside] + OPACITY * np.array(colour)
+    found, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+    return [contour.reshape(-1, 2) for contour in found]
+
+
+def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
+    """Write an object's label on a patch of its colour, above its box where there is room.
+
+    Args:
+        board: The picture.
+        text: The label.
+        corner: Left and top of the box.
+        colour: Of the patch.
+    """
+    above = corner[1] - 1.2 * board.letter >= board.top
+    patch = {"facecolor": np.array(colour) / 255, "alpha": 0.75, "pad": 0.5, "edgecolor": "none"}
+    red, green, blue = colour
+    light = 0.3 * red + 0.59 * green + 0.11 * blue > 140
+    board.visualizer.draw_texts(
+        text.replace("$", r"\$"),
+        corner,
+        font_sizes=board.points(LABEL_SIZE),
+        colors="black" if light else "white",
+        vertical_alignments="bottom" if above else "top",
+        bboxes=patch,
+    )
+
+
+def prepare(image: np.ndarray, rows: list[list[Entry]]) -> Board:
+    """Put an image below a strip with texts.
+
+    Args:
+        image: (H, W, 3), RGB.
+        rows: The texts, row by row.
+
+    Returns:
+        The picture.
+    """
+    height, width = image.shape[:2]
+    letter = letter_height(height, width)
+    line = 1.6 * letter
+    top = math.ceil(line * (len(rows) + 0.3))
+    longest = max(sum(entry_width(entry, letter) for entry in row) for row in rows)
+    canvas_width = max(width, LEAST_WIDTH, math.ceil(longest))
+    canvas = np.full((top + height, canvas_width, 3), BACKGROUND, dtype=np.uint8)
+    canvas[top:, :width] = image
+    board = Board(Visualizer(image=canvas), top, letter)
+    for number, row in enumerate(rows):
+        left, middle = 0.5 * letter, line * (number + 0.65)
+        for entry in row:
+            if entry.colour is not None:
+                patch = np.array((left, middle - letter / 2, left + letter, middle + letter / 2))
+                board.visualizer.draw_bboxes(
+                    patch, edge_colors="black", face_colors=entry.colour, line_widths=1, alpha=1.0
+                )
+            board.visualizer.draw_texts(
+                entry.text.replace("$", r"\$"),
+                np.array((left + (1.4 * letter if entry.colour is not None else 0), middle)),
+                font_sizes=board.points(),
+                colors="black",
+                vertical_alignments="center",
+            )
+            left += entry_width(entry, letter)
+    return board
+
+
+def flow(entries: list[Entry], size: tuple[int, int]) -> list[list[Entry]]:
+    """Break entries into rows as wide as the image.
+
+    Args:
+        entries: What to place.
+        size: Height and width of the image.
+
+    Returns:
+        The rows.
+    """
+    letter = letter_height(*size)
+    rows: list[list[Entry]] = [[]]
+    used = 0.0
+    for entry in entries:
+        needed = entry_width(entry, letter)
+        if rows[-1] and used + needed > max(size[1], LEAST_WIDTH):
+            rows.append([])
+            used = 0.0
+        rows[-1].append(entry)
+        used += needed
+    return rows
+
+
+def letter_height(height: int, width: int) -> float:
+    """Return the height of letters, in pixels, that suits an image."""
+    return max(14.0, min(height, width) / 45)
+
+
+def entry_width(entry: Entry, letter: float) -> float:
+    """Return about how wide an entry is, in pixels, with the space after it."""
+    return letter * (LETTER_SHARE * len(entry.text) + (3.0 if entry.colour is not None else 1.5))
+
+
+def colour_of(prediction: Prediction, label: int) -> Colour:
+    """Return the colour of a class: that of the data set, else one that differs from others."""
+    if label < len(prediction.palette):
+        return prediction.palette[label]
+    return choose_colour(label)
+
+
+def choose_colour(number: int) -> Colour:
+    """Return one of endlessly many colours; neighbouring numbers look different."""
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.75, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)

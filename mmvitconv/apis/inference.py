@@ -1,0 +1,296 @@
+"""Predictions of a classifier, detector or segmentor for any images.
+
+Three lines are enough::
+
+    from mmvitconv.apis.inference import Predictor
+    predictor = Predictor("configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py", "best.pth")
+    for result in predictor("photos/"): print(result.to_json())
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmvitconv.apis.building import (
+    build_model,
+    build_pipeline,
+    choose_device,
+    read_names,
+    require_package,
+)
+from mmvitconv.apis.images import (
+    Content,
+    Source,
+    UnreadableImageError,
+    content_of,
+    decode,
+    list_sources,
+)
+from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
+from mmvitconv.datasets.layout import leaf_datasets, type_name
+from mmvitconv.engine.configuration import apply_options, load_config
+from mmvitconv.engine.launch import require
+from mmvitconv.engine.tasks import task_scope
+from mmvitconv.errors import UserError
+from mmvitconv.weights import load_file
+
+TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
+DETECTION_THRESHOLD = 0.3
+TOP_K = 5
+LOOK_AHEAD = 4  # batches that are read before images of one shape are put together
+LEAST_SIDE_SHARE = 1 / 32  # of the long side, where the pipeline cannot resize a thinner image
+
+
+class Predictor:
+    """A model that is ready to look at images.
+
+    Images go through the test pipeline of the config, without its annotations. Images that the
+    model sees in the same shape share a forward pass, so that a batch changes no result.
+
+    Args:
+        config: Path or name of a config, or the config.
+        checkpoint: Its trained weights; None for random ones, the same each time.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
+        cfg_options: Changes of the config: dotted keys and their values.
+
+    Attributes:
+        name: Name of the config.
+        checkpoint: Path of the weights, or None.
+        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        classes: Names of the classes, from the checkpoint, else from the config; may be empty.
+        palette: Colours of the classes, RGB; may be empty.
+        device: Where the model is.
+        model: The model, in eval mode.
+
+    Raises:
+        UserError: When config, checkpoint or device cannot work.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        cfg_options: dict[str, Any] | None = None,
+    ) -> None:
+        cfg = deepcopy(config) if isinstance(config, Config) else load_config(str(config))
+        for note in apply_options(cfg, cfg_options):
+            warnings.warn(note, stacklevel=2)
+        scope = task_scope(cfg)
+        require(cfg, ("test_dataloader",), "to predict")
+        self.name = Path(cfg.filename).stem if cfg.filename else type_name(cfg.model)
+        self.checkpoint = None if checkpoint is None else str(checkpoint)
+        self.task = TASKS[scope]
+        self.device = choose_device(device)
+        content = None if checkpoint is None else load_file(checkpoint)
+        require_package(scope)
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"))[1]
+        with DefaultScope.overwrite_default_scope(scope):
+            self._loading, self._pipeline = build_pipeline(dataset.get("pipeline") or [])
+            self.model = build_model(cfg, content, str(checkpoint)).to(self.device).eval()
+            self.classes, self.palette = read_names(content, dataset)
+        if checkpoint is None:
+            warnings.warn(f"{self.name}: no checkpoint, so the weights are random", stacklevel=2)
+
+    def predict(self, images: Source | Iterable[Source], **options: Any) -> list[Prediction]:
+        """Return the predictions for images, in their order; for arguments see :meth:`__call__`."""
+        return list(self(images, **options))
+
+    def __call__(
+        self,
+        images: Source | Iterable[Source],
+        batch_size: int = 8,
+        score_threshold: float | None = None,
+        top_k: int = TOP_K,
+        recursive: bool = False,
+        on_error: Callable[[str, str], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict, one image after another.
+
+        Args:
+            images: Paths, folders, numpy arrays (RGB, not OpenCV's BGR), Pillow images, or an
+                iterable of them.
+            batch_size: Largest number of images in a forward pass.
+            score_threshold: Leave out objects, or classes of a classifier, with a lower score;
+                default: 0.3 for detection, 0 for classification. Segmentation has no scores.
+            top_k: How many classes a classifier names.
+            recursive: Look into the folders inside folders, too.
+            on_error: Called with image and reason for each that cannot be read; default: warn.
+
+        Returns:
+            An iterator over the predictions, in the order of the images, without those that cannot
+            be read.
+
+        Raises:
+            UserError: When an argument cannot work, or, at the end, no image could be read.
+        """
+        if score_threshold is None:
+            score_threshold = DETECTION_THRESHOLD if self.task == "detection" else 0.0
+        check_settings(batch_size, score_threshold, top_k)
+        sources = list_sources(images, recursive)
+        predictions = self._predict(sources, batch_size, top_k, on_error or _warn)
+        return (prediction.above(score_threshold) for prediction in predictions)
+
+    def _predict(
+        self,
+        sources: Iterable[Source],
+        batch_size: int,
+        top_k: int,
+        on_error: Callable[[str, str], None],
+    ) -> Iterator[Prediction]:
+        """Yield unfiltered predictions; read some batches ahead to find images of one shape."""
+        numbered = enumerate(sources)
+        seen, unread, reason = 0, 0, ""
+        while chunk := list(islice(numbered, LOOK_AHEAD * batch_size)):
+            seen += len(chunk)
+            images = []
+            for index, source in chunk:
+                content = content_of(source)
+                name = str(content) if isinstance(content, Path) else f"image {index}"
+                try:
+                    images.append((name, content, self._prepare(name, content)))
+                except UnreadableImageError as error:
+                    unread, reason = unread + 1, reason or f"{name}: {error}"
+                    on_error(name, str(error))
+            outputs = self._run([prepared for _, _, prepared in images], batch_size)
+            for (name, content, _), output in zip(images, outputs, strict=True):
+                yield self._read(output, name, content, top_k)
+        if unread == seen:
+            count = f"none of the {seen} images can be used; the first, " if seen > 1 else ""
+            raise UserError(f"{count}{reason}; give images that can be opened")
+
+    def _prepare(self, name: str, content: Content) -> dict[str, Any]:
+        """Run the test pipeline for an image."""
+        image = decode(content, self._loading)
+        height, width = image.shape[:2]
+        try:
+            sample = self._transform(name, image)
+        except (cv2.error, ValueError):
+            # resizing left no pixel of a very thin image: make it thicker first
+            least = math.ceil(max(height, width) * LEAST_SIDE_SHARE)
+            thicker = (max(width, least), max(height, least))
+            try:
+                sample = self._transform(name, cv2.resize(image, thicker))
+            except (cv2.error, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise UnreadableImageError(
+                    f"the test pipeline cannot take its {width}x{height} pixels ({reason})"
+                ) from error
+            seen_height, seen_width = sample["data_samples"].img_shape[:2]
+            sample["data_samples"].set_metainfo(
+                {
+                    "ori_shape": (height, width),
+                    "scale_factor": (seen_width / width, seen_height / height),
+                }
+            )
+        return sample
+
+    def _transform(self, name: str, image: np.ndarray) -> dict[str, Any]:
+        shape = image.shape[:2]
+        return self._pipeline(
+            {
+                "img": image,
+                "img_shape": shape,
+                "ori_shape": shape,
+                "img_path": name,
+                "img_id": 0,
+                "seg_fields": [],
+            }
+        )
+
+    def _run(self, samples: list[dict[str, Any]], batch_size: int) -> list[Any]:
+        """Return the model's output for each sample; one shape per forward pass."""
+        divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, sample in enumerate(samples):
+            shape = tuple(math.ceil(side / divisor) for side in sample["inputs"].shape[-2:])
+            groups.setdefault(shape, []).append(index)
+        outputs: list[Any] = [None] * len(samples)
+        for members in groups.values():
+            for start in range(0, len(members), batch_size):
+                batch = members[start : start + batch_size]
+                for index, output in zip(
+                    batch, self._forward([samples[index] for index in batch]), strict=True
+                ):
+                    outputs[index] = output
+        return outputs
+
+    @torch.inference_mode()
+    def _forward(self, samples: list[dict[str, Any]]) -> list[Any]:
+        batch = {key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")}
+        try:
+            return [output.cpu() for output in self.model.test_step(batch)]
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                f"a batch of {len(samples)} images does not fit into the memory of {self.device}; "
+                "give a smaller batch size"
+            ) from error
+
+    def _read(self, output: Any, name: str, content: Content, top_k: int) -> Prediction:
+        """Turn the model's output into a prediction."""
+        height, width = (int(side) for side in output.ori_shape[:2])
+        common = {
+            "image": name,
+            "width": width,
+            "height": height,
+            "classes": self.classes,
+            "palette": self.palette,
+            "content": content,
+        }
+        if self.task == "classification":
+            scores, labels = output.pred_score.float().sort(descending=True, stable=True)
+            return Classification(
+                **common, labels=labels[:top_k].numpy(), scores=scores[:top_k].numpy()
+            )
+        if self.task == "segmentation":
+            class_map = output.pred_sem_seg.data[0].numpy()
+            kind = np.uint8 if class_map.max() < 256 else np.uint16
+            return Segmentation(**common, class_map=class_map.astype(kind))
+        found = output.pred_instances
+        found = found[found.scores.argsort(descending=True, stable=True)]
+        return Detection(
+            **common,
+            boxes=found.bboxes.float().numpy(),
+            labels=found.labels.numpy(),
+            scores=found.scores.float().numpy(),
+            codes=_encode_masks(found.masks) if "masks" in found else None,
+        )
+
+
+def check_settings(batch_size: int, score_threshold: float, top_k: int) -> None:
+    """Raise a UserError for numbers that make no sense.
+
+    Args:
+        batch_size: At least 1.
+        score_threshold: 0 to 1.
+        top_k: At least 1.
+    """
+    for name, number in (("batch size", batch_size), ("top-k", top_k)):
+        if number < 1:
+            raise UserError(f"the {name} must be at least 1, got {number}")
+    if not 0 <= score_threshold <= 1:
+        raise UserError(f"the score threshold must be between 0 and 1, got {score_threshold}")
+
+
+def _encode_masks(masks: Any) -> tuple[dict[str, Any], ...]:
+    """Return masks (N, H, W) as COCO's compressed run lengths."""
+    from pycocotools import mask
+
+    return tuple(mask.encode(np.asfortranarray(np.asarray(one), dtype=np.uint8)) for one in masks)
+
+
+def _warn(image: str, reason: str) -> None:
+    warnings.warn(f"{image} is left out: {reason}", stacklevel=4)

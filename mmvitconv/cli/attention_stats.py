@@ -1,0 +1,78 @@
+"""Measure how much attention depends on the query and on the head, and how sparse it is.
+
+mmvitconv attention-stats MODEL [--checkpoint FILE] [--images FOLDER] [--out PICTURE]
+
+The numbers of all layers are written to a CSV file beside the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmvitconv.cli.picture_arguments import (
+    add_model_arguments,
+    picture_parser,
+    positive,
+    square,
+)
+from mmvitconv.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code.
+    """
+    parser = picture_parser("attention-stats", __doc__)
+    add_model_arguments(parser)
+    parser.add_argument("--images", help="folder of images, instead of one")
+    parser.add_argument(
+        "--count", type=positive, default=10, help="how many of them (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    size = square(parser, options.size)
+    if options.images and options.image:
+        raise UserError("--image and --images were given; give one of them")
+
+    from mmvitconv.analysis.attention_statistics import (
+        attention_statistics,
+        draw_statistics,
+        write_statistics,
+    )
+    from mmvitconv.analysis.pictures import check_picture_path, fit, load_source, read_image
+    from mmvitconv.analysis.subjects import load_subject
+    from mmvitconv.apis.images import find_images
+    from mmvitconv.datasets.progress import progress
+
+    out = check_picture_path(options.out)
+    if options.images:
+        paths = find_images(options.images, recursive=True)[: options.count]
+        pictures = [read_image(path) for path in paths]
+        name = f"{len(pictures)} images of {Path(options.images).name}"
+    else:
+        first, name = load_source(options.image)
+        pictures = [first]
+    subject = load_subject(options.model, options.checkpoint, options.seed, size, options.device)
+    sources = [fit(picture, subject.shape) for picture in pictures]
+    inputs = (subject.to_input(source) for source in sources)
+    rows = attention_statistics(subject.model, progress(inputs, f"attention of {subject.name}"))
+    draw_statistics(rows, sources[0], f"{subject.title}, {name}", out)
+    table = write_statistics(rows, out)
+
+    shown = Table("layer", "kind", "queries", "heads", "entropy", "keys for 90 %",
+                  title="queries and heads: mean cosine of two")  # fmt: skip
+    for row in rows:
+        numbers = (row.query_similarity, row.head_similarity, row.entropy, row.keys_for_mass)
+        shown.add_row(row.layer, row.kind, *(f"{number:.3f}" for number in numbers))
+    Console().print(shown)
+    for path in (out, table):
+        print(f"wrote {path}")
+    return 0

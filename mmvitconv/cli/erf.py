@@ -1,0 +1,122 @@
+"""Draw effective receptive fields: which pixels the centre of a model's output depends on.
+
+mmvitconv erf MODEL [MODEL ...] [--checkpoint FILE ...] [--images FOLDER] [--out PICTURE]
+
+Beside the picture a CSV and a JSON file tell how large a centred square has to be to hold 20, 30,
+50 and 99 % of all contributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmvitconv.cli.picture_arguments import MODEL_HELP, picture_parser, positive
+from mmvitconv.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code.
+    """
+    parser = picture_parser("erf", __doc__)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        metavar="FILE",
+        help="weights of the models, in their order; - for random ones (default: all random)",
+    )
+    parser.add_argument("--images", help="folder of images (default: standard normal noise)")
+    parser.add_argument(
+        "--count", type=positive, default=10, help="how many images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=positive, default=224, help="side of the images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stage", type=int, default=-1, help="which of the outputs (default: the last)"
+    )
+    parser.add_argument(
+        "--keep-layer-scale",
+        action="store_true",
+        help="leave the layer scales of random weights as they start, so that blocks add next to "
+        "nothing; otherwise they are set to 1",
+    )
+    options = parser.parse_args(arguments)
+    checkpoints = options.checkpoint or ["-"] * len(options.models)
+    if len(checkpoints) != len(options.models):
+        raise UserError(
+            f"--checkpoint has {len(checkpoints)} files for {len(options.models)} models; give one "
+            "for each, - for random weights"
+        )
+
+    from mmvitconv.analysis.pictures import check_picture_path
+    from mmvitconv.analysis.receptive_field import (
+        draw_receptive_fields,
+        folder_images,
+        measure_reach,
+        noise_images,
+        noise_view,
+        subject_receptive_field,
+        write_reach,
+    )
+    from mmvitconv.analysis.subjects import even_layer_scales, load_subject
+
+    out = check_picture_path(options.out)
+    size = options.size
+    pictures = folder_images(options.images, size, options.count) if options.images else None
+    subjects = [
+        load_subject(
+            name, None if file == "-" else file, options.seed, (size, size), options.device
+        )
+        for name, file in zip(options.models, checkpoints, strict=True)
+    ]
+    fields, reaches = {}, {}
+    for subject, file in zip(subjects, checkpoints, strict=True):
+        weights = subject.weights
+        if file == "-" and not options.keep_layer_scale and even_layer_scales(subject.model):
+            weights += ", layer scales 1"
+        if pictures is None:
+            images = noise_images(subject, size, options.count, options.seed)
+        else:
+            images = [subject.to_input(picture) for picture in pictures]
+        title = f"{subject.name}\n{weights}"
+        if title in fields:
+            raise UserError(f"{subject.name} was given twice with the same weights")
+        fields[title] = subject_receptive_field(subject, images, options.stage)
+        reaches[subject.name if subject.name not in reaches else title] = measure_reach(
+            fields[title]
+        )
+    count = options.count if pictures is None else len(pictures)
+    source = f"{count} images of {Path(options.images).name}" if pictures else f"{count} x noise"
+    stage = "last output" if options.stage == -1 else f"output {options.stage}"
+    note = f"{stage}, {source}, {size} x {size}"
+    first = noise_view(images[0]) if pictures is None else pictures[0]
+    draw_receptive_fields(fields, first, note, out)
+    settings = {
+        "models": list(fields),
+        "images": source,
+        "size": size,
+        "stage": options.stage,
+        "seed": options.seed,
+    }
+    table, full = write_reach(out, reaches, settings)
+
+    shares = [f"{reach.threshold:.0%}" for reach in next(iter(reaches.values()))]
+    shown = Table("model", *shares, title="side of the centred square that holds this share")
+    for name, found in reaches.items():
+        sides = [f"{reach.side} ({reach.side_ratio:.1%})" for reach in found]
+        shown.add_row(name.replace("\n", ", "), *sides)
+    Console().print(shown)
+    for path in (out, table, full):
+        print(f"wrote {path}")
+    return 0

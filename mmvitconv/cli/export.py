@@ -1,0 +1,118 @@
+"""Write a backbone, classifier or segmentor as a file for deployment, checked against PyTorch.
+
+mmvitconv export CONFIG_OR_ARCH [CHECKPOINT] --out FILE [--format onnx|torch|torchscript]
+
+The file takes normalised images and gives logits (classifiers, segmentors) or feature maps. It is
+run on batches and sizes that it was not traced with and compared with the model; see docs/export.md
+for what can be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mmvitconv.engine.configuration import OptionAction
+
+if TYPE_CHECKING:
+    from mmvitconv.export import ExportReport
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Its options.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmvitconv export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="CONFIG_OR_ARCH", help="config, or a name of the list")
+    parser.add_argument("checkpoint", nargs="?", help="weights (default: random ones)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--format",
+        choices=("torch", "onnx", "torchscript"),
+        default="onnx",
+        help="torch is torch.export's, torchscript a trace (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="image in pixels (default: test size of the config; 224 224)",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--dynamic",
+        choices=("batch", "size", "both", "none"),
+        help="what may differ later (default: as much as can be had)",
+    )
+    parser.add_argument("--opset", type=int, help="of ONNX (default: the exporter's)")
+    parser.add_argument("--int8", action="store_true", help="linear layers in 8 bits (ONNX)")
+    parser.add_argument(
+        "--backbone-only", action="store_true", help="of a config, the backbone's feature maps"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionAction,
+        metavar="KEY=VALUE",
+        help="change settings of the config",
+    )
+    return parser.parse_args(arguments)
+
+
+def show(report: ExportReport) -> None:
+    """Print what was written.
+
+    Args:
+        report: From :func:`mmvitconv.export.export_model`.
+    """
+    for note in report.notes:
+        print(f"note: {note}")
+    for check in report.checks:
+        print(f"checked {check}")
+    kind = report.format if report.opset is None else f"{report.format}, opset {report.opset}"
+    size = f", sides from {report.least_side} on" if report.least_side else ""
+    print(f"dynamic: {report.dynamic}{size}")
+    if report.int8 is not None:
+        print(report.int8)
+    print(f"written: {report.path} ({kind}, {report.path.stat().st_size / 1e6:.1f} MB)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export a model.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code: 0.
+
+    Raises:
+        UserError: As :func:`mmvitconv.export.export_model`.
+    """
+    options = parse_args(arguments)
+    from mmvitconv.export import export_model
+
+    values = vars(options)
+    source, checkpoint = values.pop("source"), values.pop("checkpoint")
+    if values["shape"] is not None:
+        values["shape"] = tuple(values["shape"])
+    show(export_model(source, checkpoint, **values, say=lambda text: print(text, flush=True)))
+    return 0
+
+
+if __name__ == "__main__":
+    from mmvitconv.cli import run
+
+    sys.exit(run("export", *sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""Show everything about one architecture, and the lines that put it into your own config.
+
+mmvitconv info fcvit_s12
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mmvitconv.zoo import Arch
+
+SHAPES = ((224, 224), (512, 512), (800, 1280))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: The name means no architecture, or several.
+    """
+    parser = argparse.ArgumentParser(
+        "mmvitconv info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("arch", nargs="+", help="e.g. fcvit_s12, 'FCViT s12', s12, or a config")
+    options = parser.parse_args(arguments)
+    with Console(stderr=True).status("loading"):
+        from mmvitconv.zoo import find_arch
+
+    show(find_arch(" ".join(options.arch)), Console())
+    return 0
+
+
+def show(arch: Arch, console: Console) -> None:
+    """Print what is known about an architecture.
+
+    Args:
+        arch: The architecture.
+        console: Where to print.
+    """
+    from mmvitconv.zoo import write_snippet
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in _facts(arch):
+        facts.add_row(name, text)
+    console.print(facts, highlight=False)
+    for config in arch.configs:
+        console.print(f"\n{config.path} ({config.task})", highlight=False)
+        for result in config.results:
+            value = f"{result.metric} {result.value:g}"
+            console.print(f"    {result.dataset}: {value} ({result.source})", highlight=False)
+    console.print("\nIn your own mmdet config, with its neck:\n", highlight=False)
+    # code to copy: not wrapped
+    console.print(write_snippet(arch), highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(arch: Arch) -> list[tuple[str, str]]:
+    """Return names and texts of the upper part."""
+    from mmvitconv.zoo import count_macs, count_stage_parameters
+
+    unit, stages, rest = count_stage_parameters(arch)
+    facts = [("architecture", f"{arch.type}, arch={arch.arch!r}")]
+    if arch.aliases:
+        facts.append(("other names", ", ".join(arch.aliases)))
+    if arch.paper is not None:
+        facts.append(("paper", f"{arch.paper.title}, {arch.paper.url}"))
+        facts.append(("original code", arch.paper.code or "none is public"))
+    facts.append(("parameters", f"{arch.parameters:,} (backbone, without a classifier's head)"))
+    facts.append((f"in its {unit}", _per_stage(stages, rest)))
+    for height, width in SHAPES:
+        macs = count_macs(arch, (height, width))
+        text = "this size is not legal" if macs is None else f"{macs / 1e9:.3f} G (backbone)"
+        facts.append((f"multiply-adds at {height} x {width}", text))
+    facts.append(("output strides", ", ".join(map(str, arch.strides))))
+    facts.append(("output channels", ", ".join(map(str, arch.out_channels))))
+    facts.append(("tasks", ", ".join(arch.tasks) or "no shipped config uses it"))
+    return facts
+
+
+def _per_stage(stages: Sequence[int], rest: int) -> str:
+    """Return the parameters of each stage; equal neighbours together."""
+    parts, first = [], 0
+    for count, group in groupby(stages):
+        last = first + len(list(group)) - 1
+        parts.append(f"{first if first == last else f'{first}-{last}'}: {count:,}")
+        first = last + 1
+    return "; ".join([*parts, *([f"outside: {rest:,}"] if rest else [])])

@@ -1,0 +1,130 @@
+"""Does a file give what the model gives? On batches and sizes that it was not traced with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmvitconv.export.graphs import Runner
+
+__all__ = ["TOLERANCE", "Check", "check_graph", "find_least_side", "inputs_of"]
+
+# Of the largest value: graphs reorder float32 sums, wrong layers show in the first digits.
+TOLERANCE = 1e-4
+_SIDES = (1, 2, 4, 8, 16, 32, 33, 48, 64, 65, 96)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of a file with the model.
+
+    Attributes:
+        batch: Images.
+        shape: Their height and width in pixels.
+        absolute: Largest difference of any output.
+        relative: The same over the largest value of that output.
+        error: Why the file did not run, empty if it did.
+    """
+
+    batch: int
+    shape: tuple[int, int]
+    absolute: float
+    relative: float
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file ran and differs by rounding only."""
+        return not self.error and self.relative <= TOLERANCE
+
+    def __str__(self) -> str:
+        """Return one line."""
+        place = f"{self.batch} x {self.shape[0]} x {self.shape[1]}"
+        if self.error:
+            return f"{place}: {self.error}"
+        return f"{place}: differs by {self.absolute:.1e} ({self.relative:.1e} of the largest value)"
+
+
+def inputs_of(batch: int, shape: tuple[int, int], dynamic: str) -> list[tuple[int, int, int]]:
+    """Return batches, heights and widths to check a file with.
+
+    Args:
+        batch: What the user asked for.
+        shape: The same.
+        dynamic: What else the file must take.
+    """
+    height, width = shape
+    shapes = [shape]
+    if dynamic in ("size", "both"):
+        shapes += [(97, 131), (width + 96, height), (height * 3 // 4 | 1, width * 5 // 4 | 1)]
+    batches = [batch]
+    if dynamic in ("batch", "both"):
+        batches += [count for count in (1, 2, 3) if count != batch]
+    count = max(len(shapes), len(batches))
+    pairs = [(batches[i % len(batches)], *shapes[i % len(shapes)]) for i in range(count)]
+    return list(dict.fromkeys(pairs))
+
+
+def check_graph(
+    runner: Runner, module: nn.Module, channels: int, inputs: Sequence[tuple[int, int, int]]
+) -> tuple[Check, ...]:
+    """Compare a file with the model.
+
+    Args:
+        runner: From :func:`mmvitconv.export.graphs.load_runner`.
+        module: The model.
+        channels: Of the images.
+        inputs: Batches, heights and widths.
+
+    Returns:
+        A check for each input.
+    """
+    return tuple(_compare(runner, module, channels, *each) for each in inputs)
+
+
+def find_least_side(runner: Runner, module: nn.Module, channels: int) -> int:
+    """Return the smallest side that a file takes, for squares and for stripes.
+
+    Args:
+        runner: The file.
+        module: The model.
+        channels: Of the images.
+
+    Returns:
+        The side in pixels, of a few that were tried.
+    """
+    for side in _SIDES:
+        shapes = ((side, side), (side, _SIDES[-1] + 3), (_SIDES[-1] + 3, side))
+        if all(_compare(runner, module, channels, 1, *shape).passed for shape in shapes):
+            return side
+    return _SIDES[-1] + 1  # the sizes of check_graph passed
+
+
+def _compare(
+    runner: Runner, module: nn.Module, channels: int, batch: int, height: int, width: int
+) -> Check:
+    generator = torch.Generator().manual_seed(batch + height + width)
+    x = torch.randn(batch, channels, height, width, generator=generator)
+    with torch.no_grad():
+        expected = module(x)
+    expected = (expected,) if isinstance(expected, Tensor) else expected
+    shape = (height, width)
+    try:
+        outs = runner(x)
+    except Exception as error:  # each runtime has its own
+        reason = " ".join(str(error).split())[:200]
+        return Check(batch, shape, float("nan"), float("nan"), f"does not run ({reason})")
+    if [out.shape for out in outs] != [out.shape for out in expected]:
+        shapes = [tuple(out.shape) for out in outs]
+        return Check(batch, shape, float("nan"), float("nan"), f"gives outputs of shapes {shapes}")
+    absolute = [float((a - b).abs().max()) for a, b in zip(outs, expected, strict=True)]
+    relative = [
+        difference / max(float(b.abs().max()), 1e-12)
+        for difference, b in zip(absolute, expected, strict=True)
+    ]
+    if any(value != value for value in absolute):
+        return Check(batch, shape, float("nan"), float("nan"), "gives NaN")
+    return Check(batch, shape, max(absolute), max(relative))

@@ -1,0 +1,186 @@
+"""The three file formats: a module is traced, written, and the file run again."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmvitconv.errors import UserError
+
+__all__ = ["FORMATS", "load_runner", "quiet", "read_opset", "require_packages", "write_graph"]
+
+FORMATS = ("torch", "onnx", "torchscript")
+# Kernels of ParC follow the map. Where a map has just the stored length, as at 224 x 224, a tracer
+# would record that nothing is resized; no stored length belongs to these primes.
+TRACED_SHAPE = (307, 397)
+# Circular convolutions: the one exact form without complex numbers, whatever the length.
+_ALGORITHM = ("MMVITCONV_CIRCULAR_CONV", "concat")
+_AXES = {"batch": (0,), "size": (2, 3), "both": (0, 2, 3), "none": ()}
+
+Runner = Callable[[Tensor], Sequence[Tensor]]
+
+
+def require_packages(format: str) -> None:
+    """Raise a UserError when a format cannot be written with what is installed.
+
+    Args:
+        format: One of :data:`FORMATS`.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r} is unknown; give one of {', '.join(FORMATS)}")
+    if format != "torchscript" and not hasattr(torch.export.Dim, "DYNAMIC"):
+        raise UserError(
+            f"--format {format} needs torch 2.6 or newer, this is {torch.__version__}; "
+            "--format torchscript works"
+        )
+    if format != "onnx":
+        return
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise UserError(
+                f"--format onnx needs {package}; run: pip install 'mmvitconv[export]'"
+            ) from error
+
+
+def write_graph(
+    module: nn.Module,
+    format: str,
+    path: Path,
+    example: Tensor,
+    dynamic: str,
+    outputs: Sequence[str],
+    metadata: Mapping[str, Any],
+    opset: int | None = None,
+) -> None:
+    """Trace a module and write it.
+
+    Args:
+        module: In evaluation mode; takes one tensor.
+        format: One of :data:`FORMATS`.
+        path: File to write.
+        example: What it is traced with.
+        dynamic: ``'batch'``, ``'size'``, ``'both'`` or ``'none'``: what may differ from it.
+        outputs: Names of the outputs.
+        metadata: Stored in ONNX files.
+        opset: Of ONNX files; None for the exporter's own.
+
+    Raises:
+        Exception: Whatever tracers and exporters raise when they cannot express the module.
+    """
+    with quiet(), torch.no_grad(), _one_algorithm():
+        if format == "torchscript":
+            torch.jit.trace(module, example, check_trace=False, strict=False).save(str(path))
+            return
+        axes = dict.fromkeys(_AXES[dynamic], torch.export.Dim.DYNAMIC)
+        program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
+        if format == "torch":
+            torch.export.save(program, path)
+            return
+        graph = torch.onnx.export(
+            program,
+            dynamo=True,
+            # onnxruntime does it when it loads the file; the exporter is slow at it
+            optimize=False,
+            verbose=False,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(outputs),
+        )
+        graph.model.metadata_props.update(
+            {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in metadata.items()
+            }
+        )
+        graph.save(path, external_data=False)
+    written = read_opset(path)
+    if opset is not None and written != opset:
+        raise UserError(f"--opset {opset} cannot be had for this model, only {written}")
+
+
+def read_opset(path: Path) -> int:
+    """Return the version of the operators that an ONNX file uses."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return next(entry.version for entry in model.opset_import if not entry.domain)
+
+
+def load_runner(path: Path, format: str, threads: int | None = None) -> Runner:
+    """Open a file that was written, as somebody who deploys it would.
+
+    Args:
+        path: The file.
+        format: One of :data:`FORMATS`.
+        threads: Threads of onnxruntime; None for all cores.
+
+    Returns:
+        A function from images to outputs.
+    """
+    if format == "onnx":
+        return _load_onnx(path, threads)
+    with quiet():
+        model = torch.export.load(path).module() if format == "torch" else torch.jit.load(str(path))
+
+    def run(x: Tensor) -> Sequence[Tensor]:
+        with quiet(), torch.no_grad():
+            outs = model(x)
+        return (outs,) if isinstance(outs, Tensor) else tuple(outs)
+
+    return run
+
+
+def _load_onnx(path: Path, threads: int | None) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised all the same
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (name,) = (node.name for node in session.get_inputs())
+    return lambda x: [torch.from_numpy(out) for out in session.run(None, {name: x.numpy()})]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporters print and log to themselves.
+
+    Yields:
+        Nothing.
+    """
+    before = logging.root.manager.disable
+    sink = io.StringIO()
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _one_algorithm() -> Iterator[None]:
+    name, value = _ALGORITHM
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

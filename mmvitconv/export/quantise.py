@@ -1,0 +1,100 @@
+"""Linear layers of an ONNX file in 8 bits."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmvitconv.analysis.timing import measure
+from mmvitconv.export.graphs import load_runner, quiet
+
+__all__ = ["Quantised", "compare_quantised", "quantise"]
+
+# Convolutions stay in float32: their activations would need a calibrated range.
+_OPERATORS = ("MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An 8-bit file beside its float32 original.
+
+    Attributes:
+        size: Bytes of the file over those of the original.
+        latency: Median time of a call over that of the original; below 1 is faster.
+        relative: Largest difference of any output over the largest value.
+        cosine: Cosine between the outputs of both, 1 for equal directions; the least of all.
+        agreement: Share of images with the same largest logit; None for feature maps.
+    """
+
+    size: float
+    latency: float
+    relative: float
+    cosine: float
+    agreement: float | None
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        agreement = "" if self.agreement is None else f", same class for {self.agreement:.0%}"
+        return (
+            f"int8: {self.size:.2f} of the size, {self.latency:.2f} of the time, outputs differ by "
+            f"{self.relative:.1%} of the largest value (cosine {self.cosine:.4f}{agreement})"
+        )
+
+
+def quantise(source: Path, path: Path, operators: tuple[str, ...] = _OPERATORS) -> None:
+    """Write a copy of an ONNX file with 8-bit weights; activations are quantised as they come.
+
+    Args:
+        source: File in float32.
+        path: File to write.
+        operators: What is quantised.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
+        # Weights are transposed in the graph, and only constants can be quantised.
+        folded = Path(scratch) / "folded.onnx"
+        quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
+        quantize_dynamic(
+            str(folded),
+            str(path),
+            op_types_to_quantize=list(operators),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def compare_quantised(source: Path, path: Path, images: Tensor, rounds: int = 7) -> Quantised:
+    """Run both files on the same images, in turns.
+
+    Args:
+        source: File in float32.
+        path: File in 8 bits.
+        images: A batch that both take.
+        rounds: Calls of each that are timed.
+
+    Returns:
+        What was measured.
+    """
+    threads = torch.get_num_threads()
+    plain, small = (load_runner(file, "onnx", threads) for file in (source, path))
+    expected, outs = plain(images), small(images)
+    times = measure({"plain": lambda: plain(images), "small": lambda: small(images)}, rounds, "cpu")
+    relative = max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+        for a, b in zip(outs, expected, strict=True)
+    )
+    cosine = min(
+        float(torch.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
+        for a, b in zip(outs, expected, strict=True)
+    )
+    agreement = None
+    if len(outs) == 1 and outs[0].dim() == 2:
+        agreement = float((outs[0].argmax(1) == expected[0].argmax(1)).double().mean())
+    size = path.stat().st_size / source.stat().st_size
+    return Quantised(size, times["small"] / times["plain"], relative, cosine, agreement)

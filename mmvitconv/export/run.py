@@ -1,0 +1,319 @@
+"""A model becomes a file that is known to give what the model gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from mmvitconv.engine.launch import require_writable
+from mmvitconv.errors import UserError
+from mmvitconv.export.check import Check, check_graph, find_least_side, inputs_of
+from mmvitconv.export.graphs import (
+    TRACED_SHAPE,
+    load_runner,
+    read_opset,
+    require_packages,
+    write_graph,
+)
+from mmvitconv.export.quantise import Quantised, compare_quantised, quantise
+from mmvitconv.export.subject import Subject, load_subject
+from mmvitconv.version import __version__
+
+__all__ = ["DYNAMIC", "ExportReport", "export_model", "export_subject"]
+
+DYNAMIC = ("batch", "size", "both", "none")
+_LADDER = ("both", "batch", "none")  # what is tried when nothing was asked for
+_WORDS = {"batch": "batch", "size": "image size", "both": "batch and image size", "none": "nothing"}
+# Images that an 8-bit file is compared on.
+_COMPARED = 16
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how it was checked.
+
+    Attributes:
+        path: The file.
+        format: ``'torch'``, ``'onnx'`` or ``'torchscript'``.
+        dynamic: ``'batch'``, ``'size'``, ``'both'`` or ``'none'``: what may differ between calls.
+        shape: Height and width that were asked for, or the model's usual ones.
+        batch: The same of images in a call.
+        opset: Of an ONNX file, else None.
+        least_side: Smallest height and width that the file takes, where the size is dynamic.
+        checks: Comparisons with the model in PyTorch.
+        metadata: What the file says about itself.
+        int8: How an 8-bit file differs from the one in float32.
+        notes: What was assumed or could not be had, one sentence each.
+        seconds: How long it took.
+    """
+
+    path: Path
+    format: str
+    dynamic: str
+    shape: tuple[int, int]
+    batch: int
+    opset: int | None
+    least_side: int | None
+    checks: tuple[Check, ...]
+    metadata: Mapping[str, Any]
+    int8: Quantised | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of any check, over the largest value of its output."""
+        return max(check.relative for check in self.checks)
+
+
+@dataclass
+class _Request:
+    """What the user asked for, checked."""
+
+    format: str
+    out: Path
+    shape: tuple[int, int]
+    batch: int
+    dynamic: str | None
+    opset: int | None
+    say: Callable[[str], None]
+    notes: list[str] = field(default_factory=list)
+
+
+def export_model(
+    source: str,
+    checkpoint: str | Path | None = None,
+    *,
+    out: str | Path,
+    format: str = "onnx",
+    shape: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: str | None = None,
+    opset: int | None = None,
+    int8: bool = False,
+    backbone_only: bool = False,
+    cfg_options: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> ExportReport:
+    """Export a classifier, a segmentor or a backbone, and check the file against PyTorch.
+
+    Preprocessing is not in the file: it takes normalised float32 images (B, C, H, W), and says in
+    its metadata how they are made. Classifiers give logits (B, classes); segmentors logits at the
+    image's size, (B, classes, H, W); backbones their feature maps, finest first.
+
+    Args:
+        source: A config file, or an architecture as ``mmvitconv list`` names it (its backbone).
+        checkpoint: Weights; None for random ones.
+        out: File to write; it appears when it passed the checks, and replaces an older one.
+        format: ``'torch'`` (torch.export), ``'onnx'`` or ``'torchscript'`` (a trace).
+        shape: Height and width in pixels; None for the model's usual ones.
+        batch: Images in a call.
+        dynamic: What may differ from ``shape`` and ``batch`` later: ``'batch'``, ``'size'``,
+            ``'both'`` or ``'none'``. None for as much as can be had.
+        opset: Version of the ONNX operators; None for the exporter's own.
+        int8: Write linear layers in 8 bits (ONNX only).
+        backbone_only: Of a config, export the backbone alone.
+        cfg_options: Changes of the config, dotted keys and their values.
+        say: Called with a line for each step.
+
+    Returns:
+        What was written, and how far it is from the model.
+
+    Raises:
+        UserError: Arguments that cannot work, weights that do not belong to the model, or a file
+            that could not be made as asked or does not give what the model gives.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    _check_arguments(format, shape, batch, dynamic, opset, int8)
+    if out.is_dir():
+        raise UserError(f"--out {str(out)!r} is a folder; give a file, such as model.onnx")
+    require_writable(out.parent, "--out")
+    say(f"building {source}")
+    subject = load_subject(source, checkpoint, backbone_only, cfg_options)
+    report = export_subject(subject, out, format, shape, batch, dynamic, opset, int8=int8, say=say)
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def export_subject(
+    subject: Subject,
+    out: Path,
+    format: str = "onnx",
+    shape: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: str | None = None,
+    opset: int | None = None,
+    *,
+    int8: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> ExportReport:
+    """Export a module that was built already; see :func:`export_model`."""
+    shape = subject.shape if shape is None else shape
+    _check_runs(subject, shape, batch)
+    request = _Request(format, out, shape, batch, dynamic, opset, say, list(subject.notes))
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        # torch.export.save wants this suffix.
+        file = Path(scratch) / ("graph.pt2" if format == "torch" else "graph")
+        report = _first_that_works(subject, request, file)
+        if int8:
+            say("quantising")
+            small = Path(scratch) / "int8.onnx"
+            quantise(file, small)
+            count = batch if report.dynamic in ("size", "none") else _COMPARED
+            generator = torch.Generator().manual_seed(1)
+            images = torch.randn(count, subject.channels, *shape, generator=generator)
+            report = replace(report, int8=compare_quantised(file, small, images))
+            file = small
+        os.replace(file, out)
+    if format != "onnx":
+        _write_json(out, report.metadata)
+    return report
+
+
+def _first_that_works(subject: Subject, request: _Request, file: Path) -> ExportReport:
+    """Write the file with as much freedom as was asked for, or as can be had."""
+    asked = request.dynamic
+    for dynamic in _LADDER if asked is None else (asked,):
+        checks: tuple[Check, ...] = ()
+        try:
+            report = _export_once(subject, request, file, dynamic)
+        except UserError:
+            raise
+        except Exception as error:  # tracers raise whatever they stumble over
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            checks = report.checks
+            failed = [check for check in checks if not check.passed]
+            if not failed:
+                return report
+            reason = f"{len(failed)} of {len(checks)} checks failed, {failed[0]}"
+        freedom = "a file of fixed batch and size" if dynamic == "none" else (
+            f"a dynamic {_WORDS[dynamic]}"
+        )  # fmt: skip
+        sentence = f"{freedom} cannot be had as {request.format}: {reason}"
+        if dynamic == "none" or asked is not None:
+            raise UserError(sentence + _keep(file, request.out, checks) + _advice(asked))
+        request.notes.append(sentence)
+        request.say(sentence)
+    raise AssertionError("the last try returns or raises")
+
+
+def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) -> ExportReport:
+    is_sized = dynamic in ("size", "both")
+    count = 2 if dynamic in ("batch", "both") else request.batch
+    example = torch.randn(count, subject.channels, *(TRACED_SHAPE if is_sized else request.shape))
+    file.unlink(missing_ok=True)
+    request.say(f"exporting to {request.format}, dynamic: {_WORDS[dynamic]}")
+    metadata = {
+        **subject.metadata,
+        "input": "float32 images (B, C, H, W): (pixel - mean) / std, pixels from 0 to 255",
+        "shape": list(request.shape),
+        "batch": request.batch,
+        "dynamic": dynamic,
+        "outputs": list(subject.outputs),
+        "mmvitconv": __version__,
+        "torch": torch.__version__,
+    }
+    write_graph(
+        subject.module,
+        request.format,
+        file,
+        example,
+        dynamic,
+        subject.outputs,
+        metadata,
+        request.opset,
+    )
+    runner = load_runner(file, request.format)
+    inputs = inputs_of(request.batch, request.shape, dynamic)
+    request.say(f"checking {len(inputs)} inputs against PyTorch")
+    checks = check_graph(runner, subject.module, subject.channels, inputs)
+    least = None
+    if is_sized and all(check.passed for check in checks):
+        least = find_least_side(runner, subject.module, subject.channels)
+        metadata["least_side"] = least
+    opset = read_opset(file) if request.format == "onnx" else None
+    return ExportReport(
+        request.out,
+        request.format,
+        dynamic,
+        request.shape,
+        request.batch,
+        opset,
+        least,
+        checks,
+        metadata,
+        notes=tuple(request.notes),
+    )
+
+
+def _check_arguments(
+    format: str,
+    shape: tuple[int, int] | None,
+    batch: int,
+    dynamic: str | None,
+    opset: int | None,
+    int8: bool,
+) -> None:
+    """Raise a UserError before anything is built."""
+    if dynamic is not None and dynamic not in DYNAMIC:
+        raise UserError(f"--dynamic {dynamic!r} is unknown; give one of {', '.join(DYNAMIC)}")
+    if shape is not None and (len(shape) != 2 or min(shape) < 1):
+        raise UserError(f"--shape {shape} is illegal; give a height and a width from 1 on")
+    if batch < 1:
+        raise UserError(f"--batch {batch} is illegal; give a number from 1 on")
+    if format != "onnx" and (int8 or opset is not None):
+        option = "--int8" if int8 else "--opset"
+        raise UserError(f"{option} is for --format onnx, got --format {format}")
+    require_packages(format)
+    if opset is not None:
+        from onnx.defs import onnx_opset_version
+
+        if not 18 <= opset <= onnx_opset_version():
+            raise UserError(
+                f"--opset {opset} is illegal; give 18 to {onnx_opset_version()}, or leave it out"
+            )
+
+
+def _check_runs(subject: Subject, shape: tuple[int, int], batch: int) -> None:
+    """Raise a UserError when the model itself does not take the input."""
+    images = torch.zeros(batch, subject.channels, *shape)
+    try:
+        with torch.no_grad():
+            subject.module(images)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the model does not take --batch {batch} --shape {shape[0]} {shape[1]}: {error}"
+        ) from error
+
+
+def _keep(file: Path, out: Path, checks: tuple[Check, ...]) -> str:
+    """Keep a file that failed its checks, under another name; returns what to say."""
+    if not checks:
+        return ""
+    kept = out.with_name(f"{out.name}.failed")
+    os.replace(file, kept)
+    numbers = "; ".join(map(str, checks))
+    return f" (all checks: {numbers}; the file is kept as {kept})"
+
+
+def _advice(asked: str | None) -> str:
+    if asked in ("size", "both"):
+        return "; --dynamic batch keeps the size fixed, without --dynamic the tool decides"
+    return "; --format has others" if asked != "batch" else "; --dynamic none fixes it"
+
+
+def _write_json(out: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the metadata beside a file that has no room for them."""
+    path = out.with_name(f"{out.name}.json")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(scratch, path)

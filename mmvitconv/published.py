@@ -1,0 +1,152 @@
+"""Shipped configs and what is published about them, from their metafiles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config
+
+from mmvitconv.datasets.progress import progress
+from mmvitconv.engine.configuration import load_config
+from mmvitconv.registry import SCOPE
+from mmvitconv.resources import list_configs, resource_root
+
+__all__ = [
+    "TASKS",
+    "Entry",
+    "Paper",
+    "Result",
+    "ShippedConfig",
+    "family_of",
+    "folders_of",
+    "read_entries",
+]
+
+TASKS: Mapping[str, str] = {
+    "mmpretrain": "classification",
+    "mmdet": "detection",
+    "mmseg": "segmentation",
+}
+"""Task by the ``default_scope`` of its configs; detection includes instance segmentation."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a family comes from.
+
+    Attributes:
+        title: Title of the paper.
+        url: Its address.
+        code: Address of the original code; empty when there is none.
+    """
+
+    title: str
+    url: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published number.
+
+    Attributes:
+        task: As in the metafile: ``'Image Classification'``.
+        dataset: ``'COCO'``.
+        metric: ``'box AP'``.
+        value: The number.
+        source: Who published it, and that it was not reproduced here.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    """A config whose backbone is an architecture.
+
+    Attributes:
+        path: ``'configs/fcvit/fcvit_s12_imagenet.py'``, legal in any folder.
+        task: A value of :data:`TASKS`.
+        results: What is published for it.
+    """
+
+    path: str
+    task: str
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A shipped config and what it is about.
+
+    Attributes:
+        config: The config.
+        model: Its model.
+        paper: What its metafile names.
+    """
+
+    config: ShippedConfig
+    model: Mapping[str, Any]
+    paper: Paper
+
+
+def family_of(backbone: Mapping[str, Any]) -> str:
+    """Return the registered name of a config's backbone, without our scope."""
+    return str(backbone["type"]).removeprefix(f"{SCOPE}.")
+
+
+def folders_of(family: str) -> list[str]:
+    """Return the folders in ``configs`` where a file names a family."""
+    kind = re.compile(rf"\b{SCOPE}\.{family}\b")
+    paths = list_configs().values()
+    return sorted({path.parent.name for path in paths if kind.search(path.read_text("utf-8"))})
+
+
+def read_entries(families: Collection[str]) -> list[Entry]:
+    """Read the shipped configs of families, and their metafiles, with a progress bar.
+
+    Args:
+        families: Names of registered backbones.
+
+    Returns:
+        One entry for each config whose backbone is of these families, by path.
+    """
+    root = resource_root()
+    index = yaml.safe_load((root / "model-index.yml").read_text("utf-8"))
+    metafiles = {
+        Path(place).parent.name: yaml.safe_load((root / place).read_text("utf-8"))
+        for place in index["Import"]
+    }
+    folders = {folder for family in families for folder in folders_of(family)}
+    keys = [key for key in list_configs() if Path(key).parent.name in folders]
+    entries = []
+    for key in progress(keys, "reading configs"):
+        config = load_config(root / key)
+        if family_of(config.model.backbone) in families:
+            entries.append(_entry(key, config, metafiles.get(Path(key).parent.name) or {}))
+    return entries
+
+
+def _entry(key: str, config: Config, metafile: Mapping[str, Any]) -> Entry:
+    """Return what is known about a config."""
+    models = metafile.get("Models") or []
+    model = next((model for model in models if model["Config"] == key), {})
+    results = tuple(
+        Result(result["Task"], result["Dataset"], metric, value, model.get("Published In", ""))
+        for result in model.get("Results") or []
+        for metric, value in result["Metrics"].items()
+    )
+    shipped = ShippedConfig(key, TASKS[config.default_scope], results)
+    collection = (metafile.get("Collections") or [{}])[0]
+    paper, code = collection.get("Paper") or {}, collection.get("Code") or {}
+    described = Paper(paper.get("Title", ""), paper.get("URL", ""), code.get("URL", ""))
+    return Entry(shipped, config.model, described)

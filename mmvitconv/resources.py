@@ -1,0 +1,93 @@
+"""Where configs, tools and ``model-index.yml`` are, and configs found by name.
+
+An editable installation has them in the repository, a wheel in ``mmvitconv/.mim``, where
+OpenMMLab's ``mim`` looks for them.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmvitconv.errors import UserError
+
+__all__ = ["find_config", "list_configs", "resource_root"]
+
+_PACKAGE = Path(__file__).resolve().parent
+_INDEX = "model-index.yml"
+_CONFIGS = "configs"
+
+
+def resource_root() -> Path:
+    """Return the folder that holds ``configs``, ``tools`` and ``model-index.yml``.
+
+    Raises:
+        UserError: The installation has none.
+    """
+    for folder in (_PACKAGE / ".mim", _PACKAGE.parent):
+        if (folder / _INDEX).is_file() and (folder / _CONFIGS).is_dir():
+            return folder
+    raise UserError(
+        f"the configs of mmvitconv are neither in {_PACKAGE / '.mim'} nor in {_PACKAGE.parent}: "
+        "install a wheel made by 'pip wheel .', or the repository by 'pip install -e .'"
+    )
+
+
+def list_configs() -> dict[str, Path]:
+    """Return all shipped configs but those in ``_base_``.
+
+    Returns:
+        Path by name, ``'configs/fcvit/fcvit_s12_imagenet.py'``, which is legal in any folder.
+
+    Raises:
+        UserError: The installation has no configs.
+    """
+    root = resource_root()
+    return {
+        path.relative_to(root).as_posix(): path
+        for path in sorted((root / _CONFIGS).glob("*/*.py"))
+        if path.parent.name != "_base_"
+    }
+
+
+def find_config(name: str | Path) -> Path:
+    """Find a config file.
+
+    Args:
+        name: Path of a file, or a shipped config: ``'fcvit_s12_imagenet'``,
+            ``'fcvit/fcvit_s12_imagenet'`` or ``'configs/fcvit/fcvit_s12_imagenet'``, each with or
+            without ``.py``. A file that exists always wins.
+
+    Returns:
+        The path of a file.
+
+    Raises:
+        UserError: There is neither, with similar names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    wanted = path.as_posix().removesuffix(".py")
+    shipped = list_configs()
+    found = [key for key in shipped if wanted in _names(key)]
+    if len(found) == 1:
+        return shipped[found[0]]
+    near = found or _similar(path.as_posix(), shipped)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'mmvitconv list' shows architectures"
+    raise UserError(
+        f"there is no config file {str(name)!r}, nor is one shipped by that name; {hint}"
+    )
+
+
+def _names(key: str) -> set[str]:
+    """Return the names that a shipped config goes by."""
+    full = key.removesuffix(".py")
+    return {full, full.removeprefix(f"{_CONFIGS}/"), full.rpartition("/")[2]}
+
+
+def _similar(wanted: str, shipped: dict[str, Path]) -> list[str]:
+    """Return up to three configs, of the working directory or shipped, with a name like this."""
+    own = (path for path in sorted(Path(_CONFIGS).rglob("*.py")) if "_base_" not in path.parts)
+    files = {Path(key).stem: key for key in (*shipped, *(path.as_posix() for path in own))}
+    stem = Path(wanted).name.removesuffix(".py")
+    return [files[name] for name in get_close_matches(stem, files, n=3, cutoff=0.6)]

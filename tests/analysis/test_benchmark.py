@@ -1,0 +1,590 @@
+"""The benchmark, with a fake clock: what is run in which order, what is computed, what is said."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from families import ARCHS, smallest
+from PIL import Image
+from torch import Tensor, nn
+
+from mmvitconv.analysis import benchmark, benchmark_models, timing
+from mmvitconv.analysis.benchmark import Listener, Plan, check_plan, run_benchmark
+from mmvitconv.analysis.benchmark_models import (
+    Entry,
+    all_archs,
+    count_costs,
+    find_models,
+    smallest_archs,
+)
+from mmvitconv.analysis.benchmark_plot import plot_results
+from mmvitconv.analysis.benchmark_regression import check_calibration, compare, keep_confirmed
+from mmvitconv.analysis.benchmark_results import (
+    Row,
+    best_variants,
+    environment,
+    read_results,
+    table_of,
+    write_results,
+)
+from mmvitconv.errors import UserError
+
+
+class Trunk(nn.Module):
+    """A backbone that costs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x)]
+
+
+class Selective(Trunk):
+    """Does not run everything."""
+
+    def __init__(self, refuse: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.refuse = refuse
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if x.device.type != "meta":
+            self.refuse(x)
+        return super().forward(x)
+
+
+def trunk(name: str) -> Entry:
+    return Entry(name, lambda shape: Trunk())
+
+
+def tick(seconds: float = 0.001) -> timing.Timer:
+    """A timer that runs what it is given and always reports the same."""
+
+    def timer(function: Callable[[], object]) -> float:
+        function()
+        return seconds
+
+    return timer
+
+
+def plan(*entries: Entry, **options: object) -> Plan:
+    return replace(
+        Plan(entries, shapes=((8, 8),), layouts=("nchw",), rounds=2, warm_up=1), **options
+    )
+
+
+def measure(what: Plan, timer: timing.Timer | None = None) -> tuple[list[list[Row]], list[str]]:
+    said: list[str] = []
+    groups = list(run_benchmark(what, Listener(say=said.append), timer or tick()))
+    return groups, said
+
+
+def row(model: str = "resnet50", **values: object) -> Row:
+    defaults = {
+        "params": 1_000_000,
+        "macs": 2_000_000_000,
+        "shape": "224x224",
+        "batch": 1,
+        "dtype": "fp32",
+        "layout": "nchw",
+        "mode": "eager",
+        "pass_": "inference",
+        "median_ms": 10.0,
+        "iqr_ms": 0.1,
+        "min_ms": 9.0,
+        "images_per_s": 100.0,
+        "peak_mb": 3.5,
+        "compile_s": None,
+        "rounds": 20,
+        "threads": 2,
+        "device": "Some CPU",
+        "torch": "2.9",
+        "date": "2026-01-01T00:00:00+00:00",
+    }
+    return Row(model, **(defaults | values))
+
+
+# Taking turns ---------------------------------------------------------------------------------
+
+
+def test_functions_take_turns_and_the_order_rotates():
+    calls: list[str] = []
+    functions = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = timing.take_turns(functions, rounds=3, timer=tick(), warm_up=1)
+    assert "".join(calls) == "bca" + "cab" + "abc" + "bca"
+    assert times == {name: [0.001] * 3 for name in "abc"}
+
+
+def test_the_garbage_collector_rests_while_something_is_timed():
+    import gc
+
+    assert gc.isenabled()
+    states: list[bool] = []
+    timing.take_turns({"a": lambda: states.append(gc.isenabled())}, 2, tick())
+    assert states == [False] * 3
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(None, 30), (0.0001, 5), (0.0101, 11)])
+def test_a_budget_ends_after_a_whole_round_but_not_before_the_fifth(
+    seconds: float | None, rounds: int
+):
+    times = timing.take_turns({"a": lambda: None}, 30, tick(), seconds=seconds)
+    assert len(times["a"]) == rounds
+
+
+def test_memory_is_the_same_in_inference_mode():
+    layer = nn.Linear(10, 1000)
+    x = torch.zeros(5, 10)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            return layer(x).relu().sum()
+
+    def plain() -> Tensor:
+        with torch.no_grad():
+            return layer(x).relu().sum()
+
+    assert timing.peak_memory(infer) == timing.peak_memory(plain) >= 2 * 20000
+
+
+# Measuring ------------------------------------------------------------------------------------
+
+
+def test_medians_quartiles_and_rates():
+    durations = iter([9.0, 9.0, 0.001, 0.002, 0.003, 0.004, 0.010])  # first call, warm-up, rounds
+    what = plan(trunk("a"), rounds=5, batches=(4,))
+
+    def timer(function: Callable[[], object]) -> float:
+        function()
+        return next(durations)
+
+    [[result]], said = measure(what, timer)
+    assert said == []
+    assert (result.median_ms, result.min_ms) == pytest.approx((3.0, 1.0))
+    assert result.iqr_ms == pytest.approx(2.0)
+    assert result.images_per_s == pytest.approx(4 / 0.003)
+    assert (result.rounds, result.batch, result.shape) == (5, 4, "8x8")
+    assert result.params == 3 * 4 * 9 + 4
+    assert result.macs == 8 * 8 * 3 * 4 * 9  # of one image, not of four
+    assert result.peak_mb == pytest.approx(4 * 4 * 64 * 4 / 2**20)
+
+
+def test_every_combination_is_measured_once():
+    groups, said = measure(
+        plan(
+            trunk("a"),
+            trunk("b"),
+            shapes=((8, 8), (4, 12)),
+            batches=(1, 2),
+            rounds=1,
+            warm_up=0,
+            dtypes=("fp32", "bf16"),
+            layouts=("nchw", "nhwc"),
+            passes=("inference", "training"),
+        )
+    )
+    assert said == []
+    assert [len(rows) for rows in groups] == [2 * 2 * 2] * 8
+    assert {group[0].group for group in groups} == {
+        f"{pass_} {shape} batch {batch}"
+        for pass_ in ("inference", "training")
+        for shape in ("8x8", "4x12")
+        for batch in (1, 2)
+    }
+    assert len({result.key for rows in groups for result in rows}) == 64
+
+
+def test_what_is_run_is_what_the_row_says():
+    seen: list[tuple] = []
+
+    class Spy(Trunk):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            out = super().forward(x)
+            if x.device.type != "meta":
+                nhwc = not x.is_contiguous()
+                state = (self.training, torch.is_inference_mode_enabled())
+                seen.append((out[0].dtype, nhwc, self.conv.weight.is_contiguous(), *state))
+            return out
+
+    options = {"dtypes": ("fp32", "bf16"), "layouts": ("nchw", "nhwc")}
+    measure(plan(Entry("a", lambda shape: Spy()), **options))
+    assert set(seen) == {
+        (dtype, nhwc, not nhwc, False, True)
+        for dtype in (torch.float32, torch.bfloat16)
+        for nhwc in (False, True)
+    }
+    seen.clear()
+    measure(plan(Entry("a", lambda shape: Spy()), passes=("training",)))
+    assert set(seen) == {(torch.float32, False, True, True, False)}
+
+
+def test_a_training_step_changes_the_weights_and_leaves_no_gradients():
+    built: list[Trunk] = []
+    steps = []
+
+    class Kept(Trunk):
+        def __deepcopy__(self, memo: dict) -> "Kept":
+            return self
+
+    def build(shape: tuple[int, int]) -> Kept:
+        built.append(Kept())
+        steps.append(built[-1].conv.weight.detach().clone())
+        return built[-1]
+
+    count = benchmark.count_costs
+    benchmark.count_costs = lambda model, shape: (0, 0)
+    try:
+        measure(plan(Entry("a", build), passes=("training",)))
+    finally:
+        benchmark.count_costs = count
+    assert not torch.equal(built[0].conv.weight, steps[0])
+    assert built[0].conv.weight.grad is None
+
+
+def test_a_model_that_does_not_run_is_said_and_the_others_go_on():
+    def refuse(x: Tensor) -> None:
+        raise AssertionError("wants 7 x 7\nand more")
+
+    def build(shape: tuple[int, int]) -> nn.Module:
+        raise ValueError("no such size")
+
+    [rows], said = measure(
+        plan(Entry("b", lambda shape: Selective(refuse)), Entry("c", build), trunk("a"))
+    )
+    assert [result.model for result in rows] == ["a"]
+    assert said == [
+        "inference 8x8 batch 1: b fp32 nchw eager left out: AssertionError: wants 7 x 7",
+        "inference 8x8 batch 1: c left out: ValueError: no such size",
+    ]
+
+
+def test_a_failed_compilation_is_said(monkeypatch: pytest.MonkeyPatch):
+    def fail(module: nn.Module, dynamic: bool) -> nn.Module:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    [[result]], [line] = measure(plan(trunk("a"), modes=("compiled", "eager")))
+    assert (result.mode, result.compile_s) == ("eager", None)
+    assert "a fp32 nchw compiled left out: RuntimeError: no compiler" in line
+
+
+def test_compilation_is_not_part_of_the_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)
+    durations = iter([50.0, 0.004, 0.002, 0.002, 0.002])  # compiled, checked again, then turns
+    [[result]], _ = measure(
+        plan(trunk("a"), modes=("compiled",)), lambda function: (function(), next(durations))[1]
+    )
+    assert (result.compile_s, result.median_ms) == pytest.approx((50.0, 2.0))
+    assert result.peak_mb is None
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_all():
+    def refuse(x: Tensor) -> None:
+        if len(x) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    big = Entry("big", lambda shape: Selective(refuse))
+    groups, said = measure(plan(trunk("a"), big, batches=(8, 2)))
+    assert [[(r.model, r.batch) for r in rows] for rows in groups] == [[("a", 2), ("big", 2)]]
+    assert [line.partition("; ")[2] for line in said] == [
+        "batch 4 for all models",
+        "batch 2 for all models",
+    ]
+
+
+def test_what_does_not_fit_at_batch_one_is_left_out():
+    def refuse(x: Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    [[result]], [line] = measure(plan(Entry("big", lambda shape: Selective(refuse)), trunk("a")))
+    assert result.model == "a"
+    assert "big fp32 nchw eager does not fit into memory; left out" in line
+
+
+def test_a_hopeless_variant_is_left_out():
+    slow = {torch.bfloat16: 30.0, torch.float32: 0.01}
+    types: list[torch.dtype] = []
+
+    class Typed(Trunk):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            out = super().forward(x)
+            types.append(out[0].dtype)
+            return out
+
+    def timer(function: Callable[[], object]) -> float:
+        function()
+        return slow[types[-1]]
+
+    typed = Entry("a", lambda shape: Typed())
+    [[result]], [line] = measure(plan(typed, dtypes=("bf16", "fp32")), timer)
+    assert result.dtype == "fp32"
+    assert "a bf16 nchw eager left out: 30.0 s a call, more than 10 times" in line
+
+
+def test_fp16_is_left_out_on_a_cpu():
+    [rows], [line] = measure(plan(trunk("a"), dtypes=("fp16", "fp32")))
+    assert [result.dtype for result in rows] == ["fp32"]
+    assert line.startswith("fp16: ")
+    with pytest.raises(UserError, match="no dtype is left"):
+        measure(plan(trunk("a"), dtypes=("fp16",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtypes": ("fp8",)}, "dtypes: 'fp8' is unknown; give one of fp32, bf16, fp16"),
+        ({"layouts": ("hwc",)}, "layouts: 'hwc' is unknown"),
+        ({"modes": ("fast",)}, "modes: 'fast' is unknown"),
+        ({"passes": ("test",)}, "passes: 'test' is unknown"),
+        ({"shapes": ((0, 8),)}, "shapes"),
+        ({"batches": (0,)}, "batches: 0 is illegal"),
+        ({"rounds": 0}, "rounds: 0 is illegal"),
+        ({"threads": -1}, "threads: -1 is illegal"),
+        ({"warm_up": -1}, "warm-up: -1 is illegal"),
+        ({"seconds": float("nan")}, "seconds: nan is illegal"),
+        ({"models": ()}, "models is empty"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_illegal_plan_is_named(options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        check_plan(plan(trunk("a"), **options))
+
+
+# Models ---------------------------------------------------------------------------------------
+
+
+def test_archs_come_from_the_registry():
+    assert {name.partition(":")[0] for name in all_archs()} == set(ARCHS)
+    assert smallest_archs() == [f"{family}:{smallest(family)}" for family in ARCHS]
+    # of the two names of one architecture only the first
+    tables = {family: len(set(map(id, archs.values()))) for family, archs in ARCHS.items()}
+    assert len(all_archs()) == sum(tables.values())
+    assert len(find_models(all_archs())) == len(all_archs())
+
+
+def test_names_of_models():
+    found = find_models(["fcvit:B12", "FCViT-s12", "swin_tiny", "timm:resnet18", "resnet50"])
+    assert [entry.name for entry in found] == [
+        "FCViT:s12",
+        "swin_tiny_patch4_window7_224",
+        "resnet18",
+        "resnet50",
+    ]
+    assert [entry.ours for entry in found] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FCViT:tinny", "'FCViT:tinny'; did you mean FCViT tiny"),
+        ("resnet5", "did you mean resnet50"),
+        ("timm:resnet55", "has no model 'resnet55'; did you mean .*resnet50"),
+        ("timm:hf-hub:a/b", "has no model 'hf-hub:a/b'"),
+    ],
+    ids=["arch", "peer", "timm", "download"],
+)
+def test_an_unknown_model_is_named(name: str, message: str):
+    with pytest.raises(UserError, match=message):
+        find_models([name])
+
+
+@pytest.mark.parametrize("name", list(benchmark_models.PEERS))
+def test_peers_give_features_at_sizes_of_detection(name: str):
+    model = find_models([name])[0].build((96, 160))
+    with torch.no_grad():
+        outs = model.to("meta")(torch.empty(1, 3, 96, 160, device="meta"))
+    assert len(outs) == len(model.feature_info.channels())
+
+
+def test_a_peer_of_fixed_size_says_so(monkeypatch: pytest.MonkeyPatch):
+    import timm
+
+    class Fixed(Trunk):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            assert x.shape[-1] == 224, "Input size doesn't match model"
+            return super().forward(x)
+
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: Fixed())
+    with pytest.raises(ValueError, match=r"does not take images of this size .*doesn't match"):
+        find_models(["resnet50"])[0].build((96, 160))
+
+
+def test_costs_of_a_model_that_looks_at_values():
+    class Looking(Trunk):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            assert x.abs().sum().item() >= 0
+            return super().forward(x)
+
+    assert count_costs(Looking(), (8, 8)) == count_costs(Trunk(), (8, 8))
+
+
+# Results --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.json"])
+def test_files_give_back_the_rows(tmp_path: Path, name: str):
+    rows = [row(), row("FCViT:tiny", peak_mb=None, compile_s=1.5, device='Intel(R), "x" µ')]
+    write_results(tmp_path / "new" / "dir", rows, environment("cpu"), ["x: left out"])
+    assert read_results(tmp_path / "new" / "dir" / name) == rows
+
+
+def test_columns_and_environment(tmp_path: Path):
+    write_results(tmp_path, [row()], environment("cpu"), ["x: left out"])
+    with (tmp_path / "results.csv").open() as file:
+        [record] = csv.DictReader(file)
+    assert record["pass"] == "inference"
+    assert (record["median_ms"], record["compile_s"]) == ("10.0", "")
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["environment"]["torch"] == torch.__version__
+    assert content["left_out"] == ["x: left out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "x,y\n1,2\n", "is no result of 'mmvitconv benchmark' .it has no 'model'"),
+        ("a.csv", "", "holds no measurements"),
+        ("a.json", "{}", "it has no 'rows'"),
+        ("a.json", "[1]", "is no result"),
+        ("a.json", "nonsense", "is no result"),
+        ("a.csv", "\x00\xff", "is no result|holds no"),
+    ],
+    ids=["columns", "empty", "object", "list", "text", "binary"],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, name: str, text: str, message: str):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=message):
+        read_results(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("10.0", "fast"), ("10.0", "0"), ("resnet50", "")],
+    ids=["word", "zero", "empty"],
+)
+def test_a_damaged_value_is_named(tmp_path: Path, old: str, new: str):
+    write_results(tmp_path, [row()], {}, [])
+    path = tmp_path / "results.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="is no result"):
+        read_results(path)
+
+
+def test_no_file(tmp_path: Path):
+    with pytest.raises(UserError, match="there is no file"):
+        read_results(tmp_path / "none.csv")
+
+
+def test_the_table_marks_the_fastest_variant_and_compares_like_with_like():
+    rows = [
+        row(median_ms=10.0),
+        row(layout="nhwc", median_ms=20.0),
+        row("a", median_ms=30.0),
+        row("a", layout="nhwc", median_ms=25.0),
+        row("a", dtype="bf16", median_ms=40.0),
+    ]
+    assert best_variants(rows) == [rows[0], rows[3]]
+    table = table_of(rows, "resnet50")
+    columns = {column.header: list(column.cells) for column in table.columns}
+    assert columns["model"] == ["resnet50 *", "resnet50", "a *", "a", "a"]
+    assert columns["x resnet50"] == ["1.00", "1.00", "1.25", "3.00", "-"]
+
+
+def test_plots(tmp_path: Path):
+    rows = [
+        row(model, dtype=dtype, layout=layout, pass_=pass_, median_ms=ms, macs=10**9 * (1 + i))
+        for i, model in enumerate(["resnet50", "FCViT:tiny", "LightViT:tiny"])
+        for dtype, ms in (("fp32", 10.0 + i), ("bf16", 12.0))
+        for layout in ("nchw", "nhwc")
+        for pass_ in ("inference", "training")
+    ]
+    ours = ["FCViT:tiny", "LightViT:tiny"]
+    paths = plot_results(rows, tmp_path / "plots", ours)
+    assert [path.name for path in paths] == [
+        "plot-inference-224x224-b1.png",
+        "plot-training-224x224-b1.png",
+    ]
+    with Image.open(paths[0]) as image:
+        assert len(image.convert("RGB").getcolors(10**6)) > 50
+    again = plot_results(rows, tmp_path / "accuracy", ours, {"resnet50": 76.1, "FCViT:tiny": 74.9})
+    assert len(again) == 2
+    assert plot_results(rows, tmp_path, ours, {}) == []
+
+
+# Regression -----------------------------------------------------------------------------------
+
+
+def run(slow: float = 1.0, machine: float = 1.0, **values: object) -> list[Row]:
+    """A run of two models on a machine of some speed, one of them slowed down."""
+    times = {"resnet50": 10.0 * machine, "FCViT:tiny": 5.0 * machine * slow}
+    return [
+        row(
+            name,
+            layout=layout,
+            **{"median_ms": ms, "min_ms": 0.9 * ms, "iqr_ms": 0.02 * ms, **values},
+        )
+        for name, ms in times.items()
+        for layout in ("nchw", "nhwc")
+    ]
+
+
+@pytest.mark.parametrize("machine", [0.3, 1.0, 7.0])
+@pytest.mark.parametrize(("slow", "found"), [(1.0, 0), (1.2, 0), (1.3, 2), (0.5, 0)])
+def test_a_slower_model_is_found_on_any_machine(machine: float, slow: float, found: int):
+    comparison = compare(run(), run(slow, machine), "resnet50")
+    slower = comparison.slower(1.25)
+    assert [change.row.model for change in slower] == ["FCViT:tiny"] * found
+    assert all(change.factor == pytest.approx(slow) for change in comparison.changes)
+    assert comparison.unclear(1.25) == []
+    assert comparison.missing == comparison.new == comparison.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "values", [{"iqr_ms": 20.0, "rounds": 5}, {"min_ms": 4.5}], ids=["spread", "fastest"]
+)
+def test_what_may_be_noise_is_unclear_and_no_alarm(values: dict):
+    now = [replace(each, **values) if ":" in each.model else each for each in run(1.6)]
+    comparison = compare(run(), now, "resnet50")
+    assert comparison.slower(1.25) == []
+    assert len(comparison.unclear(1.25)) == 2
+
+
+def test_a_slowdown_that_is_not_confirmed_is_dropped():
+    first, again = (compare(run(), run(slow), "resnet50") for slow in (1.5, 1.05))
+    assert len(first.slower(1.25)) == 2
+    assert keep_confirmed(first, again).slower(1.25) == []
+    assert len(keep_confirmed(first, first).slower(1.25)) == 2
+
+
+def test_what_cannot_be_compared_is_named():
+    before, now = run(), run(device="Other CPU", torch="3.0", threads=1)
+    comparison = compare(before, [*now[:-1], row("new")], "resnet50")
+    assert comparison.missing == ("FCViT:tiny fp32 nhwc eager, inference 224x224 batch 1",)
+    assert comparison.new == ("new fp32 nchw eager, inference 224x224 batch 1",)
+    text = " ".join(comparison.warnings)
+    assert "another device" in text
+    assert "another torch" in text
+    assert "another number of threads" in text
+    comparison = compare(before, [row for row in before if row != before[0]], "resnet50")
+    assert (
+        "not compared, without resnet50 beside them: FCViT:tiny fp32 nchw" in comparison.warnings[0]
+    )
+
+
+def test_nothing_in_common():
+    with pytest.raises(UserError, match="no measurement of this run"):
+        compare(run(), [replace(each, batch=7) for each in run()], "resnet50")
+
+
+def test_a_file_without_the_calibration_model():
+    with pytest.raises(
+        UserError, match=r"calibration model 'resnet50'; give --calibration .*FCViT"
+    ):
+        check_calibration(run()[2:], "resnet50", Path("a.csv"))

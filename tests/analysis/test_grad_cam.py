@@ -1,0 +1,220 @@
+"""Grad-CAM against its formula, for all that a last layer may give."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmvitconv.analysis.grad_cam import _to_map, draw_class_map, grad_cam, load_model
+from mmvitconv.errors import CheckpointError, UserError
+from tests.families import shallow
+
+pytest.importorskip("pytorch_grad_cam")
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+VIT = {"embed_dims": 12, "depth": 3, "num_heads": 3}
+
+
+def classifier(backbone: dict[str, Any], channels: int, **model: Any) -> Config:
+    return Config(
+        {
+            "default_scope": "mmpretrain",
+            "model": {
+                "type": "ImageClassifier",
+                "data_preprocessor": {"mean": [33.0] * 3, "std": [79.0] * 3, "to_rgb": True},
+                "backbone": backbone,
+                "neck": {"type": "GlobalAveragePooling"},
+                "head": {"type": "LinearClsHead", "in_channels": channels, "num_classes": 4},
+                **model,
+            },
+            "test_pipeline": [
+                {"type": "LoadImageFromFile"},
+                {"type": "Resize", "scale": (96, 64)},
+                {"type": "PackInputs"},
+            ],
+        }
+    )
+
+
+def fcvit(**options: Any) -> Config:
+    arch = shallow("FCViT")
+    backbone = {"type": "mmvitconv.FCViT", "arch": arch, "out_indices": (3,), **options}
+    return classifier(backbone, arch["embed_dims"][-1])
+
+
+def segmentor() -> Config:
+    arch = shallow("FCViT")
+    return Config(
+        {
+            "default_scope": "mmseg",
+            "model": {
+                "type": "EncoderDecoder",
+                "data_preprocessor": {
+                    "type": "SegDataPreProcessor", "mean": [99.0] * 3, "std": [50.0] * 3,
+                    "bgr_to_rgb": True, "size": (64, 64),
+                },
+                "backbone": {"type": "mmvitconv.FCViT", "arch": arch},
+                "decode_head": {
+                    "type": "FCNHead", "in_channels": arch["embed_dims"][-1], "in_index": 3,
+                    "channels": 8, "num_classes": 3, "num_convs": 1,
+                },
+            },
+            "test_pipeline": [
+                {"type": "LoadImageFromFile"},
+                {"type": "Resize", "scale": (64, 64)},
+                {"type": "LoadAnnotations"},
+                {"type": "PackSegInputs"},
+            ],
+        }
+    )  # fmt: skip
+
+
+def test_a_pooled_classifier_follows_the_formula():
+    cfg = fcvit()
+    model, names = load_model(cfg, None, seed=1)
+    found = grad_cam(cfg, model, PIXELS, target=2)
+    assert names == ()
+    assert (found.target, found.name, found.layer) == (2, "class 2", "backbone")
+    resized = cv2.resize(PIXELS, (96, 64))
+    assert np.array_equal(found.source, resized)
+    inputs = torch.from_numpy((resized.astype(np.float32) - 33) / 79).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        (features,) = model.backbone(inputs)
+        score = model(inputs, mode="tensor")[0].softmax(0)[2]
+    assert found.score == pytest.approx(float(score), rel=1e-4)
+    weight = model.head.fc.weight[2].detach()
+    cam = torch.einsum("c,chw->hw", weight, features[0]).relu().numpy()
+    cam = (cam - cam.min()) / (cam.max() - cam.min())
+    np.testing.assert_allclose(found.values, cv2.resize(cam, (96, 64)), atol=1e-3)
+    assert not model.backbone._forward_hooks
+
+
+def test_the_predicted_class_is_the_default():
+    cfg = fcvit()
+    model, _ = load_model(cfg, None)
+    scores = [grad_cam(cfg, model, PIXELS, target).score for target in range(4)]
+    found = grad_cam(cfg, model, PIXELS)
+    assert found.target == int(np.argmax(scores))
+    assert sum(scores) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "model"),
+    [
+        (
+            {"type": "mmvitconv.DynConvViT", "arch": VIT, "out_indices": (2,), "img_size": 64},
+            12, {},
+        ),
+        (
+            {"type": "mmvitconv.DynConvViT", "arch": VIT, "out_indices": (2,), "img_size": 64,
+             "with_cls_token": True, "out_type": "cls_token"},
+            12, {"neck": None},
+        ),
+        (
+            {"type": "mmvitconv.LightViT", "arch": shallow("LightViT"), "out_indices": (2,),
+             "out_type": "raw"},
+            shallow("LightViT")["embed_dims"][-1],
+            {"neck": {"type": "mmvitconv.LightViTPooling",
+                      "in_channels": shallow("LightViT")["embed_dims"][-1],
+                      "out_channels": shallow("LightViT")["embed_dims"][-1]}},
+        ),
+        (
+            {"type": "mmvitconv.ParCConvNeXt", "arch": shallow("ParCConvNeXt"),
+             "out_indices": (3,), "gap_before_final_norm": True},
+            shallow("ParCConvNeXt")["embed_dims"][-1], {"neck": None},
+        ),
+    ],
+    ids=["map", "class token", "raw tokens", "averaged"],
+)  # fmt: skip
+def test_every_kind_of_output(backbone: dict, channels: int, model: dict):
+    cfg = classifier(backbone, channels, **model)
+    built, _ = load_model(cfg, None)
+    maps = [grad_cam(cfg, built, PIXELS, target).values for target in range(4)]
+    assert {values.shape for values in maps} == {(64, 96)}
+    assert sum(values.max() > 0.9 for values in maps) >= 2  # a class may be seen nowhere
+    assert all(values.min() >= 0 for values in maps)
+
+
+def test_layers_are_chosen_and_mistakes_named():
+    cfg = fcvit()
+    model, _ = load_model(cfg, None)
+    found = grad_cam(cfg, model, PIXELS, 0, "backbone.stages.1")
+    assert found.layer == "backbone.stages.1.0"  # the stage's last block: lists never run
+    by_norm = grad_cam(cfg, model, PIXELS, 0, "backbone.norm3").values
+    np.testing.assert_allclose(by_norm, grad_cam(cfg, model, PIXELS, 0).values, atol=1e-4)
+    assert abs(found.values - by_norm).max() > 0.1
+    with pytest.raises(UserError, match=r"no layer 'backbone.stagess'; give a name such as"):
+        grad_cam(cfg, model, PIXELS, 0, "backbone.stagess")
+    with pytest.raises(UserError, match="is no map; give the name of a layer with a map"):
+        grad_cam(cfg, model, PIXELS, 0, "head.fc")
+    with pytest.raises(
+        UserError, match=r"no class 'dog'; give a number from 0 to 3 or a name \(cat"
+    ):
+        grad_cam(cfg, model, PIXELS, "dog", names=("cat",))
+    with pytest.raises(UserError, match="no class 4"):
+        grad_cam(cfg, model, PIXELS, 4)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_lightvits_blocks_are_refused():
+    channels = shallow("LightViT")["embed_dims"][-1]
+    arch = shallow("LightViT")
+    backbone = {"type": "mmvitconv.LightViT", "arch": arch, "out_indices": (2,)}
+    cfg = classifier(backbone, channels)
+    model, _ = load_model(cfg, None)
+    with pytest.raises(UserError, match=r"order of windows.*'backbone.norm2'"):
+        grad_cam(cfg, model, PIXELS, 0, "backbone.stages.0.0")
+    assert grad_cam(cfg, model, PIXELS, 1, "backbone.norm2").values.shape == (64, 96)
+
+
+def test_layouts_of_maps():
+    x = torch.arange(2 * 3 * 5.0).view(1, 2, 3, 5)
+    sides = (24, 40)
+    assert _to_map(x, sides, (8,), "a") is x
+    assert torch.equal(_to_map(x.permute(0, 2, 3, 1), sides, (8,), "a"), x)
+    tokens = torch.cat([torch.zeros(1, 4, 2), x.flatten(2).transpose(1, 2)], dim=1)
+    assert torch.equal(_to_map(tokens, sides, (8,), "a"), x)
+
+
+def test_a_segmentor_shows_what_its_pixels_depend_on():
+    cfg = segmentor()
+    model, _ = load_model(cfg, None)
+    found = grad_cam(cfg, model, PIXELS)
+    assert found.values.shape == (64, 64)
+    assert 1 / 3 <= found.score <= 1
+    assert found.source.shape == (64, 64, 3)
+    with torch.no_grad():
+        model.decode_head.conv_seg.bias[1] -= 1e3
+    with pytest.raises(UserError, match="no pixel is predicted as 'class 1'; predicted are"):
+        grad_cam(cfg, model, PIXELS, 1)
+
+
+def test_weights_and_names_come_from_the_checkpoint(tmp_path):
+    cfg = fcvit()
+    model, _ = load_model(cfg, None, seed=5)
+    meta = {"dataset_meta": {"classes": ("a", "b", "c", "d")}}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "best.pth")
+    loaded, names = load_model(fcvit(), tmp_path / "best.pth")
+    assert names == ("a", "b", "c", "d")
+    first, second = grad_cam(cfg, model, PIXELS, 3), grad_cam(cfg, loaded, PIXELS, "d", None, names)
+    assert second.name == "d"
+    assert np.array_equal(first.values, second.values)
+    with pytest.raises(CheckpointError, match=r"best.pth does not hold the weights"):
+        load_model(segmentor(), tmp_path / "best.pth")
+
+
+@pytest.mark.parametrize(
+    "cfg", [{"default_scope": "mmdet", "model": {"backbone": {}}}, {"default_scope": "mmpretrain"}]
+)
+def test_other_tasks_are_refused(cfg: dict):
+    with pytest.raises(UserError, match="for classifiers and segmentors"):
+        load_model(Config(cfg), None)
+
+
+def test_picture(tmp_path):
+    cfg = fcvit()
+    found = grad_cam(cfg, load_model(cfg, None)[0], PIXELS, 1)
+    path = draw_class_map(found, "note", tmp_path / "new" / "a.png")
+    assert path.stat().st_size > 10_000

@@ -1,0 +1,167 @@
+"""The command ``mmvitconv benchmark``, most of it with a fake clock."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmvitconv.analysis import benchmark_models
+from mmvitconv.cli import benchmark, run
+from mmvitconv.errors import UserError
+
+TINY = ["--peers", "timm:resnet18", "--calibration", "timm:resnet18", "--shapes", "32"]
+FAST = [*TINY, "--layouts", "nchw", "--rounds", "2", "--warm-up", "0", "--device", "cpu"]
+MODEL = "ParCMobileNetV2:1.0"
+
+
+def fake_timer(slow: float = 1.0) -> Callable[[Callable[[], object]], float]:
+    """Calls of everything but timm's ResNet take ``slow`` times longer; nothing is measured."""
+    names: list[str] = []
+
+    def timer(function: Callable[[], object]) -> float:
+        names.clear()
+        handle = torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda module, args: names.append(type(module).__module__)
+        )
+        try:
+            function()
+        finally:
+            handle.remove()
+        return 0.01 if names[0].startswith("timm") else 0.01 * slow
+
+    return timer
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [("800x1280", (800, 1280)), ("224", (224, 224)), ("7X9", (7, 9)), (" 5x5 ", (5, 5))],
+)
+def test_shapes(text: str, shape: tuple[int, int]):
+    assert benchmark.parse_shape(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "x", "800x", "8x8x8", "0x8", "-3", "2.5", "big"])
+def test_a_malformed_shape_is_named(text: str):
+    with pytest.raises(UserError, match="is illegal; give HEIGHTxWIDTH"):
+        benchmark.parse_shape(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["FCViT:tinny"], "did you mean"),
+        (["--shapes", "8by8"], "the shape '8by8' is illegal"),
+        (["--dtypes", "int3"], "dtypes: 'int3' is unknown"),
+        (["--regress", "/none.csv"], "there is no file '/none.csv'"),
+        (["--regress", __file__], "is no result of 'mmvitconv benchmark'"),
+        (["--tolerance", "0.5"], "--tolerance 0.5 is illegal"),
+        (["--out", __file__], "is a file; give a folder"),
+        (["--batch", "0"], "batches: 0 is illegal"),
+    ],
+    ids=["arch", "shape", "dtype", "no file", "format", "tolerance", "out", "batch"],
+)
+def test_one_sentence_for_what_cannot_work(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run("benchmark", *arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("mmvitconv benchmark: error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new" / "folder"
+    options = ["--passes", "inference", "training", "--dtypes", "fp16", "fp32", "--batch", "2"]
+    assert benchmark.main([MODEL, *FAST, *options, "--out", str(out), "--plot", "accuracy"]) == 0
+    rows = read(out / "results.csv")
+    assert [(row["model"], row["pass"]) for row in rows] == [
+        (MODEL, "inference"),
+        ("resnet18", "inference"),
+        (MODEL, "training"),
+        ("resnet18", "training"),
+    ]
+    assert all(float(row["median_ms"]) > 0 and float(row["peak_mb"]) > 0 for row in rows)
+    assert '"fp16: CPUs' in (out / "results.json").read_text()
+    printed = capsys.readouterr()
+    assert "fp16: CPUs have no fast kernels" in printed.err
+    assert "x resnet18" in printed.out
+
+
+def test_a_slowed_model_is_found_and_an_equal_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer()) == 0
+    assert (tmp_path / "plot-inference-32x32-b1.png").is_file()
+    file = tmp_path / "results.csv"
+    again = ["--regress", str(file), "--calibration", "timm:resnet18", "--rounds", "2"]
+    capsys.readouterr()
+    assert benchmark.main(again, fake_timer(1.2)) == 0
+    assert "1 of 1 measurements are not slower" in capsys.readouterr().out
+    assert benchmark.main(again, fake_timer(1.5)) == 1
+    printed = capsys.readouterr()
+    assert f"slower: {MODEL} fp32 nchw eager" in printed.out
+    assert "x 1.50" in printed.out
+    assert f"measured again: {MODEL}" in printed.err
+    assert benchmark.main([*again, "--tolerance", "2"], fake_timer(1.5)) == 0
+
+
+def test_regress_measures_what_the_file_has(tmp_path: Path):
+    benchmark.main([MODEL, *FAST, "--batch", "2", "--out", str(tmp_path / "a")], fake_timer())
+    options = ["--regress", str(tmp_path / "a" / "results.json"), "--rounds", "1"]
+    options += ["--calibration", "timm:resnet18", "--out", str(tmp_path / "b")]
+    assert benchmark.main(options, fake_timer()) == 0
+    keys = [
+        [(row["model"], row["shape"], row["batch"]) for row in read(tmp_path / run / "results.csv")]
+        for run in "ab"
+    ]
+    assert keys[0] == keys[1]
+
+
+def test_a_file_without_the_calibration_model(tmp_path: Path):
+    benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
+    with pytest.raises(UserError, match="no row of the calibration model 'resnet50'"):
+        benchmark.main(["--regress", str(tmp_path / "results.csv")], fake_timer())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "models", "layouts", "rounds"),
+    [
+        ([], None, ["nchw", "nhwc"], 20),
+        (["--quick"], None, ["nchw"], 10),
+        (["--quick", "--rounds", "3"], None, ["nchw"], 3),
+        (["FCViT:s12", "--peers"], ["FCViT:s12"], ["nchw", "nhwc"], 20),
+    ],
+    ids=["default", "quick", "quick with rounds", "one"],
+)
+def test_defaults(
+    arguments: list[str],
+    models: list[str] | None,
+    layouts: list[str],
+    rounds: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    plans = []
+    # tested beside its function; builds every architecture
+    monkeypatch.setattr(benchmark_models, "smallest_archs", lambda: ["FCViT:tiny"])
+    monkeypatch.setattr(benchmark, "_measure", lambda plan, *rest: plans.append(plan) or ["row"])
+    assert benchmark.main([*arguments, "--device", "cpu"]) == 0
+    [plan] = plans
+    peers = ["resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "convmixer_768_32"]
+    assert [entry.name for entry in plan.models] == (models or ["FCViT:tiny", *peers])
+    assert list(plan.layouts) == layouts
+    assert plan.rounds == rounds
+    assert list(plan.shapes) == [(224, 224)]
+    assert list(plan.dtypes) == ["fp32"]
+
+
+def test_nothing_to_measure():
+    with pytest.raises(UserError, match="no dtype is left"):
+        benchmark.main([MODEL, *FAST, "--dtypes", "fp16"])

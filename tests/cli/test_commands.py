@@ -1,0 +1,61 @@
+"""The command line as a whole: every command loads, explains itself and names mistakes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmvitconv import __version__
+from mmvitconv.cli import COMMANDS, load_command, main, run
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    load_command(name)
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: mmvitconv {name}")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+def test_help_is_quick(name):
+    code = (
+        "import sys\nfrom mmvitconv.cli import main\n"
+        f"try: main([{name!r}, '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'mmdet', 'gradio', 'matplotlib', 'onnx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_usage_lists_all(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(("name", "hint"), [("trian", "'train'"), ("xyz", "use one of doctor")])
+def test_unknown_command_is_one_sentence(name, hint, capsys):
+    assert main([name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"there is no command {name!r}" in line
+    assert hint in line
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_training_and_testing_bear_the_name_of_the_command(name, capsys):
+    checkpoint = ["none.pth"] if name == "test" else []
+    assert run(name, "fcvit_tny_mnist", *checkpoint) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"mmvitconv {name}: error: there is no config file 'fcvit_tny_mnist'")
+    assert "configs/fcvit/fcvit_tiny_mnist.py" in error
+    with pytest.raises(SystemExit) as ended:
+        run(name)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: mmvitconv {name} ")

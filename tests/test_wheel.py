@@ -1,0 +1,142 @@
+"""The wheel in an environment of its own, outside the repository."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENT = ("mmvitconv", "configs", "tools", "docs", "requirements")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "model-index.yml", "README.md", "LICENSE")
+BUILD_SDIST = "import setuptools.build_meta as b; print(b.build_sdist({folder!r}))"
+LOAD_ALL = """
+import mmvitconv
+from mmvitconv.engine.configuration import load_config
+from mmvitconv.resources import list_configs, resource_root
+for name, path in list_configs().items():
+    assert load_config(path.stem).filename == str(path), name
+    assert str(path).startswith(str(resource_root()))
+print(len(list_configs()), mmvitconv.__file__)
+"""
+BUILD_FROM_MMDET = """
+from mmdet.registry import MODELS
+print(type(MODELS.build(dict(type='mmvitconv.FCViT', arch='tiny'))).__module__)
+"""
+METAFILES = """
+import yaml
+from mmvitconv.resources import resource_root
+root = resource_root()
+for place in yaml.safe_load((root / 'model-index.yml').read_text())['Import']:
+    content = yaml.safe_load((root / place).read_text())
+    assert all((root / collection['README']).is_file() for collection in content['Collections'])
+    assert all((root / model['Config']).is_file() for model in content['Models'])
+print(root)
+"""
+
+
+def run(*command: object, folder: Path) -> subprocess.CompletedProcess:
+    """Run a command outside the repository, without its paths."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("wheel")
+
+
+@pytest.fixture(scope="module")
+def wheel(folder) -> Path:
+    """The wheel, made from an sdist that was made from a copy: builds write beside the sources."""
+    sources, dist = folder / "sources", folder / "dist"
+    for name in CONTENT:
+        shutil.copytree(
+            ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
+    for name in FILES:
+        shutil.copy(ROOT / name, sources)
+    code = BUILD_SDIST.format(folder=str(dist))
+    name = run(sys.executable, "-c", code, folder=sources).stdout.splitlines()[-1]
+    with tarfile.open(dist / name) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", dist)
+    run(sys.executable, "-m", "pip", "wheel", unpacked, *options, folder=folder)
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, folder) -> Path:
+    """An environment with the wheel; all else comes from this one, but not its start-up files."""
+    venv.create(folder / "env", with_pip=False)
+    (site,) = (folder / "env" / "lib").glob("python*/site-packages")
+    (site / "zz_outer.pth").write_text(
+        "\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n"
+    )
+    pip = (sys.executable, "-m", "pip", "--python", folder / "env" / "bin" / "python")
+    run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, folder=folder)
+    return folder / "env"
+
+
+@pytest.fixture
+def python(environment, tmp_path):
+    """A function that runs Python code or a script in the wheel's environment; gives its output."""
+
+    def execute(*arguments: object) -> str:
+        command = (environment / "bin" / "python", "-W", "ignore", *arguments)
+        return run(*command, folder=tmp_path).stdout
+
+    return execute
+
+
+def test_everything_runs_from_the_wheel(python, environment):
+    shipped = [path for path in ROOT.glob("configs/*/*.py") if path.parent.name != "_base_"]
+    count, place = python("-c", LOAD_ALL).split()
+    assert int(count) == len(shipped)
+    assert place.startswith(str(environment))
+
+
+def test_paths_of_the_metafiles_are_valid(python, environment):
+    root = Path(python("-c", METAFILES).strip())
+    assert root.name == ".mim"
+    assert root.parent.name == "mmvitconv"
+    assert environment in root.parents
+
+
+def test_mmdet_builds_our_types_with_nothing_imported(python):
+    assert python("-c", BUILD_FROM_MMDET).split() == ["mmvitconv.models.backbones.fcvit"]
+
+
+def test_the_console_script(environment, tmp_path):
+    command = (environment / "bin" / "mmvitconv", "list", "--family", "ParCResNet", "--json")
+    (entry,) = json.loads(run(*command, folder=tmp_path).stdout)
+    assert entry["arch"] == "50"
+    assert entry["configs"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_tools_run_from_the_wheel(python, environment, folder, tmp_path):
+    (tools,) = (environment / "lib").glob("python*/site-packages/mmvitconv/.mim/tools")
+    sources = folder / "sources" / "tools"
+    ours = {path.relative_to(sources) for path in sources.rglob("*.py")}
+    assert {path.relative_to(tools) for path in tools.rglob("*.py")} == ours
+    assert "usage: train.py" in python(tools / "train.py", "--help")
+    assert python(tools / "misc/print_config.py", "fcvit_tiny_mnist").count("FCViT") == 1
+    script = f"PYTHON={environment}/bin/python bash {tools}/dist_train.sh fcvit_tiny_mnist 1 --help"
+    assert "usage: train.py" in run("bash", "-c", script, folder=tmp_path).stdout

@@ -1,0 +1,161 @@
+"""The zoo against the models, the metafiles and what people call an architecture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from families import ALL, ARCHS, FAMILIES
+from mmdet.registry import MODELS
+
+from mmvitconv import zoo
+from mmvitconv.errors import UserError
+from mmvitconv.published import read_entries
+from mmvitconv.resources import list_configs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def archs() -> list[zoo.Arch]:
+    return zoo.list_archs()
+
+
+def test_every_registered_name_is_there_once(archs):
+    names = [(arch.family, name) for arch in archs for name in (arch.arch, *arch.aliases)]
+    assert sorted(names) == sorted(ALL)
+    for arch in archs:
+        assert {arch.arch, *arch.aliases} == {
+            name
+            for name, sizes in ARCHS[arch.family].items()
+            if sizes == ARCHS[arch.family][arch.arch]
+        }
+
+
+def test_known_numbers(archs):
+    """specs/fcvit.md section 2: trunk and four output norms; MACs as the metafile's classifier."""
+    (s12,) = (arch for arch in archs if (arch.family, arch.arch) == ("FCViT", "s12"))
+    metafile = yaml.safe_load((ROOT / "configs/fcvit/metafile.yml").read_text("utf-8"))
+    entries = {model["Name"]: model for model in metafile["Models"]}
+    assert s12.parameters == entries["maskrcnn_fcvit_s12_coco"]["Metadata"]["Backbone Parameters"]
+    classifier = entries["fcvit_s12_imagenet"]["Metadata"]["FLOPs"]
+    assert s12.macs_224 == classifier - 512 * 1000
+    assert (
+        zoo.count_macs(s12, (800, 1280))
+        == (entries["maskrcnn_fcvit_s12_coco"]["Metadata"]["Backbone FLOPs"])
+    )
+    assert (s12.strides, s12.out_channels) == ((4, 8, 16, 32), (64, 128, 320, 512))
+    assert s12.aliases == ("b12",)
+    assert s12.tasks == ("classification", "detection", "segmentation")
+    assert s12.paper.url == "https://arxiv.org/abs/2212.12552"
+
+
+def test_every_published_number_is_there(archs):
+    shown = {
+        (config.path, result.dataset, result.metric, result.value)
+        for arch in archs
+        for config in arch.configs
+        for result in config.results
+    }
+    written = {
+        (model["Config"], result["Dataset"], metric, value)
+        for path in ROOT.glob("configs/*/metafile.yml")
+        for model in yaml.safe_load(path.read_text("utf-8"))["Models"]
+        for result in model.get("Results") or []
+        for metric, value in result["Metrics"].items()
+    }
+    assert shown == written
+    assert all(r.source for arch in archs for config in arch.configs for r in config.results)
+
+
+def test_stage_parameters_add_up(archs):
+    for arch in archs:
+        unit, counts, outside = zoo.count_stage_parameters(arch)
+        assert unit == FAMILIES[arch.family].unit
+        assert sum(counts) + outside == arch.parameters
+        assert outside >= 0, arch
+
+
+def test_only_the_folders_of_a_family_are_read():
+    """The shortcut finds as many configs as reading all of them."""
+    everything = read_entries(FAMILIES)
+    own = [e.config for e in everything if e.model.backbone.type == "mmvitconv.DynConvSwin"]
+    assert own
+    assert [entry.config for entry in read_entries(["DynConvSwin"])] == own
+    assert {entry.config.path for entry in everything} == set(list_configs())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_lines_for_ones_own_config_work(archs, family):
+    own = [arch for arch in archs if arch.family == family]
+    for arch in {own[0], own[-1]}:
+        names: dict = {}
+        exec(zoo.write_snippet(arch), names)
+        model = names["model"]
+        assert model["backbone"].pop("_delete_")
+        neck = model["neck"]
+        if isinstance(neck, dict) and not neck.pop("_delete_", False):
+            neck = {"type": "FPN", "out_channels": 256, "num_outs": 5, **neck}
+        with torch.device("meta"):
+            backbone = MODELS.build(model["backbone"]).eval()
+            maps = backbone(torch.empty(1, 3, 128, 128))
+            for part in neck if isinstance(neck, list) else [neck]:
+                maps = MODELS.build(part)(maps)
+        assert [128 // m.shape[-1] for m in maps][:4] == [4, 8, 16, 32]
+        assert {m.shape[1] for m in maps} == {256}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("s12", "b12", "S12", "fcvit_s12", "FCViT s12", "mmvitconv.FCViT-b12"),
+        *("maskrcnn_fcvit_s12_coco", "configs/fcvit/fcvit_s12_imagenet.py"),
+    ],
+)
+def test_names_of_one(name):
+    found = zoo.find_arch(name)
+    assert (found.family, found.arch) == ("FCViT", "s12")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tiny", ["several", "FCViT tiny", "LightViT tiny"]),
+        ("FCViT", ["several", "FCViT s12", "FCViT s48"]),
+        ("fcvit_s13", ["no architecture 'fcvit_s13'", "did you mean", "FCViT s12"]),
+        ("zzzzzz", ["no architecture", "mmvitconv list"]),
+        ("", ["no architecture ''"]),
+        ("dynconv_deit_nano_lnrelu_mnist", ["sizes of its own"]),
+    ],
+)
+def test_names_of_none_or_several(name, words):
+    with pytest.raises(UserError) as caught:
+        zoo.find_arch(name)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_choosing_a_family_and_a_task():
+    """Of the two families in the folder, one is used for segmentation, with one architecture."""
+    (arch,) = zoo.list_archs("dynconv", "segmentation")
+    assert (arch.family, arch.arch) == ("DynConvSwin", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *((name, ["FCViT"]) for name in ("fcvit", "FCViT", "mmvitconv.FCViT", "fc-vit")),
+        ("dynconv", ["DynConvViT", "DynConvSwin"]),
+    ],
+    ids=str,
+)
+def test_names_of_families(name, found):
+    assert zoo._match_families(name, FAMILIES) == found
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "words"),
+    [("fcvitt", None, "did you mean 'FCViT'"), (None, "detect", "classification, detection")],
+)
+def test_wrong_choices_are_one_sentence(family, task, words):
+    with pytest.raises(UserError, match=words):
+        zoo.list_archs(family, task)
