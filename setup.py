@@ -110,7 +110,7 @@ SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
 # What single commands of mmvitconv need, from the major version that was tested.
 COMMANDS = {
     "serve": ["gradio>=6,<7"],
-    "analysis": ["grad-cam>=1.5,<2", "matplotlib>=3.8"],
+    "analysis": ["grad-cam>=1.5,<2", "matplotlib>=3.8", "timm>=1.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30"],
 }

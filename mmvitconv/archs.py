@@ -8,7 +8,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.base import Backbone
 from mmvitconv.registry import MODELS, SCOPE
-from mmvitconv.resources import list_configs
+from mmvitconv.resources import is_config
 
 
 def list_families() -> dict[str, type[Backbone]]:
@@ -65,7 +64,7 @@ def resolve_arch(name: str) -> tuple[str, str]:
     Args:
         name: Family and name, ``'fcvit_s12'``, ``'FCViT s12'``, ``'mmvitconv.FCViT-S12'``; the name
             alone where only one family has it; the family where it has one architecture; or a
-            shipped config.
+            config.
 
     Returns:
         Registered name of the family, and what its argument ``arch`` takes.
@@ -73,12 +72,11 @@ def resolve_arch(name: str) -> tuple[str, str]:
     Raises:
         UserError: It means none (with similar names) or several (with all of them).
     """
-    stem = Path(name).stem if name.endswith(".py") else name
-    config = next((key for key in list_configs() if Path(key).stem == stem), None)
-    if config is not None:
-        found = arch_of(load_config(config).model.backbone)
+    if is_config(name):
+        config = load_config(name)
+        found = arch_of(config.model.backbone) if "backbone" in config.get("model", {}) else None
         if found is None:
-            raise UserError(f"the backbone of {name} has sizes of its own and is no architecture")
+            raise UserError(f"the backbone of the config {name} is no architecture of mmvitconv")
         return found
     meanings: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for family, cls in list_families().items():

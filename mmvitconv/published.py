@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import load_config
+from mmvitconv.engine.tasks import TASKS
 from mmvitconv.registry import SCOPE
 from mmvitconv.resources import list_configs, resource_root
 
@@ -26,13 +27,6 @@ __all__ = [
     "folders_of",
     "read_entries",
 ]
-
-TASKS: Mapping[str, str] = {
-    "mmpretrain": "classification",
-    "mmdet": "detection",
-    "mmseg": "segmentation",
-}
-"""Task by the ``default_scope`` of its configs; detection includes instance segmentation."""
 
 
 @dataclass(frozen=True)

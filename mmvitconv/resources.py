@@ -11,7 +11,9 @@ from pathlib import Path
 
 from mmvitconv.errors import UserError
 
-__all__ = ["find_config", "list_configs", "resource_root"]
+__all__ = ["CONFIG_SUFFIXES", "find_config", "is_config", "list_configs", "resource_root"]
+
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
 _PACKAGE = Path(__file__).resolve().parent
 _INDEX = "model-index.yml"
@@ -76,6 +78,14 @@ def find_config(name: str | Path) -> Path:
     hint = f"did you mean {' or '.join(near)}?" if near else "'mmvitconv list' shows architectures"
     raise UserError(
         f"there is no config file {str(name)!r}, nor is one shipped by that name; {hint}"
+    )
+
+
+def is_config(name: str) -> bool:
+    """Tell whether a name means a config: by its suffix, or as a shipped config is called."""
+    path = Path(name)
+    return path.suffix in CONFIG_SUFFIXES or any(
+        path.as_posix() in _names(key) for key in list_configs()
     )
 
 

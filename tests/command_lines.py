@@ -8,12 +8,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from mmvitconv import cli
+from mmvitconv.archs import resolve_arch
 from mmvitconv.engine.configuration import apply_options, load_config
+from mmvitconv.resources import is_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
@@ -98,8 +102,6 @@ def check_command(words: Sequence[str], folder: Path, block: object) -> None:
         parse_launcher(name, rest, block)
     elif name == "make":
         check_make(rest, block)
-    elif name == "pip":
-        check_pip(rest, folder, block)
     elif not is_known(name):
         raise DocumentationError(f"{block}: the program {name!r} is unknown to the test")
 
@@ -120,7 +122,8 @@ class Parsed(BaseException):
 def parse(main: Callable[[Sequence[str]], Any], arguments: list[str], block: object) -> None:
     """Let a command parse its arguments, and stop it there.
 
-    A config that is named is loaded, and the ``--cfg-options`` for it are applied.
+    Architectures that are named are looked up; a config is loaded, and the ``--cfg-options`` for it
+    are applied.
     """
     original = argparse.ArgumentParser.parse_args
 
@@ -142,10 +145,22 @@ def parse(main: Callable[[Sequence[str]], Any], arguments: list[str], block: obj
         raise DocumentationError(f"{block}: {arguments} reached no parser: {errors.getvalue()}")
     finally:
         argparse.ArgumentParser.parse_args = original
-    config = options.get("config")
-    if config is not None and str(config).endswith(".py"):
-        loaded = load_config(str(config))
-        apply_options(loaded, options.get("cfg_options"))
+    for name in named_by(options):
+        if is_config(name):
+            apply_options(load_config(name), options.get("cfg_options"))
+        elif not name.startswith("timm:"):
+            resolve_arch(name)
+        elif not timm.is_model(name.removeprefix("timm:")):
+            raise DocumentationError(f"{block}: timm has no model {name!r}")
+
+
+def named_by(options: Mapping[str, Any]) -> Iterator[str]:
+    """The configs and architectures of a command line; no placeholders, and no files."""
+    for key in ("config", "source", "model", "models", "arch"):
+        values = options.get(key)
+        for name in values if isinstance(values, list) else [values]:
+            if isinstance(name, str) and not PLACEHOLDER.fullmatch(name):
+                yield name
 
 
 def main_of(script: Path) -> Callable[[Sequence[str]], Any]:
@@ -188,13 +203,3 @@ def check_make(words: Sequence[str], block: object) -> None:
         name, equals, _ = word.partition("=")
         if not re.search(rf"^{name} ?\?=" if equals else rf"^{name}:", makefile, re.MULTILINE):
             raise DocumentationError(f"{block}: the Makefile has no {name!r}")
-
-
-def check_pip(words: Sequence[str], folder: Path, block: object) -> None:
-    """Extras of this project and files of requirements exist."""
-    extras = (ROOT / "setup.py").read_text()
-    for word in words:
-        for extra in re.findall(r"^(?:\.|mmvitconv\S*?)\[([\w,]+)\]$", word):
-            for name in extra.split(","):
-                if not re.search(rf'^    "{name}": ', extras, re.MULTILINE):
-                    raise DocumentationError(f"{block}: setup.py has no extra {name!r}")

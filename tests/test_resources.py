@@ -41,6 +41,20 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fcvit_s12_imagenet", True),
+        ("configs/fcvit/fcvit_s12_imagenet", True),
+        ("anything.py", True),
+        ("fcvit_s12", False),
+        ("FCViT:s12", False),
+    ],
+)
+def test_what_means_a_config(name, expected):
+    assert resources.is_config(name) is expected
+
+
+@pytest.mark.parametrize(
     ("name", "hint"),
     [
         ("maskrcnn_fcvit_s13_coco", "configs/fcvit/maskrcnn_fcvit_s12_coco.py"),

@@ -125,7 +125,7 @@ def test_names_of_one(name):
         ("fcvit_s13", ["no architecture 'fcvit_s13'", "did you mean", "FCViT s12"]),
         ("zzzzzz", ["no architecture", "mmvitconv list"]),
         ("", ["no architecture ''"]),
-        ("dynconv_deit_nano_lnrelu_mnist", ["sizes of its own"]),
+        ("dynconv_deit_nano_lnrelu_mnist", ["is no architecture of mmvitconv"]),
     ],
 )
 def test_names_of_none_or_several(name, words):

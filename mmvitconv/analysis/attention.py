@@ -50,6 +50,7 @@ class AttentionMap:
         weights: Shape (B, heads, queries, keys); for windows B counts them too.
         grid: Height and width of the map of tokens, row by row; None for windows.
         prefix: Tokens before those of the map, such as a class token.
+        masked: Shape (B,), True for windows in which a mask hides keys; None without one.
     """
 
     layer: str
@@ -57,6 +58,7 @@ class AttentionMap:
     weights: Tensor
     grid: tuple[int, int] | None = None
     prefix: int = 0
+    masked: Tensor | None = None
 
 
 def capture_attention(
@@ -83,8 +85,7 @@ def capture_attention(
     with ExitStack() as stack, torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, Attention):
-                hook = module.register_forward_pre_hook(_lightvit_hook(name, add))
-                stack.callback(hook.remove)
+                stack.callback(module.register_forward_pre_hook(_lightvit_hook(name, add)).remove)
             elif isinstance(module, DynamicConvMixer) and module.kernel == "pairwise":
                 grids: list[tuple[int, int]] = []
                 _shadow(stack, module, "mix", _remember_grid(module, grids))
@@ -94,10 +95,11 @@ def capture_attention(
             ):  # timm's; the plain path shows its weights to the dropout
                 stack.callback(setattr, module, "fused_attn", module.fused_attn)
                 module.fused_attn = False
-                hook = module.attn_drop.register_forward_pre_hook(
-                    _timm_hook(name, model, len(image), add)
-                )
-                stack.callback(hook.remove)
+                masks: list[Tensor | None] = [None]
+                listen = module.register_forward_pre_hook
+                stack.callback(listen(_remember_mask(masks), with_kwargs=True).remove)
+                read = _timm_hook(name, model, len(image), masks, add)
+                stack.callback(module.attn_drop.register_forward_pre_hook(read).remove)
         model(image)
     if not found:
         raise UserError(
@@ -184,10 +186,7 @@ def _remember_grid(module: DynamicConvMixer, grids: list[tuple[int, int]]) -> Ca
 
 
 def _mixer_call(
-    name: str,
-    module: DynamicConvMixer,
-    grids: list[tuple[int, int]],
-    add: Callable[[AttentionMap], None],
+    name: str, module: DynamicConvMixer, grids: list[tuple[int, int]], add: Callable
 ) -> Callable:
     original = module._attend
 
@@ -198,7 +197,8 @@ def _mixer_call(
         scores = scores if bias is None else scores + bias
         weights = activate(scores, module._activation(), *module._affine(), valid)
         if module.reach == "window":
-            add(AttentionMap(name, "window", weights))
+            hidden = scores.isneginf() if valid is None else scores.isneginf() | ~valid
+            add(AttentionMap(name, "window", weights, masked=hidden.flatten(1).any(dim=1)))
         else:
             height, width = grids[0]
             prefix = weights.shape[-1] - height * width
@@ -208,15 +208,25 @@ def _mixer_call(
     return attend
 
 
+def _remember_mask(masks: list[Tensor | None]) -> Callable:
+    def read(_layer: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        masks[0] = options.get("mask")
+
+    return read
+
+
 def _timm_hook(
-    name: str, model: nn.Module, batch: int, add: Callable[[AttentionMap], None]
+    name: str, model: nn.Module, batch: int, masks: Sequence[Tensor | None], add: Callable
 ) -> Callable:
     def read(_drop: nn.Module, inputs: tuple[Tensor]) -> None:
         weights = inputs[0].detach()
         if weights.dim() != 4:
             return
         if len(weights) != batch:
-            add(AttentionMap(name, "window", weights))
+            mask, masked = masks[0], None
+            if mask is not None:  # Swin's summand, shape (windows of an image, queries, keys)
+                masked = (mask != 0).flatten(1).any(dim=1).repeat(len(weights) // len(mask))
+            add(AttentionMap(name, "window", weights, masked=masked))
             return
         prefix = getattr(model, "num_prefix_tokens", 0)
         number = weights.shape[-1] - prefix

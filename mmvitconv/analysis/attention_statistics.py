@@ -152,13 +152,21 @@ def _mean(values: Tensor) -> float:
 
 
 def summarise(attention: AttentionMap, depth: int = 0) -> AttentionStatistics:
-    """The statistics of one layer.
+    """The statistics of one layer, without masked windows.
+
+    A mask gives queries different keys, whatever they ask for, so that its windows would say
+    nothing about the attention.
 
     Args:
         attention: Its weights.
         depth: Which of the model's layers it is.
+
+    Returns:
+        NaN if all windows are masked.
     """
     weights = attention.weights
+    if attention.masked is not None:
+        weights = weights[~attention.masked]
     return AttentionStatistics(
         depth,
         attention.layer,
@@ -180,7 +188,7 @@ def attention_statistics(model: nn.Module, images: Iterable[Tensor]) -> list[Att
 
     Returns:
         One for each layer and kind; of layers that cut a map into windows of several shapes the
-        largest counts.
+        largest counts, and no masked window of layers that shift them.
 
     Raises:
         UserError: The model has no attention that can be read, or there is no image.

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmvitconv.analysis.benchmark_models import Entry, Shape, count_costs
+from mmvitconv.analysis.benchmark_models import Shape, count_costs
+from mmvitconv.analysis.benchmark_plan import MODES, PASSES, Plan, check_plan
 from mmvitconv.analysis.benchmark_results import Row, device_name
 from mmvitconv.analysis.benchmark_runs import DTYPES, LAYOUTS, make_run, random_tensor
 from mmvitconv.analysis.timing import Timer, peak_memory, stopwatch, take_turns, threads
@@ -28,44 +29,10 @@ from mmvitconv.errors import UserError
 
 __all__ = ["DTYPES", "LAYOUTS", "MODES", "PASSES", "Plan", "check_plan", "run_benchmark"]
 
-MODES = ("eager", "compiled")
-PASSES = ("inference", "training")
-
 # So many times slower than its model's fastest variant, and slow at all: it would hold up the rest.
 HOPELESS_RATIO, HOPELESS_SECONDS = 10.0, 1.0
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured: all combinations.
-
-    Args:
-        models: From :func:`~mmvitconv.analysis.benchmark_models.find_models`.
-        shapes: Heights and widths of the images.
-        batches: Images at a time.
-        dtypes: Keys of :data:`DTYPES`; the reduced ones by autocast, weights stay float32.
-        layouts: Keys of :data:`LAYOUTS`, of images and weights.
-        modes: Of :data:`MODES`.
-        passes: Of :data:`PASSES`; training is forward, backward and a step of AdamW.
-        device: ``'cpu'`` or ``'cuda'``.
-        threads: On the CPU; None for as many as torch takes.
-        rounds: Calls of each variant that count.
-        warm_up: Calls before them, after the first one.
-        seconds: What one size, batch and pass may take, at least five rounds; None for no limit.
-    """
-
-    models: Sequence[Entry]
-    shapes: Sequence[Shape] = ((224, 224),)
-    batches: Sequence[int] = (1,)
-    dtypes: Sequence[str] = ("fp32",)
-    layouts: Sequence[str] = ("nchw", "nhwc")
-    modes: Sequence[str] = ("eager",)
-    passes: Sequence[str] = ("inference",)
-    device: str = "cpu"
-    threads: int | None = None
-    rounds: int = 20
-    warm_up: int = 2
-    seconds: float | None = None
+INPUT = "the input"  # as what does not fit into memory
 
 
 class Group(NamedTuple):
@@ -100,7 +67,7 @@ class _Prepared(NamedTuple):
 
 
 class OutOfMemoryError(Exception):
-    """A variant does not fit; the message names it."""
+    """Something does not fit; the message names it: a variant, a model, or the input."""
 
 
 @dataclass(frozen=True)
@@ -116,36 +83,6 @@ class Listener:
     say: Callable[[str], object] = print
     begin: Callable[[str, int], object] = lambda title, calls: None
     advance: Callable[[], object] = lambda: None
-
-
-def check_plan(plan: Plan) -> None:
-    """Raise unless a plan can be carried out here.
-
-    Raises:
-        UserError: Something in it is illegal.
-    """
-    legal = {"dtypes": DTYPES, "layouts": LAYOUTS, "modes": MODES, "passes": PASSES}
-    for name, choices in legal.items():
-        for value in getattr(plan, name):
-            if value not in choices:
-                raise UserError(f"{name}: {value!r} is unknown; give one of {', '.join(choices)}")
-    for name in ("models", "shapes", "batches", *legal):
-        if not getattr(plan, name):
-            raise UserError(f"{name} is empty; give at least one")
-    if any(min(shape) < 1 for shape in plan.shapes):
-        raise UserError(
-            f"shapes {list(plan.shapes)} are illegal; give heights and widths from 1 on"
-        )
-    numbers = {"batches": plan.batches, "rounds": [plan.rounds], "threads": [plan.threads or 1]}
-    for name, values in numbers.items():
-        if min(values) < 1:
-            raise UserError(f"{name}: {min(values)} is illegal; give a number from 1 on")
-    if plan.warm_up < 0:
-        raise UserError(f"warm-up: {plan.warm_up} is illegal; give a number from 0 on")
-    if plan.seconds is not None and not plan.seconds > 0:
-        raise UserError(f"seconds: {plan.seconds} is illegal; give a positive number")
-    if plan.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': torch finds no GPU here; give cpu")
 
 
 def run_benchmark(
@@ -184,21 +121,24 @@ def run_benchmark(
                 try:
                     rows = _measure_group(plan, group, count, without, listener, timer)
                 except OutOfMemoryError as error:
-                    gc.collect()
-                    if plan.device == "cuda":
-                        torch.cuda.empty_cache()
-                    if group.batch == 1:
-                        listener.say(f"{group}: {error} does not fit into memory; left out")
-                        without.add(str(error))
-                        continue
-                    half = group.batch // 2
-                    listener.say(
-                        f"{group}: {error} does not fit into memory; batch {half} for all models"
-                    )
-                    group = group._replace(batch=half)
+                    too_big = str(error)
                 else:
                     done.add(group)
                     yield rows
+                    continue
+                # Only here: an error that is still handled keeps the group's tensors alive.
+                gc.collect()
+                if plan.device == "cuda":
+                    torch.cuda.empty_cache()
+                if group.batch == 1:
+                    listener.say(f"{group}: {too_big} does not fit into memory; left out")
+                    without.add(too_big)
+                else:
+                    half = group.batch // 2
+                    listener.say(
+                        f"{group}: {too_big} does not fit into memory; batch {half} for all models"
+                    )
+                    group = group._replace(batch=half)
 
 
 def _supported_dtypes(plan: Plan, say: Callable[[str], object]) -> Iterator[str]:
@@ -213,11 +153,11 @@ def _supported_dtypes(plan: Plan, say: Callable[[str], object]) -> Iterator[str]
 
 @contextmanager
 def _benchmark_switches(plan: Plan) -> Iterator[None]:
-    """Let cuDNN choose by measuring, and give every compiled model its own code."""
+    """Let cuDNN choose by measuring, and let every model be compiled."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # sizes are fixed
-    # All our models share the base class's forward: with torch's limit of 8 compiled versions the
-    # ninth model would run eagerly, without a word.
+    # Where a model's graph breaks, the code of its class is compiled, which others share. With
+    # torch's limit of 8 versions the ninth would run eagerly, without a word.
     limit: AbstractContextManager[Any] = nullcontext()
     if "compiled" in plan.modes:
         import torch._dynamo.config as dynamo_config
@@ -239,27 +179,46 @@ def _measure_group(
         plan: The plan.
         group: The group.
         count: Threads.
-        without: Variants that do not fit into memory.
+        without: What does not fit into memory, as :class:`OutOfMemoryError` names it.
         listener: Who hears of it.
         timer: Takes the time.
 
     Raises:
         OutOfMemoryError: The batch does not fit.
     """
+    if INPUT in without:
+        return []
     per_model = len(plan.layouts) * len(plan.dtypes) * len(plan.modes)
     # a first call, warm-up and rounds of each
     calls = len(plan.models) * per_model * (1 + plan.warm_up + plan.rounds)
     listener.begin(str(group), calls)
-    images = random_tensor((group.batch, 3, *group.shape), seed=0).to(plan.device)
+    try:
+        return _measure_models(plan, group, count, without, listener, timer)
+    finally:
+        if "compiled" in plan.modes:
+            torch._dynamo.reset()  # frees what was compiled for this group
+
+
+def _measure_models(
+    plan: Plan, group: Group, count: int, without: set[str], listener: Listener, timer: Timer
+) -> list[Row]:
+    try:
+        images = random_tensor((group.batch, 3, *group.shape), seed=0).to(plan.device)
+    except Exception as error:
+        _name_shortage(error, INPUT)
+        raise
     costs: dict[str, tuple[int, int]] = {}
     prepared: dict[Variant, _Prepared] = {}
     for entry in plan.models:
+        if entry.name in without:
+            continue
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 model = entry.build(group.shape)
             costs[entry.name] = count_costs(model, group.shape)
         except Exception as error:
+            _name_shortage(error, entry.name)
             listener.say(f"{group}: {entry.name} left out: {_reason(error)}")
             continue
         prepared.update(_prepare(plan, group, entry.name, model, images, without, listener, timer))
@@ -295,8 +254,6 @@ def _measure_group(
                 date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             )
         )
-    if "compiled" in plan.modes:
-        torch._dynamo.reset()  # frees what was compiled for this group
     return rows
 
 
@@ -313,9 +270,15 @@ def _prepare(
     """All variants of a model that run, each of which has run once."""
     prepared: dict[Variant, _Prepared] = {}
     for layout in plan.layouts:
+        if f"{name} {layout}" in without:
+            continue
         memory_format = LAYOUTS[layout]
-        laid_out = copy.deepcopy(model).to(plan.device, memory_format=memory_format)
-        x = images.contiguous(memory_format=memory_format)
+        try:
+            laid_out = copy.deepcopy(model).to(plan.device, memory_format=memory_format)
+            x = images.contiguous(memory_format=memory_format)
+        except Exception as error:
+            _name_shortage(error, f"{name} {layout}")
+            raise
         for mode, dtype in product(plan.modes, plan.dtypes):
             variant = Variant(name, dtype, layout, mode)
             if str(variant) in without:
@@ -329,10 +292,12 @@ def _prepare(
                     group.pass_ == "training",
                     plan.device,
                 )
+                run = _naming_shortage(run, variant)
                 first = timer(run)
+            except OutOfMemoryError:
+                raise
             except Exception as error:
-                if _is_out_of_memory(error):
-                    raise OutOfMemoryError(str(variant)) from None
+                _name_shortage(error, str(variant))
                 listener.say(f"{group}: {variant} left out: {_reason(error)}")
             else:
                 listener.advance()
@@ -367,6 +332,29 @@ def _median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
         return values[0], 0.0
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return median, high - low
+
+
+def _naming_shortage(run: Callable[[], object], variant: Variant) -> Callable[[], object]:
+    """The same function, but where it lacks memory in any of its calls, the variant is named."""
+
+    def named() -> object:
+        try:
+            return run()
+        except Exception as error:
+            _name_shortage(error, str(variant))
+            raise
+
+    return named
+
+
+def _name_shortage(error: Exception, name: str) -> None:
+    """Say what does not fit if an error is about memory.
+
+    Raises:
+        OutOfMemoryError: It is.
+    """
+    if _is_out_of_memory(error):
+        raise OutOfMemoryError(name) from None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -61,17 +61,19 @@ def smallest_archs() -> list[str]:
     return [f"{family}:{smallest_of(cls)}" for family, cls in list_families().items()]
 
 
-def find_models(names: Sequence[str]) -> list[Entry]:
+def find_models(names: Sequence[str], peers: bool = False) -> list[Entry]:
     """The models with these names, each once.
 
     Args:
         names: ``FAMILY:ARCH``, another spelling that :func:`resolve_arch` takes, a key
             of :data:`PEERS`, or ``timm:NAME``.
+        peers: Whether timm's own names of :data:`PEERS` are timm's models. Some of them are also
+            spellings of architectures of ours.
 
     Raises:
         UserError: There is no such model.
     """
-    entries = {entry.name: entry for entry in map(_find, names)}
+    entries = {entry.name: entry for entry in (_find(name, peers) for name in names)}
     return list(entries.values())
 
 
@@ -109,8 +111,9 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _find(name: str) -> Entry:
-    if name.startswith(TIMM_PREFIX) or name in PEERS or name in PEERS.values():
+def _find(name: str, peers: bool) -> Entry:
+    of_timm = name in PEERS or (peers and name in PEERS.values())
+    if of_timm or name.startswith(TIMM_PREFIX):
         return _find_timm(PEERS.get(name, name.removeprefix(TIMM_PREFIX)))
     try:
         family, arch = resolve_arch(name)

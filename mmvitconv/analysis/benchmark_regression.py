@@ -7,8 +7,9 @@ ratio of a model to a calibration model that took turns with it in the same run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmvitconv.analysis.benchmark_results import Row
@@ -60,14 +61,14 @@ class Comparison:
 
     Args:
         changes: Of all rows that both have.
-        missing: Rows of the earlier run that this one lacks, in words.
+        missing: Rows of the earlier run that this one lacks.
         new: Rows that only this one has.
         warnings: Why the comparison may be weak.
     """
 
     changes: tuple[Change, ...]
-    missing: tuple[str, ...]
-    new: tuple[str, ...]
+    missing: tuple[Row, ...]
+    new: tuple[Row, ...]
     warnings: tuple[str, ...]
 
     def slower(self, tolerance: float) -> list[Change]:
@@ -141,25 +142,33 @@ def compare(before: Sequence[Row], now: Sequence[Row], calibration: str) -> Comp
         )
     return Comparison(
         tuple(changes),
-        tuple(row.label for key, row in old.items() if key not in new),
-        tuple(row.label for key, row in new.items() if key not in old),
+        tuple(row for key, row in old.items() if key not in new),
+        tuple(row for key, row in new.items() if key not in old),
         tuple(warnings),
     )
 
 
-def keep_confirmed(first: Comparison, again: Comparison) -> Comparison:
-    """The comparison with the lower of two measured ratios: load makes slower, never faster.
+def keep_confirmed(first: Comparison, again: Sequence[Comparison]) -> Comparison:
+    """The comparison with the medians of what was measured several times.
+
+    Load makes a model slower, but load on the calibration model makes its ratio lower. So neither
+    the lowest ratio counts nor the highest: one disturbed run of three changes nothing.
 
     Args:
         first: Of all rows.
-        again: Of the rows that were measured a second time.
+        again: Of the rows that were measured again, one for each time.
     """
-    repeated: Mapping[tuple, Change] = {change.row.key: change for change in again.changes}
-    changes = (
-        min(change, repeated.get(change.row.key, change), key=lambda change: change.factor)
-        for change in first.changes
-    )
-    return Comparison(tuple(changes), first.missing, first.new, first.warnings)
+    repeated = [{change.row.key: change for change in run.changes} for run in again]
+    changes = []
+    for change in first.changes:
+        key = change.row.key
+        measured = [change, *(run[key] for run in repeated if key in run)]
+        medians = {
+            name: statistics.median(getattr(each, name) for each in measured)
+            for name in ("now", "fastest", "noise")
+        }
+        changes.append(replace(change, **medians))
+    return replace(first, changes=tuple(changes))
 
 
 def _noise(rows: Iterable[Row]) -> float:

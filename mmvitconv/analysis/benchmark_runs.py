@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def make_run(
         device: Device type.
     """
     module = model.train(trains)
-    call = torch.compile(module, dynamic=False) if compiles else module
+    call = torch.compile(_with_own_code(module), dynamic=False) if compiles else module
 
     def forward() -> Any:
         if dtype is torch.float32:
@@ -47,6 +48,20 @@ def make_run(
 
         return infer
     return _training_step(module, forward, device, scales=dtype is torch.float16)
+
+
+def _with_own_code(module: nn.Module) -> Callable[[Tensor], Any]:
+    """A function that calls a module and shares its code with no other function.
+
+    Compiled versions belong to code, and each call looks through the versions of its code: all
+    models compiled under one forward would slow each other down.
+    """
+
+    def call(x: Tensor) -> Any:
+        return module(x)
+
+    code = call.__code__.replace()
+    return types.FunctionType(code, call.__globals__, "call", None, call.__closure__)
 
 
 def _training_step(

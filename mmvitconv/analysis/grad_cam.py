@@ -5,7 +5,7 @@ After Selvaraju et al., arXiv:1610.02391; computed by the package ``grad-cam``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmvitconv.analysis.pictures import (
@@ -30,9 +28,11 @@ from mmvitconv.analysis.pictures import (
     show_map,
 )
 from mmvitconv.analysis.subjects import input_norm
-from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.apis.building import build_model, build_pipeline, choose_device, read_names
+from mmvitconv.datasets.layout import leaf_datasets
+from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.lightvit import LightViT
-from mmvitconv.weights import adapt_checkpoint, check_match, load_file
+from mmvitconv.weights import load_file
 
 __all__ = ["ClassMap", "draw_class_map", "grad_cam", "load_model"]
 
@@ -75,7 +75,8 @@ def load_model(
         device: None for a GPU where there is one.
 
     Returns:
-        The model in evaluation mode, and the names of its classes as the checkpoint has them.
+        The model in evaluation mode, and the names of its classes: those of the checkpoint, else of
+        the config's data set; empty where nobody says.
 
     Raises:
         UserError: It is of another task, or cannot be built.
@@ -87,53 +88,34 @@ def load_model(
             f"Grad-CAM is for classifiers and segmentors with a backbone, but this config has "
             f"default_scope={scope!r}; give one with default_scope 'mmpretrain' or 'mmseg'"
         )
-    if "init_cfg" in cfg.model.backbone:  # the checkpoint holds all weights
-        cfg.model.backbone.init_cfg = None
-    if (
-        scope == "mmpretrain"
-        and "data_preprocessor" not in cfg.model
-        and "data_preprocessor" in cfg
-    ):
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
-            raise UserError(f"the model of this config cannot be built: {error}") from error
-    names: Sequence[str] = ()
-    if checkpoint is not None:
-        content = load_file(checkpoint)
-        try:
-            state_dict = adapt_checkpoint(content, model)["state_dict"]
-            check_match(state_dict, model, source=str(checkpoint))
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{checkpoint} does not hold the weights of this config's model: {error}"
-            ) from error
-        model.load_state_dict(state_dict)
-        meta = content.get("meta")
-        names = ((meta if isinstance(meta, dict) else {}).get("dataset_meta") or {}).get("classes")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device).eval(), tuple(map(str, names or ()))
+    chosen = choose_device(device)
+    content = None if checkpoint is None else load_file(checkpoint)
+    with DefaultScope.overwrite_default_scope(scope):
+        # init_cfg makes the last layer's weights, and so all gradients, close to zero
+        model = build_model(cfg, content, str(checkpoint), seed, init_weights=False)
+        names, _ = read_names(content, _test_dataset(cfg))
+    return model.to(chosen).eval(), names
+
+
+def _test_dataset(cfg: Config) -> Mapping[str, Any]:
+    """The config's data set of test images, without wrappers; empty where there is none."""
+    datasets = leaf_datasets(cfg.get("test_dataloader"), "test_dataloader")
+    return next((dataset for _, dataset in datasets), {})
 
 
 def _model_input(cfg: Config, model: nn.Module, pixels: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """The input that the config's test pipeline makes of an image, and how it looks."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "pipeline" not in dataset and "dataset" in dataset:  # wrappers: RepeatDataset
-        dataset = dataset["dataset"]
-    pipeline = dataset.get("pipeline") or cfg.get("test_pipeline")
-    if not pipeline:
+    steps = _test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
+    if not steps:
         raise UserError("this config has no test pipeline; give one with test_dataloader")
-    steps = [
-        step for step in pipeline if not str(step["type"]).rpartition(".")[2].startswith("Load")
-    ]
     is_gray = getattr(model.backbone, "in_channels", 3) == 1
-    image = pixels.mean(axis=2, keepdims=True).astype(np.uint8) if is_gray else pixels[:, :, ::-1]
-    shape = image.shape[:2]
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        packed = Compose(steps)(
+        loading, pipeline = build_pipeline(steps)
+        loads_rgb = loading.channel_order == "rgb"
+        colours = pixels if loads_rgb else pixels[:, :, ::-1]
+        image = pixels.mean(axis=2, keepdims=True).astype(np.uint8) if is_gray else colours
+        shape = image.shape[:2]
+        packed = pipeline(
             {
                 "img": np.ascontiguousarray(image),
                 "img_shape": shape,
@@ -145,10 +127,10 @@ def _model_input(cfg: Config, model: nn.Module, pixels: np.ndarray) -> tuple[Ten
         )
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
         inputs = model.data_preprocessor(data, training=False)["inputs"]
-    mean, std, is_rgb = input_norm(cfg)
+    mean, std, is_swapped = input_norm(cfg)
     view = inputs[0].detach().cpu().permute(1, 2, 0).float().numpy()
     view = view * np.float32(std) + np.float32(mean)
-    view = view if is_rgb or view.shape[2] == 1 else view[:, :, ::-1]
+    view = view if is_swapped != loads_rgb or view.shape[2] == 1 else view[:, :, ::-1]
     view = np.broadcast_to(view, (*view.shape[:2], 3)).round().clip(0, 255).astype(np.uint8)
     return inputs, view
 
@@ -221,7 +203,8 @@ def grad_cam(
     with torch.no_grad(), _noted_calls(model, called):
         scores = logits(inputs)[0].float().softmax(dim=0)
     layer = _called_layer(model, layer, called)
-    names = [*names, *(f"class {index}" for index in range(len(names), len(scores)))]
+    names = list(names[: len(scores)])
+    names += [f"class {index}" for index in range(len(names), len(scores))]
     if scores.dim() == 1:
         index = int(scores.argmax()) if target is None else _find_class(target, names)
         score, goal = float(scores[index]), ClassifierOutputTarget(index)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ __all__ = [
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 _FLOOR = 1e-4  # darkest colour, over the largest contribution
+# Least gradient of the sum over channels, over that of another combination; rounding is 1e-6.
+_LEAST_SUM = 1e-4
 
 
 @dataclass(frozen=True)
@@ -87,21 +89,23 @@ def receptive_field(
         Shape (H, W), float64; nothing is negative.
 
     Raises:
-        UserError: The output is no map, or does not depend on the input.
+        UserError: The output is no map, or it or its sum over channels does not depend on the
+            input.
     """
     total, count = None, 0
     for image in images:
         image = image.detach().clone().requires_grad_()
         with torch.enable_grad():
-            out = model(image)
-            out = out if isinstance(out, Tensor) else _choose(out, stage)
+            out = _choose(model(image), stage)
             if out.dim() != 4:
                 raise UserError(
                     f"an output of shape {tuple(out.shape)} has no centre; give a model whose "
                     "output is a map (B, C, H, W)"
                 )
-            centre = out[:, :, out.shape[2] // 2, out.shape[3] // 2].sum()
-            (gradient,) = torch.autograd.grad(centre, image)
+            centre = out[:, :, out.shape[2] // 2, out.shape[3] // 2]
+            if total is None:
+                _check_sum(centre, image)
+            (gradient,) = torch.autograd.grad(centre.sum(), image)
         contribution = gradient.abs().double().sum(dim=(0, 1)).cpu().numpy()
         total = contribution if total is None else total + contribution
         count += len(image)
@@ -115,7 +119,25 @@ def receptive_field(
     return total / count
 
 
-def _choose(outs: Sequence[Tensor], stage: int) -> Tensor:
+def _check_sum(centre: Tensor, image: Tensor) -> None:
+    """Refuse a sum over channels that is a constant, whose gradient is rounding."""
+    generator = torch.Generator().manual_seed(0)
+    signs = 2 * torch.randint(2, centre.shape[1:], generator=generator).to(centre) - 1
+    plain, signed = (
+        torch.autograd.grad(value.sum(), image, retain_graph=True)[0].abs().sum().item()
+        for value in (centre, centre * signs)
+    )
+    if plain < _LEAST_SUM * signed:
+        raise UserError(
+            "the sum over the channels of this output does not depend on the image, as behind a "
+            f"norm over channels (its gradient is {plain / signed:.0e} of that of another "
+            "combination of them), so there is no receptive field; try another stage or model"
+        )
+
+
+def _choose(outs: Tensor | Sequence[Tensor], stage: int) -> Tensor:
+    if isinstance(outs, Tensor):
+        return outs
     if not -len(outs) <= stage < len(outs):
         raise UserError(
             f"stage {stage} is illegal; the model has the outputs 0 to {len(outs) - 1} "
@@ -140,30 +162,47 @@ def subject_receptive_field(
         See :func:`receptive_field`.
     """
     model: Callable[[Tensor], Any] = subject.model
-    if hasattr(model, "forward_intermediates"):  # timm's; without norm by itself
+    if hasattr(model, "forward_intermediates"):  # timm's
 
         def model(x: Tensor) -> list[Tensor]:
             return subject.model.forward_intermediates(x, intermediates_only=True)
 
     elif not isinstance(model, Backbone) and subject.name.startswith("timm:"):
         model = subject.model.forward_features
-    inputs = (image.to(subject.device) for image in images)
-    with _without_output_norms(subject.model):
+    inputs = [image.to(subject.device) for image in images]
+    with ExitStack() as stack:
+        for norm in _output_norms(subject.model, model, inputs[:1], stage):
+            hook = norm.register_forward_hook(lambda _norm, given, _out: given[0])
+            stack.callback(hook.remove)
         bar = progress(inputs, f"receptive field of {subject.name}")
         return receptive_field(model, bar, stage)
 
 
-@contextmanager
-def _without_output_norms(model: nn.Module) -> Iterator[None]:
-    """Let a backbone of ours return what its output norms get."""
-    with ExitStack() as stack:
-        if isinstance(model, Backbone):
-            for index in model.out_indices:
-                norm = getattr(model, f"norm{index}", None)
-                if norm is not None:
-                    hook = norm.register_forward_hook(lambda _norm, inputs, _out: inputs[0])
-                    stack.callback(hook.remove)
-        yield
+def _output_norms(
+    module: nn.Module, model: Callable[[Tensor], Any], images: Sequence[Tensor], stage: int
+) -> list[nn.Module]:
+    """The norms over channels whose output is what the model returns, but for the order of axes."""
+    given: dict[nn.Module, Any] = {}
+    found: list[nn.Module] = []
+    with ExitStack() as stack, torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, (nn.LayerNorm, nn.GroupNorm)):
+                hook = norm.register_forward_hook(lambda norm, _, out: given.update({norm: out}))
+                stack.callback(hook.remove)
+        for image in images:
+            out = _choose(model(image), stage)
+            found += [norm for norm, value in given.items() if _is_same(value, out)]
+    return found
+
+
+def _is_same(value: Any, out: Any) -> bool:
+    """Whether two maps or sequences of tokens have the same values, channels first or last."""
+    if not (isinstance(value, Tensor) and isinstance(out, Tensor)) or value.dim() < 3:
+        return False
+    orders = [value] if value.shape == out.shape else []
+    if value.numel() == out.numel():
+        orders.append(value.movedim(-1, 1).reshape(out.shape))
+    return any(torch.equal(order, out) for order in orders)
 
 
 def noise_images(subject: Subject, size: int, count: int, seed: int) -> list[Tensor]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mmvitconv.analysis.measure import default_shape
 from mmvitconv.archs import build_arch
-from mmvitconv.engine.configuration import CONFIG_SUFFIXES, load_config
+from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.resources import is_config
 from mmvitconv.weights import check_match, load_backbone, load_file
 
 __all__ = ["Subject", "even_layer_scales", "input_norm", "load_subject"]
@@ -107,7 +108,7 @@ def load_subject(
 
     Args:
         name: An architecture as ``mmvitconv list`` shows it (``'FCViT:tiny'``), ``'timm:NAME'`` for
-            one of timm's models, or the path of a config.
+            one of timm's models, or a config.
         checkpoint: File with its weights; None for random ones. Of ours and of configs the
             backbone's weights must match, of timm's models all.
         seed: Of random weights.
@@ -127,7 +128,7 @@ def load_subject(
         torch.manual_seed(seed)
         if name.startswith(_TIMM):
             model, facts = _build_timm(name, shape)
-        elif name.endswith(CONFIG_SUFFIXES):
+        elif is_config(name):
             model, facts = _build_backbone(load_config(name), name)
             name = Path(name).stem
         else:
@@ -139,7 +140,9 @@ def load_subject(
     if shape is not None:
         facts["shape"] = tuple(shape)
     facts = {"shape": (224, 224), **facts}
-    return Subject(name, model.to(device).eval(), weights, **facts)
+    model.to(device)
+    model.eval()  # by itself: many of OpenMMLab's backbones return nothing here
+    return Subject(name, model, weights, **facts)
 
 
 def _build_timm(name: str, shape: Sequence[int] | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -213,14 +216,17 @@ def even_layer_scales(model: nn.Module) -> int:
 
     Args:
         model: Changed in place: its vectors all of whose entries are the same number between 0 and
-            1, which no norm and no bias is.
+            1, which no norm and no bias is; the slopes of PReLU stay as they are.
 
     Returns:
         How many there are.
     """
     count = 0
+    slopes = {id(module.weight) for module in model.modules() if isinstance(module, nn.PReLU)}
     with torch.no_grad():
         for parameter in model.parameters():
+            if id(parameter) in slopes:
+                continue
             first = parameter.flatten()[0]
             is_vector = parameter.numel() == max(parameter.shape, default=0) > 1
             if is_vector and 0 < first < 1 and (parameter == first).all():

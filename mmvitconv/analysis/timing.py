@@ -26,8 +26,9 @@ LEAST_ROUNDS = 5  # a budget of time cuts no measurement shorter than that
 def stopwatch(device: str) -> Timer:
     """What takes the time of one call.
 
-    On a GPU these are two events of its own clock, so that what the host does meanwhile does not
-    count, and the call returns when the work is done.
+    On a GPU these are two events of its own clock: from the first launch on an idle GPU to the end
+    of the last kernel. Where the host launches more slowly than the kernels run, as at small
+    batches, its launches are most of the time. The call returns when the work is done.
 
     Args:
         device: Device type.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 
+from mmvitconv.apis.images import Loading
 from mmvitconv.apis.results import Colour
 from mmvitconv.datasets.layout import type_name
 from mmvitconv.engine.quiet import quiet_logger
@@ -48,52 +51,111 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def build_pipeline(steps: Iterable[Mapping[str, Any]]) -> tuple[Any, Compose]:
+def build_pipeline(
+    steps: Iterable[Mapping[str, Any]], channels: int = 3
+) -> tuple[Loading, Compose]:
     """Build a test pipeline for images without annotations.
 
     Args:
         steps: The pipeline in the config.
+        channels: Of the images, where the data set hands out arrays and so no step loads them;
+            three are red, green and blue.
 
     Returns:
-        The step that loads images, and what comes after it.
+        How images are loaded, and what comes after it.
 
     Raises:
-        UserError: When the pipeline does not begin with loading an image.
+        UserError: When the pipeline loads images, but not at first.
     """
     steps = [dict(step) for step in steps if "Annotations" not in type_name(step)]
-    if not steps or not type_name(steps[0]).startswith("LoadImage"):
+    loads = [type_name(step).startswith("LoadImage") for step in steps]
+    if not steps or (any(loads) and not loads[0]):
         raise UserError(
             "the test pipeline of the config must begin with LoadImageFromFile, it has "
             f"{', '.join(map(type_name, steps)) or 'no steps'}"
         )
-    return TRANSFORMS.build(steps[0]), Compose(steps[1:])
+    if not loads[0]:
+        color_type = "grayscale" if channels == 1 else "color"
+        return Loading(color_type, channel_order="rgb"), Compose(steps)
+    step = TRANSFORMS.build(steps[0])
+    loading = Loading(
+        getattr(step, "color_type", "color"),
+        getattr(step, "imdecode_backend", "cv2"),
+        to_float32=getattr(step, "to_float32", False),
+    )
+    return loading, Compose(steps[1:])
 
 
-def build_model(cfg: Config, content: dict[str, Any] | None, source: str) -> torch.nn.Module:
+def model_settings(cfg: Config) -> ConfigDict:
+    """Return the settings that a config's model is built from.
+
+    Args:
+        cfg: The config; it stays as it is.
+
+    Returns:
+        A copy of ``cfg.model`` that reads no pretrained weights, with the config's
+        ``data_preprocessor`` in it, as MMEngine's runner puts it there.
+    """
+    settings = _without_pretrained(cfg.model)
+    if cfg.get("data_preprocessor"):
+        settings.setdefault("data_preprocessor", deepcopy(cfg.data_preprocessor))
+    return settings
+
+
+def _without_pretrained(node: Any) -> Any:
+    """Copy settings; what would read weights from a file or address is None or left out."""
+    if isinstance(node, Mapping):
+        if type_name(node) in ("Pretrained", "PretrainedInit"):
+            return None
+        return ConfigDict(
+            {
+                key: None if key == "pretrained" else _without_pretrained(value)
+                for key, value in node.items()
+            }
+        )
+    if isinstance(node, (list, tuple)):
+        items = [(item, _without_pretrained(item)) for item in node]
+        kept = [copy for item, copy in items if item is None or copy is not None]
+        return type(node)(kept) if kept or not node else None
+    return deepcopy(node)
+
+
+def build_model(
+    cfg: Config,
+    content: dict[str, Any] | None,
+    source: str,
+    seed: int = 0,
+    init_weights: bool = True,
+) -> torch.nn.Module:
     """Build the model of a config with all of its weights.
 
     Args:
-        cfg: The config.
-        content: The checkpoint; None for random weights, the same each time.
+        cfg: The config; it stays as it is.
+        content: The checkpoint; None for random weights.
         source: Where the checkpoint is, for messages.
+        seed: Of random weights.
+        init_weights: Draw random weights as ``init_cfg`` says; else they stay as the layers draw
+            them.
 
     Returns:
         The model, on the CPU.
 
     Raises:
+        UserError: When the settings make no model.
         CheckpointError: When keys or shapes do not match.
     """
-    # All weights come from the checkpoint or are random: no pretrained backbone is read.
-    for part in (cfg.model, cfg.model.get("backbone") or {}):
-        if (part.get("init_cfg") or {}).get("type") == "Pretrained":
-            part["init_cfg"] = None
-    if content is None:
-        with torch.random.fork_rng(devices=[]), quiet_logger():  # it would list every parameter
-            torch.manual_seed(0)
-            model = revert_sync_batchnorm(MODELS.build(cfg.model))
-            model.init_weights()
-        return model
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    # The model is built on the CPU: the generators of GPUs are neither seeded nor read.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            model = revert_sync_batchnorm(MODELS.build(model_settings(cfg)))
+        except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
+            raise UserError(f"the model of this config cannot be built: {error}") from error
+        if content is None:
+            if init_weights:
+                with quiet_logger():  # it would list every parameter
+                    model.init_weights()
+            return model
     try:
         state_dict = adapt_checkpoint(content, model)["state_dict"]
         check_match(state_dict, model, source=source)
@@ -119,14 +181,36 @@ def read_names(
     """
     meta = (content or {}).get("meta")
     trained = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
-    kind = DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
-    configured = {**(getattr(kind, "METAINFO", None) or {}), **(dataset.get("metainfo") or {})}
+    given = {"classes": dataset["classes"]} if dataset.get("classes") else {}  # mmpretrain's way
+    configured = {
+        **(getattr(_dataset_class(dataset.get("type")), "METAINFO", None) or {}),
+        **given,
+        **(dataset.get("metainfo") or {}),
+    }
+    if isinstance(configured.get("classes"), str):
+        configured["classes"] = _read_lines(configured["classes"])
     for names in (trained, configured):
         classes = names.get("classes") if isinstance(names, Mapping) else None
         if isinstance(classes, (list, tuple)) and classes:
             palette = names.get("palette")
             return tuple(map(str, classes)), _colours(palette, len(classes))
     return (), ()
+
+
+def _dataset_class(kind: Any) -> Any:
+    """Return the class of a data set's type in the current scope; None for an unknown one."""
+    if not isinstance(kind, str):
+        return kind
+    with quiet_logger(), DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
+def _read_lines(path: str) -> list[str]:
+    """Return the lines of a text file; none where there is no such file."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
 
 
 def _colours(palette: Any, count: int) -> tuple[Colour, ...]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from mmengine.visualization import Visualizer
 
-from mmvitconv.apis.images import decode
+from mmvitconv.apis.images import decode_to_show
 from mmvitconv.apis.results import Classification, Colour, Detection, Prediction, Segmentation
 
 LEAST_SIDE = 480  # smaller images are enlarged, each pixel to a square
@@ -60,8 +60,11 @@ def draw(prediction: Prediction) -> np.ndarray:
 
     Returns:
         The picture, (H, W, 3), RGB.
+
+    Raises:
+        UnreadableImageError: When the image is no longer where it was.
     """
-    image = decode(prediction.content)
+    image = decode_to_show(prediction.content, prediction.loading)
     factor = max(1, math.ceil(LEAST_SIDE / max(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     if isinstance(prediction, Classification):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import mmcv
@@ -33,6 +34,22 @@ Source = str | os.PathLike | np.ndarray | Image.Image
 Content = Path | bytes
 
 
+class Loading(NamedTuple):
+    """How images are decoded, as the step of a pipeline that loads them says.
+
+    Attributes:
+        color_type: As of ``LoadImageFromFile``: ``'color'``, ``'grayscale'``, ``'unchanged'`` ...
+        backend: What decodes: ``'cv2'``, ``'pillow'`` ...
+        channel_order: ``'bgr'`` or ``'rgb'``.
+        to_float32: Whether the model gets floating-point numbers.
+    """
+
+    color_type: str = "color"
+    backend: str = "cv2"
+    channel_order: str = "bgr"
+    to_float32: bool = False
+
+
 class UnreadableImageError(Exception):
     """An image that has to be left out; the message says why."""
 
@@ -50,6 +67,10 @@ def find_images(place: str | os.PathLike, recursive: bool = False) -> list[Path]
     Raises:
         UserError: When there is no such place, or no image in the folder.
     """
+    if re.match(r"\w{2,}:/", os.fspath(place)):
+        raise UserError(
+            f"images are read from disk: download {os.fspath(place)!r} first and give its path"
+        )
     place = Path(place).expanduser()
     try:
         if place.is_file():
@@ -131,7 +152,8 @@ def content_of(source: Source) -> Content:
         source = ImageOps.exif_transpose(source)
         source = np.asarray(source if source.mode.startswith("I") else source.convert("RGB"))
         if source.dtype == np.int32:  # how Pillow holds 16 bits, too
-            source = np.clip(source, 0, 65535).astype(np.uint16)
+            depth = np.uint16 if source.max(initial=0) > 255 else np.uint8
+            source = np.clip(source, 0, 65535).astype(depth)
     if not isinstance(source, np.ndarray):
         raise UserError(
             f"an image is a path, a numpy array or a Pillow image, got {type(source).__name__}"
@@ -154,16 +176,15 @@ def _encode(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def decode(content: Content, loading: Any = None) -> np.ndarray:
+def decode(content: Content, loading: Loading) -> np.ndarray:
     """Read an image.
 
     Args:
         content: From :func:`content_of`.
-        loading: The pipeline's step that loads images, which decides on colours and type; None for
-            an RGB image of 8 bits.
+        loading: Decides on colours, type, and whether EXIF turns the image.
 
     Returns:
-        The image, turned as it is to be displayed; in the step's order of channels.
+        The image as the pipeline gets it.
 
     Raises:
         UnreadableImageError: When the file is missing, empty, damaged or no image.
@@ -174,9 +195,8 @@ def decode(content: Content, loading: Any = None) -> np.ndarray:
             raise UnreadableImageError("the file is empty")
         image = mmcv.imfrombytes(
             data,
-            flag=getattr(loading, "color_type", "color"),
-            backend=getattr(loading, "imdecode_backend", "cv2"),
-            channel_order="bgr" if loading is not None else "rgb",
+            flag=loading.color_type,
+            backend=loading.backend,
         )
         cut_off = isinstance(content, Path) and is_cut_off(str(content))
     except OSError as error:
@@ -188,7 +208,41 @@ def decode(content: Content, loading: Any = None) -> np.ndarray:
         raise UnreadableImageError(_reason(data))
     if cut_off:
         raise UnreadableImageError("the file ends too early")
-    return image.astype(np.float32) if getattr(loading, "to_float32", False) else image
+    if loading.channel_order == "rgb":  # mmcv itself turns it round for some types only
+        image = _reversed_colours(image)
+    return image.astype(np.float32) if loading.to_float32 else image
+
+
+def decode_to_show(content: Content, loading: Loading) -> np.ndarray:
+    """Read an image as :func:`decode` does, to look at it.
+
+    Args:
+        content: From :func:`content_of`.
+        loading: As of :func:`decode`, so that predictions fit the image.
+
+    Returns:
+        The image, (H, W, 3), RGB, uint8; transparency is ignored.
+
+    Raises:
+        UnreadableImageError: As of :func:`decode`.
+    """
+    image = decode(content, loading._replace(channel_order="bgr", to_float32=False))
+    if image.dtype == bool:
+        image = image.astype(np.uint8) * 255
+    if image.dtype != np.uint8:
+        deep = image.dtype == np.uint16 or image.max(initial=0) > 255
+        image = np.clip(image / 256 if deep else image, 0, 255).astype(np.uint8)
+    image = image.reshape(*image.shape[:2], -1)
+    if image.shape[2] < 3:  # gray, perhaps with transparency
+        return image[..., :1].repeat(3, axis=2)
+    return np.ascontiguousarray(_reversed_colours(image)[..., :3])
+
+
+def _reversed_colours(image: np.ndarray) -> np.ndarray:
+    """Swap red and blue where there are colours."""
+    if image.ndim < 3 or image.shape[2] < 3:
+        return image
+    return np.concatenate([image[..., 2::-1], image[..., 3:]], axis=2)
 
 
 def _reason(data: bytes) -> str:

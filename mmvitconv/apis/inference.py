@@ -28,6 +28,7 @@ from mmvitconv.apis.building import (
     build_model,
     build_pipeline,
     choose_device,
+    model_settings,
     read_names,
     require_package,
 )
@@ -43,15 +44,21 @@ from mmvitconv.apis.results import Classification, Detection, Prediction, Segmen
 from mmvitconv.datasets.layout import leaf_datasets, type_name
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.engine.launch import require
-from mmvitconv.engine.tasks import task_scope
+from mmvitconv.engine.tasks import TASKS, task_scope
 from mmvitconv.errors import UserError
 from mmvitconv.weights import load_file
 
-TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
+# What a model of the task leaves in its output.
+RESULTS = {
+    "classification": "pred_score",
+    "detection": "pred_instances",
+    "segmentation": "pred_sem_seg",
+}
 DETECTION_THRESHOLD = 0.3
 TOP_K = 5
 LOOK_AHEAD = 4  # batches that are read before images of one shape are put together
 LEAST_SIDE_SHARE = 1 / 32  # of the long side, where the pipeline cannot resize a thinner image
+Prepared = tuple[str, Content, dict[str, Any]]  # its name, where it is, what the model gets
 
 
 class Predictor:
@@ -99,7 +106,9 @@ class Predictor:
         require_package(scope)
         dataset = next(leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"))[1]
         with DefaultScope.overwrite_default_scope(scope):
-            self._loading, self._pipeline = build_pipeline(dataset.get("pipeline") or [])
+            preprocessor = model_settings(cfg).get("data_preprocessor") or {}
+            channels = len(preprocessor.get("mean") or (0, 0, 0))
+            self._loading, self._pipeline = build_pipeline(dataset.get("pipeline") or [], channels)
             self.model = build_model(cfg, content, str(checkpoint)).to(self.device).eval()
             self.classes, self.palette = read_names(content, dataset)
         if checkpoint is None:
@@ -165,9 +174,9 @@ class Predictor:
                 except UnreadableImageError as error:
                     unread, reason = unread + 1, reason or f"{name}: {error}"
                     on_error(name, str(error))
-            outputs = self._run([prepared for _, _, prepared in images], batch_size)
-            for (name, content, _), output in zip(images, outputs, strict=True):
-                yield self._read(output, name, content, top_k)
+            yield from self._run(images, batch_size, top_k)
+        if not seen:
+            raise UserError("no images were given")
         if unread == seen:
             count = f"none of the {seen} images can be used; the first, " if seen > 1 else ""
             raise UserError(f"{count}{reason}; give images that can be opened")
@@ -211,28 +220,34 @@ class Predictor:
             }
         )
 
-    def _run(self, samples: list[dict[str, Any]], batch_size: int) -> list[Any]:
-        """Return the model's output for each sample; one shape per forward pass."""
+    def _run(self, images: list[Prepared], batch_size: int, top_k: int) -> list[Prediction]:
+        """Return the prediction for each image; one shape per forward pass."""
         divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, sample in enumerate(samples):
+        for index, (_, _, sample) in enumerate(images):
             shape = tuple(math.ceil(side / divisor) for side in sample["inputs"].shape[-2:])
             groups.setdefault(shape, []).append(index)
-        outputs: list[Any] = [None] * len(samples)
+        predictions: dict[int, Prediction] = {}
         for members in groups.values():
             for start in range(0, len(members), batch_size):
                 batch = members[start : start + batch_size]
-                for index, output in zip(
-                    batch, self._forward([samples[index] for index in batch]), strict=True
-                ):
-                    outputs[index] = output
-        return outputs
+                results = self._run_batch([images[index] for index in batch], top_k)
+                predictions.update(zip(batch, results, strict=True))
+        return [predictions[index] for index in range(len(images))]
+
+    def _run_batch(self, images: list[Prepared], top_k: int) -> list[Prediction]:
+        """Return the predictions of a forward pass; its outputs, which may be large, end here."""
+        outputs = self._forward([sample for _, _, sample in images])
+        return [
+            self._read(output, name, content, top_k)
+            for (name, content, _), output in zip(images, outputs, strict=True)
+        ]
 
     @torch.inference_mode()
     def _forward(self, samples: list[dict[str, Any]]) -> list[Any]:
         batch = {key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")}
         try:
-            return [output.cpu() for output in self.model.test_step(batch)]
+            return self.model.test_step(batch)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
                 f"a batch of {len(samples)} images does not fit into the memory of {self.device}; "
@@ -241,6 +256,12 @@ class Predictor:
 
     def _read(self, output: Any, name: str, content: Content, top_k: int) -> Prediction:
         """Turn the model's output into a prediction."""
+        if RESULTS[self.task] not in output:
+            raise UserError(
+                f"a model of the type {type(self.model).__name__} gives no {RESULTS[self.task]}; "
+                "supported are classifiers with one head, detectors with boxes (and masks), and "
+                "segmentors with a class for each pixel"
+            )
         height, width = (int(side) for side in output.ori_shape[:2])
         common = {
             "image": name,
@@ -249,17 +270,18 @@ class Predictor:
             "classes": self.classes,
             "palette": self.palette,
             "content": content,
+            "loading": self._loading,
         }
         if self.task == "classification":
-            scores, labels = output.pred_score.float().sort(descending=True, stable=True)
+            scores, labels = output.pred_score.cpu().float().sort(descending=True, stable=True)
             return Classification(
                 **common, labels=labels[:top_k].numpy(), scores=scores[:top_k].numpy()
             )
         if self.task == "segmentation":
-            class_map = output.pred_sem_seg.data[0].numpy()
+            class_map = output.pred_sem_seg.data[0].cpu().numpy()
             kind = np.uint8 if class_map.max() < 256 else np.uint16
             return Segmentation(**common, class_map=class_map.astype(kind))
-        found = output.pred_instances
+        found = output.pred_instances.cpu()
         found = found[found.scores.argsort(descending=True, stable=True)]
         return Detection(
             **common,

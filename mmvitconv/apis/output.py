@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmvitconv.apis.images import find_images
+from mmvitconv.apis.images import UnreadableImageError, find_images
 from mmvitconv.apis.inference import TOP_K, Predictor
 from mmvitconv.apis.results import Prediction, Segmentation
 from mmvitconv.datasets.progress import progress
@@ -67,9 +67,7 @@ def save_predictions(
         UserError: When an argument cannot work, or no image can be read.
     """
     place, out = Path(place).expanduser(), Path(out).expanduser()
-    images = find_images(place, recursive)
-    if place.resolve() in out.resolve().parents:  # pictures of an earlier run are no images
-        images = [image for image in images if out.resolve() not in image.resolve().parents]
+    images = choose_images(place, out, recursive)
     names = dict(zip(map(str, images), name_outputs(place, images), strict=True))
     refuse_overwriting(images, out, names.values())
     require_writable(out, "out")
@@ -82,7 +80,12 @@ def save_predictions(
         on_error=lambda image, reason: errors.append({"image": image, "error": reason}),
     )
     started = time.perf_counter()
-    entries = [save(result, out, names[result.image]) for result in results]
+    entries = []
+    for result in results:
+        try:
+            entries.append(save(result, out, names[result.image]))
+        except UnreadableImageError as error:  # it has vanished or changed meanwhile
+            errors.append({"image": result.image, "error": str(error)})
     seconds = time.perf_counter() - started
     content = {
         "mmvitconv": __version__,
@@ -97,6 +100,34 @@ def save_predictions(
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8")
     return Summary(file, len(entries), tuple(errors), seconds)
+
+
+def choose_images(
+    place: str | os.PathLike, out: str | os.PathLike, recursive: bool = False
+) -> list[Path]:
+    """List the images at a place that results in a folder do not touch.
+
+    Args:
+        place: An image or a folder of images.
+        out: The folder for the results.
+        recursive: Look into the folders inside, too.
+
+    Returns:
+        The images, without the pictures of an earlier run into the same folder.
+
+    Raises:
+        UserError: When there is no image, or the images are in the folder for the results.
+    """
+    images = find_images(place, recursive)
+    results = Path(out).expanduser().resolve()
+    found = Path(place).expanduser().resolve()
+    is_inside = found in results.parents
+    if is_inside and (results / JSON_NAME).is_file():
+        images = [image for image in images if results not in image.resolve().parents]
+    folders = [image.parent.resolve() for image in images]
+    if any(results == folder or (is_inside and results in folder.parents) for folder in folders):
+        raise UserError(f"--out {str(out)!r} is the folder of the images; give another one")
+    return images
 
 
 def save(result: Prediction, out: Path, name: str) -> dict[str, Any]:

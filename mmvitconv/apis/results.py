@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmvitconv.apis.images import Content
+from mmvitconv.apis.images import Content, Loading
 
 Colour = tuple[int, int, int]
 
@@ -23,6 +23,7 @@ class Prediction:
         classes: Names of the model's classes; empty when nobody knows them.
         palette: Colour of each class, RGB; empty to choose.
         content: Where the image can be read again.
+        loading: How it was decoded.
     """
 
     task: ClassVar[str]
@@ -32,6 +33,7 @@ class Prediction:
     classes: tuple[str, ...] = field(repr=False)
     palette: tuple[Colour, ...] = field(repr=False)
     content: Content = field(repr=False)
+    loading: Loading = field(default=Loading(), repr=False, kw_only=True)
 
     def name_of(self, label: int) -> str:
         """Return the name of a class, its number when it has none.

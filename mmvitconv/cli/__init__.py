@@ -109,6 +109,13 @@ def run(name: str, *arguments: str) -> int:
     except UserError as error:
         print(f"mmvitconv {name}: error: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "mmvitconv").partition(".")[0]
+        if package == "mmvitconv":
+            raise
+        advice = "'mmvitconv doctor' says what to install"
+        print(f"mmvitconv {name}: error: {package} is not installed; {advice}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\nmmvitconv {name}: interrupted", file=sys.stderr)
         return INTERRUPTED

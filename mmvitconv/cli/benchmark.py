@@ -34,7 +34,7 @@ GRID = {
     "modes": ["eager"],
     "passes": ["inference"],
 }
-CONFIRMATIONS = 2  # how often --regress measures again what seems slower
+CONFIRMATIONS = 2  # how often --regress measures again what seems slower; the median of all counts
 WIDTH = 150  # of the table where the output is no terminal
 
 
@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         metavar="S",
-        help="go on to the next size, batch and pass after so long, but not before five rounds "
+        help="go on to the next size, batch and pass after so long in calls that count, but not "
+        "before five rounds "
         "(default: 120, on a GPU no limit)",
     )
     parser.add_argument(
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="compare with an earlier results.csv or .json; what is not given is measured as "
-        "there; exit code 1 if something became slower",
+        "there; exit code 1 if something became slower or could not be measured",
     )
     parser.add_argument(
         "--calibration",
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
         timer: Takes the time of a call; None for the device's clock.
 
     Returns:
-        Exit code: 1 if ``--regress`` found something slower.
+        Exit code: 1 if ``--regress`` found something slower, or something that no longer runs.
 
     Raises:
         UserError: Something that was given cannot work.
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
     from mmvitconv.analysis.benchmark_regression import check_calibration
     from mmvitconv.analysis.benchmark_results import read_results
 
-    calibration = find_models([options.calibration])[0]
+    calibration = find_models([options.calibration], peers=True)[0]
     before = read_results(options.regress) if options.regress else []
     if before:
         check_calibration(before, calibration.name, options.regress)
@@ -219,7 +220,7 @@ def _plan(
         models = smallest_archs()
     if peers is None:
         peers = DEFAULT_PEERS
-    entries = find_models([*models, *peers])
+    entries = list(dict.fromkeys([*find_models(models), *find_models(peers, peers=True)]))
     if before and calibration not in entries:
         entries.append(calibration)
     return Plan(
@@ -318,24 +319,23 @@ def _regress(
     from mmvitconv.analysis.benchmark_regression import compare, keep_confirmed
 
     comparison = compare(before, rows, calibration.name)
-    for _ in range(CONFIRMATIONS):
-        suspects = comparison.slower(options.tolerance)
-        if not suspects:
-            break
+    if suspects := comparison.slower(options.tolerance):
         names = {change.row.model for change in suspects}
         print(f"measured again: {', '.join(sorted(names))}", file=sys.stderr)
         kept = [entry for entry in plan.models if entry.name in names | {calibration.name}]
         silent = Listener(say=lambda line: None)
-        again = [
-            row
-            for group in run_benchmark(replace(plan, models=kept), silent, timer)
-            for row in group
-        ]
-        comparison = keep_confirmed(comparison, compare(before, again, calibration.name))
-    return _report(comparison, options, calibration)
+        again = []
+        for _ in range(CONFIRMATIONS):
+            groups = run_benchmark(replace(plan, models=kept), silent, timer)
+            repeated = [row for group in groups for row in group]
+            again.append(compare(before, repeated, calibration.name))
+        comparison = keep_confirmed(comparison, again)
+    return _report(comparison, options, plan, calibration)
 
 
-def _report(comparison: Comparison, options: argparse.Namespace, calibration: Entry) -> int:
+def _report(
+    comparison: Comparison, options: argparse.Namespace, plan: Plan, calibration: Entry
+) -> int:
     """Print what changed.
 
     Returns:
@@ -345,9 +345,13 @@ def _report(comparison: Comparison, options: argparse.Namespace, calibration: En
 
     for warning in comparison.warnings:
         print(f"warning: {warning}")
-    for text, labels in (("missing here", comparison.missing), ("new here", comparison.new)):
-        if labels:
-            print(f"{text}, not compared: {shorten(list(labels), limit=10)}")
+    lost = [row for row in comparison.missing if plan.asks_for(row)]
+    not_asked = [row for row in comparison.missing if not plan.asks_for(row)]
+    for text, rows in (("missing here", not_asked), ("new here", comparison.new)):
+        if rows:
+            print(f"{text}, not compared: {shorten([row.label for row in rows], limit=10)}")
+    for row in lost:
+        print(f"could not be measured as in the earlier run: {row.label}")
     slower = comparison.slower(options.tolerance)
     for change in slower:
         print(
@@ -367,4 +371,4 @@ def _report(comparison: Comparison, options: argparse.Namespace, calibration: En
         f"(by the ratio to {calibration.name}; tolerance x {options.tolerance:g}, worst x "
         f"{worst:.2f})"
     )
-    return 1 if slower else 0
+    return 1 if slower or lost else 0

@@ -6,7 +6,7 @@ import argparse
 
 MODEL_HELP = (
     "architecture as mmvitconv list shows it (FCViT:tiny), timm:NAME for one of timm's models, or "
-    "the path of a config"
+    "a config, by its path or its name"
 )
 
 

@@ -59,12 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code.
     """
     args = build_parser().parse_args(arguments)
-    from mmvitconv.apis.images import find_images
     from mmvitconv.apis.inference import Predictor, check_settings
-    from mmvitconv.apis.output import save_predictions
+    from mmvitconv.apis.output import choose_images, save_predictions
 
     check_settings(args.batch_size, args.score_threshold or 0.0, args.top_k)
-    find_images(args.image, args.recursive)  # before the model is built
+    choose_images(args.image, args.out, args.recursive)  # before the model is built
     cfg = load_config(args.config)
     for note in apply_options(cfg, args.cfg_options):
         print(note, file=sys.stderr)

@@ -17,9 +17,8 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmvitconv.errors import UserError
-from mmvitconv.resources import find_config
+from mmvitconv.resources import CONFIG_SUFFIXES, find_config
 
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 # What MMEngine's runner and the tools read from the config besides the arguments of the runner.
 RUNNER_EXTRAS = frozenset(
     (

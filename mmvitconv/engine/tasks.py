@@ -1,6 +1,6 @@
 """What differs between detection, segmentation and classification when a model is tested.
 
-Each function changes a config in place. The tasks are told apart by ``default_scope``.
+The tasks are told apart by ``default_scope``. Functions that return nothing change the config.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmvitconv.errors import UserError
 
+TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
+"""Task by the ``default_scope`` of its configs; detection includes instance segmentation."""
 VISUALIZATION_HOOKS = {
     "mmdet": "mmdet.DetVisualizationHook",
     "mmseg": "mmseg.SegVisualizationHook",

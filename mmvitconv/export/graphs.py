@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,7 +19,16 @@ from torch import Tensor, nn
 
 from mmvitconv.errors import UserError
 
-__all__ = ["FORMATS", "load_runner", "quiet", "read_opset", "require_packages", "write_graph"]
+__all__ = [
+    "FORMATS",
+    "TookTooLongError",
+    "load_runner",
+    "quiet",
+    "read_opset",
+    "require_packages",
+    "time_limit",
+    "write_graph",
+]
 
 FORMATS = ("torch", "onnx", "torchscript")
 # Kernels of ParC follow the map. Where a map has just the stored length, as at 224 x 224, a tracer
@@ -63,6 +74,7 @@ def write_graph(
     outputs: Sequence[str],
     metadata: Mapping[str, Any],
     opset: int | None = None,
+    simplify: bool = False,
 ) -> None:
     """Trace a module and write it.
 
@@ -75,6 +87,8 @@ def write_graph(
         outputs: Names of the outputs.
         metadata: Stored in ONNX files.
         opset: Of ONNX files; None for the exporter's own.
+        simplify: Let the exporter simplify the ONNX graph, which is slow. onnxruntime does so when
+            it loads a file, but its quantiser needs it done.
 
     Raises:
         Exception: Whatever tracers and exporters raise when they cannot express the module.
@@ -91,8 +105,7 @@ def write_graph(
         graph = torch.onnx.export(
             program,
             dynamo=True,
-            # onnxruntime does it when it loads the file; the exporter is slow at it
-            optimize=False,
+            optimize=simplify,
             verbose=False,
             opset_version=opset,
             input_names=["images"],
@@ -170,6 +183,40 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+class TookTooLongError(BaseException):
+    """Time is up; no ``Exception``, since tracers catch those."""
+
+
+@contextmanager
+def time_limit(seconds: int | None) -> Iterator[None]:
+    """Stop what takes too long, where that is possible: in the main thread, not on Windows.
+
+    Args:
+        seconds: None for no limit.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TookTooLongError: Time was up.
+    """
+
+    def stop(*_: object) -> None:
+        raise TookTooLongError
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if seconds is None or not is_main or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmvitconv.analysis.timing import measure
+from mmvitconv.errors import UserError
 from mmvitconv.export.graphs import load_runner, quiet
 
 __all__ = ["Quantised", "compare_quantised", "quantise"]
@@ -52,21 +53,37 @@ def quantise(source: Path, path: Path, operators: tuple[str, ...] = _OPERATORS) 
         source: File in float32.
         path: File to write.
         operators: What is quantised.
+
+    Raises:
+        UserError: onnxruntime cannot quantise it.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         # Weights are transposed in the graph, and only constants can be quantised.
         folded = Path(scratch) / "folded.onnx"
-        quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
-        quantize_dynamic(
-            str(folded),
-            str(path),
-            op_types_to_quantize=list(operators),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
+        try:
+            quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
+            # Shapes that the exporter noted for values in between may be those of the trace: the
+            # quantiser stops at the contradiction, and infers them itself without.
+            model = onnx.load(folded)
+            del model.graph.value_info[:]
+            onnx.save(model, folded)
+            quantize_dynamic(
+                str(folded),
+                str(path),
+                op_types_to_quantize=list(operators),
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+            load_runner(path, "onnx")
+        except Exception as error:  # whatever onnxruntime raises
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"onnxruntime cannot quantise this model, leave --int8 out: {reason}"
+            ) from error
 
 
 def compare_quantised(source: Path, path: Path, images: Tensor, rounds: int = 7) -> Quantised:

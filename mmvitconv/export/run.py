@@ -18,9 +18,11 @@ from mmvitconv.errors import UserError
 from mmvitconv.export.check import Check, check_graph, find_least_side, inputs_of
 from mmvitconv.export.graphs import (
     TRACED_SHAPE,
+    TookTooLongError,
     load_runner,
     read_opset,
     require_packages,
+    time_limit,
     write_graph,
 )
 from mmvitconv.export.quantise import Quantised, compare_quantised, quantise
@@ -34,6 +36,9 @@ _LADDER = ("both", "batch", "none")  # what is tried when nothing was asked for
 _WORDS = {"batch": "batch", "size": "image size", "both": "batch and image size", "none": "nothing"}
 # Images that an 8-bit file is compared on.
 _COMPARED = 16
+# Seconds for a try that nobody asked for. Windows whose number follows the image give tracers
+# expressions that they simplify for many minutes.
+TIME_LIMIT = 120
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class _Request:
     batch: int
     dynamic: str | None
     opset: int | None
+    int8: bool
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
 
@@ -110,14 +116,14 @@ def export_model(
     image's size, (B, classes, H, W); backbones their feature maps, finest first.
 
     Args:
-        source: A config file, or an architecture as ``mmvitconv list`` names it (its backbone).
+        source: A config, or an architecture as ``mmvitconv list`` names it (its backbone).
         checkpoint: Weights; None for random ones.
         out: File to write; it appears when it passed the checks, and replaces an older one.
         format: ``'torch'`` (torch.export), ``'onnx'`` or ``'torchscript'`` (a trace).
         shape: Height and width in pixels; None for the model's usual ones.
         batch: Images in a call.
         dynamic: What may differ from ``shape`` and ``batch`` later: ``'batch'``, ``'size'``,
-            ``'both'`` or ``'none'``. None for as much as can be had.
+            ``'both'`` or ``'none'``. None for as much as can be had, each in two minutes.
         opset: Version of the ONNX operators; None for the exporter's own.
         int8: Write linear layers in 8 bits (ONNX only).
         backbone_only: Of a config, export the backbone alone.
@@ -158,7 +164,7 @@ def export_subject(
     """Export a module that was built already; see :func:`export_model`."""
     shape = subject.shape if shape is None else shape
     _check_runs(subject, shape, batch)
-    request = _Request(format, out, shape, batch, dynamic, opset, say, list(subject.notes))
+    request = _Request(format, out, shape, batch, dynamic, opset, int8, say, list(subject.notes))
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         # torch.export.save wants this suffix.
         file = Path(scratch) / ("graph.pt2" if format == "torch" else "graph")
@@ -184,9 +190,13 @@ def _first_that_works(subject: Subject, request: _Request, file: Path) -> Export
     for dynamic in _LADDER if asked is None else (asked,):
         checks: tuple[Check, ...] = ()
         try:
-            report = _export_once(subject, request, file, dynamic)
+            # what was asked for explicitly may take its time
+            with time_limit(TIME_LIMIT if asked is None and dynamic != "none" else None):
+                report = _export_once(subject, request, file, dynamic)
         except UserError:
             raise
+        except TookTooLongError:
+            reason = f"it takes longer than {TIME_LIMIT} s"
         except Exception as error:  # tracers raise whatever they stumble over
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         else:
@@ -214,7 +224,8 @@ def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) 
     request.say(f"exporting to {request.format}, dynamic: {_WORDS[dynamic]}")
     metadata = {
         **subject.metadata,
-        "input": "float32 images (B, C, H, W): (pixel - mean) / std, pixels from 0 to 255",
+        "input": "float32 images (B, C, H, W)"
+        + (": (pixel - mean) / std, pixels from 0 to 255" if "mean" in subject.metadata else ""),
         "shape": list(request.shape),
         "batch": request.batch,
         "dynamic": dynamic,
@@ -231,6 +242,7 @@ def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) 
         subject.outputs,
         metadata,
         request.opset,
+        simplify=request.int8,
     )
     runner = load_runner(file, request.format)
     inputs = inputs_of(request.batch, request.shape, dynamic)
@@ -292,6 +304,11 @@ def _check_runs(subject: Subject, shape: tuple[int, int], batch: int) -> None:
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the model does not take --batch {batch} --shape {shape[0]} {shape[1]}: {error}"
+        ) from error
+    except (TypeError, AttributeError) as error:  # a head that wants more than feature maps
+        raise UserError(
+            f"the model of {subject.metadata['source']} is not exported whole, its head takes more "
+            f"than feature maps ({error}); --backbone-only exports its backbone"
         ) from error
 
 

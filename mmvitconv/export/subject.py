@@ -16,9 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmvitconv.analysis.measure import default_shape
 from mmvitconv.apis.building import build_model, read_names
 from mmvitconv.archs import list_families, resolve_arch
-from mmvitconv.engine.configuration import CONFIG_SUFFIXES, apply_options, load_config
+from mmvitconv.datasets.layout import leaf_datasets
+from mmvitconv.engine.configuration import apply_options, load_config
+from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.resources import is_config
 from mmvitconv.weights import load_backbone, load_file
 
 if TYPE_CHECKING:
@@ -89,9 +92,6 @@ class Segmentor(nn.Module):
         return F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=corners)
 
 
-_TASKS = {"mmpretrain": "classification", "mmseg": "segmentation", "mmdet": "detection"}
-
-
 def load_subject(
     source: str,
     checkpoint: str | Path | None = None,
@@ -101,7 +101,7 @@ def load_subject(
     """Build what is exported and load its weights.
 
     Args:
-        source: A config file, or an architecture as ``mmvitconv list`` names it (its backbone).
+        source: A config, or an architecture as ``mmvitconv list`` names it (its backbone).
         checkpoint: Weights; None for random ones.
         backbone_only: Of a config, take the backbone alone.
         cfg_options: Changes of the config, dotted keys and their values.
@@ -113,7 +113,7 @@ def load_subject(
         UserError: Unknown names, a whole detector, a model that cannot be built, or a checkpoint
             that does not belong to it.
     """
-    if source.endswith(CONFIG_SUFFIXES):
+    if is_config(source):
         cfg = load_config(source)
         notes = apply_options(cfg, dict(cfg_options or {}))
         subject = _from_config(cfg, Path(source).stem, checkpoint, backbone_only)
@@ -164,10 +164,10 @@ def _from_config(
     cfg: Config, name: str, checkpoint: str | Path | None, backbone_only: bool
 ) -> Subject:
     scope = cfg.get("default_scope")
-    if "model" not in cfg or scope not in _TASKS:
+    if "model" not in cfg or scope not in TASKS:
         raise UserError(
             f"the config {name} has default_scope={scope!r} and {'a' if 'model' in cfg else 'no'} "
-            f"model; give one with a model and default_scope one of {', '.join(sorted(_TASKS))}"
+            f"model; give one with a model and default_scope one of {', '.join(sorted(TASKS))}"
         )
     if scope == "mmdet" and not backbone_only:
         raise UserError(_NO_DETECTORS.format(source=name))
@@ -179,24 +179,21 @@ def _from_config(
             raise
         except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
             raise UserError(f"the model of {name} cannot be built: {error}") from error
-        data = _without_wrappers((cfg.get("test_dataloader") or {}).get("dataset"))
-        classes = read_names(content, data)[0] if data else ()
+        data = next(leaf_datasets(cfg.get("test_dataloader"), "test_dataloader"), None)
+        classes = read_names(content, data[1])[0] if data else ()
     shape = default_shape(cfg, scope)
     if backbone_only:
         if checkpoint is not None:
             load_backbone(model.backbone, str(checkpoint))
         subject = backbone_subject(model.backbone, name, shape)
     else:
-        subject = _whole_subject(model, name, shape, _TASKS[scope], classes)
+        subject = _whole_subject(model, name, shape, TASKS[scope], classes)
+        if (cfg.model.get("test_cfg") or {}).get("mode") == "slide":
+            subject.notes.append(
+                "the config slides a window over large images, the file takes an image at once"
+            )
     subject.metadata |= _preprocessing(model.data_preprocessor)
     return subject
-
-
-def _without_wrappers(dataset: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The data set inside ``RepeatDataset`` and the like."""
-    while dataset and "dataset" in dataset:
-        dataset = dataset["dataset"]
-    return dataset
 
 
 def _whole_subject(
@@ -204,7 +201,8 @@ def _whole_subject(
 ) -> Subject:
     wrapper = Classifier if task == "classification" else Segmentor
     head = getattr(model, "head" if task == "classification" else "decode_head", None)
-    if not hasattr(model, "extract_feat") or not callable(head):
+    # the heads of a cascade are a list
+    if not hasattr(model, "extract_feat") or not callable(head) or isinstance(head, nn.ModuleList):
         raise UserError(
             f"the {type(model).__name__} of {name} is not exported whole, only models with one "
             "head; --backbone-only exports its backbone"

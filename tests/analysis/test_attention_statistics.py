@@ -5,6 +5,7 @@ from math import isnan, log
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from mmvitconv.analysis.attention import AttentionMap
@@ -19,6 +20,7 @@ from mmvitconv.analysis.attention_statistics import (
     write_statistics,
 )
 from mmvitconv.errors import UserError
+from mmvitconv.models.backbones.dynconv_swin import DynConvSwin
 from mmvitconv.models.backbones.lightvit import LightViT
 from tests.families import shallow
 
@@ -101,6 +103,59 @@ def test_summary_names_its_numbers():
     assert row.head_similarity == head_similarity(weights)
     assert row.entropy == entropy(weights)
     assert row.keys_for_mass == keys_for_mass(weights)
+
+
+def even_out(model: torch.nn.Module) -> None:
+    """Let all scores be zero, so that every query reads all of its keys alike."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "qkv" in name or "relative_position_bias" in name:
+                parameter.zero_()
+            if name.endswith("mixer.beta"):  # behind the norm of ReLU mixers
+                parameter.fill_(1)
+
+
+@pytest.mark.parametrize("side", [64, 72], ids=["whole windows", "filled windows"])
+@pytest.mark.parametrize("mixer", ["swin", "ln_relu"])
+def test_masked_windows_do_not_count(mixer: str, side: int):
+    arch = {"embed_dims": 8, "depths": (2,), "num_heads": (2,), "window_size": 4}
+    model = DynConvSwin(arch, out_indices=(0,), mixer=mixer).eval()
+    even_out(model)
+    rows = attention_statistics(model, [torch.randn(1, 3, side, side)])
+    for row in rows:
+        assert row.query_similarity == pytest.approx(1)
+        assert row.head_similarity == pytest.approx(1)
+        assert row.entropy == pytest.approx(1)
+        assert row.keys_for_mass == pytest.approx(15 / 16)
+    assert len(rows) == 2
+
+
+def test_masked_windows_of_timm_do_not_count():
+    sizes = {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": (2, 2),
+        "num_heads": (2,) * 2,
+    }
+    model = timm.create_model("swin_tiny_patch4_window7_224", **sizes).eval()
+    even_out(model)
+    rows = attention_statistics(model, [torch.randn(2, 3, 64, 64)])
+    assert len(rows) == 4
+    for row in rows:
+        assert row.query_similarity == pytest.approx(1)
+        assert row.entropy == pytest.approx(1)
+
+
+def test_only_masked_windows():
+    weights = softmax(4, 2, 5, 5)
+    masked = torch.tensor([True, False, True, True])
+    row = summarise(AttentionMap("a", "window", weights, masked=masked))
+    assert row.entropy == entropy(weights[1:2])
+    assert (row.heads, row.queries, row.keys) == (2, 5, 5)
+    none = summarise(AttentionMap("a", "window", weights, masked=torch.ones_like(masked)))
+    values = (none.query_similarity, none.head_similarity, none.entropy, none.keys_for_mass)
+    assert all(map(isnan, values))
 
 
 def test_a_model_over_images(tmp_path):

@@ -1,7 +1,10 @@
 """The benchmark, with a fake clock: what is run in which order, what is computed, what is said."""
 
 import csv
+import gc
 import json
+import types
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +124,6 @@ def test_functions_take_turns_and_the_order_rotates():
 
 
 def test_the_garbage_collector_rests_while_something_is_timed():
-    import gc
-
     assert gc.isenabled()
     states: list[bool] = []
     timing.take_turns({"a": lambda: states.append(gc.isenabled())}, 2, tick())
@@ -298,6 +299,121 @@ def test_a_batch_that_does_not_fit_is_halved_for_all():
     ]
 
 
+def failing_call(batch: int, call: int) -> Callable[[Tensor], None]:
+    """Lacks memory above a batch, in one call of each larger batch, counted from 0."""
+    seen: list[int] = []
+
+    def refuse(x: Tensor) -> None:
+        seen.append(len(x))
+        if len(x) > batch and seen.count(len(x)) - 1 == call:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    return refuse
+
+
+# After the first call: warm-up, two rounds, memory.
+@pytest.mark.parametrize("call", [1, 2, 4], ids=["warm-up", "round", "memory"])
+def test_a_shortage_of_memory_in_any_call_halves_the_batch(call: int):
+    refuse = failing_call(2, call)
+    big = Entry("big", lambda shape: Selective(refuse))
+    [rows], [line] = measure(plan(big, trunk("a"), batches=(4,)))
+    assert [(result.model, result.batch) for result in rows] == [("big", 2), ("a", 2)]
+    assert "big fp32 nchw eager does not fit into memory; batch 2 for all models" in line
+
+
+def test_a_shortage_of_memory_in_the_second_call_of_what_seems_hopeless():
+    refuse = failing_call(2, 2)  # behind the first calls of both types
+    big = Entry("big", lambda shape: Selective(refuse))
+    durations = iter([99.0])
+    [rows], [line] = measure(
+        plan(big, batches=(4,), dtypes=("bf16", "fp32")),
+        lambda function: (function(), next(durations, 0.001))[1],
+    )
+    assert {result.batch for result in rows} == {2}
+    assert "big bf16 nchw eager does not fit into memory; batch 2 for all models" in line
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_weights_that_do_not_fit(batch: int):
+    class Heavy(Trunk):
+        def to(self, *args: object, **options: object) -> "Heavy":
+            if "memory_format" in options:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().to(*args, **options)
+
+    heavy = Entry("heavy", lambda shape: Heavy())
+    [[result]], said = measure(plan(heavy, trunk("a"), batches=(batch,)))
+    assert (result.model, result.batch) == ("a", 1)
+    assert len(said) == batch
+    assert "heavy nchw does not fit into memory; left out" in said[-1]
+
+
+def test_a_model_that_cannot_be_built_for_lack_of_memory():
+    def build(shape: tuple[int, int]) -> nn.Module:
+        raise MemoryError
+
+    [[result]], [line] = measure(plan(Entry("heavy", build), trunk("a")))
+    assert result.model == "a"
+    assert "heavy does not fit into memory; left out" in line
+
+
+def test_images_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
+    def fail(shape: tuple[int, ...], seed: int) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(benchmark, "random_tensor", fail)
+    groups, said = measure(plan(trunk("a"), batches=(2,)))
+    assert groups == [[]]
+    assert [line.partition(": ")[2] for line in said] == [
+        "the input does not fit into memory; batch 1 for all models",
+        "the input does not fit into memory; left out",
+    ]
+
+
+def test_after_a_shortage_all_memory_is_free(monkeypatch: pytest.MonkeyPatch):
+    built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+    alive: list[int] = []
+
+    class Tracked(Selective):
+        def __deepcopy__(self, memo: dict) -> "Tracked":
+            built.add(new := Tracked(self.refuse))
+            return new
+
+    def refuse(x: Tensor) -> None:
+        if len(x) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def collect() -> None:
+        gc.collect()
+        alive.append(len(built))
+
+    resets = []
+    monkeypatch.setattr(benchmark, "gc", types.SimpleNamespace(collect=collect))
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(len(alive)))
+    tracked = Entry("a", lambda shape: Tracked(refuse))
+    measure(plan(tracked, batches=(2,), modes=("compiled",)))
+    assert alive == [0]
+    assert resets == [0, 1]  # also after the try that failed
+
+
+def test_compiled_variants_do_not_share_their_versions(monkeypatch: pytest.MonkeyPatch):
+    import torch._dynamo.config as dynamo_config
+
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda function, dynamic: compile_(function, dynamic=dynamic, backend="eager"),
+    )
+    with dynamo_config.patch(error_on_recompile=True):
+        [rows], said = measure(
+            plan(trunk("a"), trunk("b"), modes=("compiled",), layouts=("nchw", "nhwc"))
+        )
+    assert said == []
+    assert len(rows) == 4
+
+
 def test_what_does_not_fit_at_batch_one_is_left_out():
     def refuse(x: Tensor) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
@@ -378,6 +494,13 @@ def test_names_of_models():
         "resnet50",
     ]
     assert [entry.ours for entry in found] == [True, False, False, False]
+
+
+def test_a_name_of_both_is_ours_but_for_a_peer():
+    name = "convmixer_768_32"
+    [ours], [peer] = find_models([name]), find_models([name], peers=True)
+    assert (ours.name, ours.ours) == ("ConvMixer:768_32", True)
+    assert (peer.name, peer.ours) == (name, False)
 
 
 @pytest.mark.parametrize(
@@ -559,15 +682,32 @@ def test_what_may_be_noise_is_unclear_and_no_alarm(values: dict):
 def test_a_slowdown_that_is_not_confirmed_is_dropped():
     first, again = (compare(run(), run(slow), "resnet50") for slow in (1.5, 1.05))
     assert len(first.slower(1.25)) == 2
-    assert keep_confirmed(first, again).slower(1.25) == []
-    assert len(keep_confirmed(first, first).slower(1.25)) == 2
+    assert keep_confirmed(first, [again, again]).slower(1.25) == []
+    assert len(keep_confirmed(first, [first, first]).slower(1.25)) == 2
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_load_on_the_calibration_model_hides_no_slowdown(place: int):
+    first, hidden = (compare(run(), run(slow), "resnet50") for slow in (1.5, 0.7))
+    again = [first, first]
+    again[place] = hidden
+    assert len(keep_confirmed(first, again).slower(1.25)) == 2
+
+
+def test_a_row_that_was_not_measured_again_keeps_its_ratio():
+    first = compare(run(), run(1.5), "resnet50")
+    only_nchw = [each for each in run(1.0) if each.layout == "nchw"]
+    again = compare(run(), only_nchw, "resnet50")
+    [change] = keep_confirmed(first, [again, again]).slower(1.25)
+    assert change.row.layout == "nhwc"
 
 
 def test_what_cannot_be_compared_is_named():
     before, now = run(), run(device="Other CPU", torch="3.0", threads=1)
     comparison = compare(before, [*now[:-1], row("new")], "resnet50")
-    assert comparison.missing == ("FCViT:tiny fp32 nhwc eager, inference 224x224 batch 1",)
-    assert comparison.new == ("new fp32 nchw eager, inference 224x224 batch 1",)
+    [missing], [new] = comparison.missing, comparison.new
+    assert missing.label == "FCViT:tiny fp32 nhwc eager, inference 224x224 batch 1"
+    assert new.label == "new fp32 nchw eager, inference 224x224 batch 1"
     text = " ".join(comparison.warnings)
     assert "another device" in text
     assert "another torch" in text

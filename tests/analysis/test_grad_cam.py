@@ -205,6 +205,50 @@ def test_weights_and_names_come_from_the_checkpoint(tmp_path):
         load_model(segmentor(), tmp_path / "best.pth")
 
 
+def test_a_config_in_the_style_of_mmpretrain():
+    inside, outside = fcvit(), fcvit()
+    outside.data_preprocessor = outside.model.pop("data_preprocessor")
+    outside.model.init_cfg = [
+        {"type": "Constant", "layer": "LayerNorm", "val": 1.0},
+        {"type": "Pretrained", "checkpoint": "https://missing.invalid/a.pth"},
+    ]
+    dataset = {"type": "CIFAR10", "pipeline": outside.pop("test_pipeline")}
+    outside.test_dataloader = {"dataset": {"type": "RepeatDataset", "dataset": dataset}}
+    before = outside.to_dict()
+    (model, names), (other, _) = load_model(outside, None), load_model(inside, None)
+    assert outside.to_dict() == before
+    assert names[:2] == ("airplane", "automobile")
+    found = grad_cam(outside, model, PIXELS, 1, names=names)
+    assert found.name == "automobile"
+    assert np.array_equal(found.values, grad_cam(inside, other, PIXELS, 1).values)
+    with pytest.raises(UserError, match="give a number from 0 to 3"):
+        grad_cam(outside, model, PIXELS, "truck", names=names)  # the model has no such class
+    with pytest.raises(UserError, match="'toaster' cannot be used"):
+        load_model(inside, None, device="toaster")
+
+
+def test_random_weights_follow_the_seed():
+    state = torch.get_rng_state()
+    first, same, other = (load_model(fcvit(), None, seed)[0].state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    key = "head.fc.weight"
+    assert torch.equal(first[key], same[key])
+    assert not torch.equal(first[key], other[key])
+
+
+def test_arrays_of_a_data_set_have_red_first():
+    cfg = fcvit()
+    cfg.test_pipeline = [{"type": "CenterCrop", "crop_size": 32}, {"type": "PackInputs"}]
+    cfg.model.data_preprocessor.to_rgb = False
+    model, _ = load_model(cfg, None)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    found = grad_cam(cfg, model, PIXELS, 0)
+    assert np.array_equal(found.source, PIXELS[9:41, 19:51])
+    expected = (found.source.astype(np.float32) - 33) / 79
+    np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "cfg", [{"default_scope": "mmdet", "model": {"backbone": {}}}, {"default_scope": "mmpretrain"}]
 )

@@ -32,6 +32,10 @@ def centred(size: int, side: int) -> np.ndarray:
     return np.outer(inside, inside)
 
 
+def over_channels(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.layer_norm(x.movedim(1, -1), (2,)).movedim(-1, 1)
+
+
 @pytest.mark.parametrize("size", [21, 24])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 def test_one_convolution_sees_its_kernel(kernel: int, size: int):
@@ -85,8 +89,9 @@ def test_images_are_averaged_and_stages_chosen():
         (lambda x: x.mean(dim=(2, 3)), "has no centre"),
         (lambda x: 0 * x, "zero or not finite"),
         (lambda x: x / 0, "zero or not finite"),
+        (over_channels, "as behind a norm over channels"),
     ],
-    ids=["vector", "constant", "infinite"],
+    ids=["vector", "constant", "infinite", "norm"],
 )
 def test_what_has_no_receptive_field(model, message: str):
     with pytest.raises(UserError, match=message):
@@ -122,6 +127,38 @@ def test_every_family_has_a_field_with_and_without_its_output_norm(family: str):
     assert (field[28:36, 28:36] > field.max() * 1e-6).all()
     for first, second in zip(before, model(image), strict=True):
         assert torch.equal(first, second)
+
+
+class TokenNorm(nn.Module):
+    """A convolution and a norm over channels, as other people's backbones have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 7, padding=3)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.conv(x)
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        return [x, tokens.transpose(1, 2).reshape(x.shape)]
+
+
+def test_output_norms_of_other_models_are_left_out():
+    model = TokenNorm().eval()
+    subject = Subject("a", model, "random weights", (21, 21))
+    before = model(noise()[0])
+    with pytest.raises(UserError, match="as behind a norm over channels"):
+        receptive_field(model, noise())
+    field = subject_receptive_field(subject, noise())
+    np.testing.assert_array_equal(field, receptive_field(model.conv, noise()))
+    np.testing.assert_array_equal(field, subject_receptive_field(subject, noise(), stage=0))
+    assert all(map(torch.equal, before, model(noise()[0])))
+
+
+def test_slopes_are_no_layer_scales():
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.PReLU(4))
+    assert even_layer_scales(model) == 0
+    assert (model[1].weight == 0.25).all()
 
 
 def test_layer_scales_are_found_by_value():

@@ -1,13 +1,15 @@
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from mmvitconv.apis import Classification, Detection, Segmentation
 from mmvitconv.apis.drawing import choose_colour, letter_height
-from mmvitconv.apis.images import content_of
+from mmvitconv.apis.images import Loading, content_of, decode_to_show
 
 GRAY = 100
 
@@ -164,3 +166,31 @@ def test_colours_differ() -> None:
     assert len(set(colours)) == 50
     steps = np.abs(np.diff(np.array(colours), axis=0)).max(axis=1)
     assert steps.min() > 60
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("color_type", ["color", "grayscale", "unchanged"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "I;16"])
+def test_any_image_is_shown_in_8_bits(
+    mode: str, color_type: str, backend: str, tmp_path: Path
+) -> None:
+    gray = np.full((3, 4), 200, np.uint8)
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else Image.fromarray(gray).convert(mode)
+    image.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for order in ("bgr", "rgb"):
+        found = decode_to_show(content, Loading(color_type, backend, order, True))
+        assert found.shape == (3, 4, 3)
+        assert found.dtype == np.uint8
+        if mode not in ("1", "I;16"):  # black and white, and Pillow's own ideas of 16 bits
+            assert (found == 200).all()
+
+
+def test_colours_are_shown_in_any_order() -> None:
+    red = np.zeros((3, 4, 3), np.uint8)
+    red[..., 0] = 255
+    for color_type in ("color", "unchanged"):
+        for order in ("bgr", "rgb"):
+            found = decode_to_show(content_of(red), Loading(color_type, channel_order=order))
+            assert np.array_equal(found, red)

@@ -1,5 +1,6 @@
 import json
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,61 @@ def test_images_of_one_shape_share_a_forward_pass(
     assert batches == [4, 3]
 
 
+def test_large_outputs_do_not_pile_up(
+    predictors: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictors["segmentation"]
+    logits: list[weakref.ref] = []
+    kept = []
+    step = predictor.model.test_step
+
+    def forward(batch: dict[str, Any]) -> list[Any]:
+        kept.append(sum(one() is not None for one in logits))
+        outputs = step(batch)
+        logits.extend(weakref.ref(output.seg_logits.data) for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(predictor.model, "test_step", forward)
+    results = predictor.predict([noise(64, 64, seed) for seed in range(4)], batch_size=1)
+    assert kept == [0] * 4
+    assert [result.class_map.shape for result in results] == [(64, 64)] * 4
+
+
+@pytest.mark.parametrize(
+    ("loading", "size", "suffix"),
+    [
+        ({"color_type": "color"}, (30, 40), ".png"),
+        ({"color_type": "color_ignore_orientation"}, (40, 30), ".png"),
+        ({"color_type": "color", "imdecode_backend": "pillow"}, (30, 40), ".png"),
+        ({"imdecode_backend": "pillow", "color_type": "unchanged"}, (40, 30), ".png"),
+        (
+            {"color_type": "color", "imdecode_backend": "pillow", "to_float32": True},
+            (40, 30),
+            ".ico",
+        ),
+    ],
+    ids=["turned", "as-stored", "pillow", "unchanged", "pillow-only"],
+)
+def test_the_picture_shows_what_the_model_saw(
+    loading: dict[str, Any], size: tuple[int, int], suffix: str, tmp_path: Path
+) -> None:
+    cfg = load_config(str(CONFIGS["segmentation"]))
+    cfg.test_dataloader.dataset.pipeline[0].update(loading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        predictor = Predictor(cfg, device="cpu")
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[..., 0] = 200  # red
+    file = tmp_path / f"a{suffix}"
+    options = {".png": {"exif": ROTATED}, ".ico": {"sizes": [(40, 30)]}}.get(suffix, {})
+    Image.fromarray(pixels).save(file, **options)
+    (found,) = predictor.predict(file)
+    assert (found.width, found.height) == size
+    picture = found.draw()
+    red, _, blue = picture[-5, 5].tolist()
+    assert red >= blue + 50
+
+
 def test_an_iterator_is_read_step_by_step(predictors: dict[str, Predictor]) -> None:
     taken = []
 
@@ -168,6 +224,8 @@ def test_gray_images_and_other_depths(predictors: dict[str, Predictor], tmp_path
         Image.fromarray(deep),
         Image.fromarray(gray).convert("P"),
         Image.open(tmp_path / "1.png"),
+        Image.fromarray(gray.astype(np.int32)),
+        Image.fromarray(deep.astype(np.int32)),
     ]
     results = predictor.predict(same, batch_size=len(same))
     for result in results[1:]:
@@ -353,13 +411,27 @@ def test_mistakes_in_numbers(
     [
         ("missing.png", r"no image or folder 'missing\.png'"),
         ([], "no images were given"),
+        (iter([]), "^no images were given$"),
+        ("https://a.b/c.png", "read from disk: download 'https://a.b/c.png' first"),
+        (Path("https://a.b/c.png"), "read from disk: download"),
         (5, "paths, numpy arrays"),
         ([5], "an image is a path"),
         (np.zeros((4, 4, 2), np.uint8), r"shape \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.float32), "float32"),
     ],
-    ids=["missing", "none", "number", "numbers", "channels", "empty", "float"],
+    ids=[
+        "missing",
+        "none",
+        "no more",
+        "address",
+        "address as path",
+        "number",
+        "numbers",
+        "channels",
+        "empty",
+        "float",
+    ],
 )
 def test_mistakes_in_images(images: Any, message: str, predictors: dict[str, Predictor]) -> None:
     with pytest.raises(UserError, match=message):

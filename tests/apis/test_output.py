@@ -87,13 +87,52 @@ def test_names_stay_apart(tmp_path: Path) -> None:
 
 
 def test_images_are_never_overwritten(predictors: dict[str, Predictor], tmp_path: Path) -> None:
-    save_noise(tmp_path / "a.png")
-    before = (tmp_path / "a.png").read_bytes()
-    for place in (tmp_path, tmp_path / "a.png"):
-        with pytest.raises(UserError, match="would replace an image"):
-            save_predictions(predictors["classification"], place, tmp_path)
-    assert files(tmp_path) == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == before
+    for name in ("n/a.jpg", "n/a.png", "n/inside/a.png"):
+        save_noise(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "n")
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    folder = tmp_path / "n"
+    for place in (folder, folder / "a.jpg", folder / "a.png", tmp_path / "link" / "a.png"):
+        for out in (folder, tmp_path / "link", folder / "inside" / ".."):
+            with pytest.raises(UserError, match=r"--out .* is the folder of the images; give"):
+                save_predictions(predictors["classification"], place, out)
+    for out in (folder, folder / "inside"):
+        with pytest.raises(UserError, match=r"--out .* is the folder of the images; give"):
+            save_predictions(predictors["classification"], folder, out, recursive=True)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_result_never_replaces_an_image_elsewhere(
+    predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    folder = tmp_path / "n"
+    save_noise(folder / "b.jpg")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.png").symlink_to(folder / "b.jpg")
+    with pytest.raises(UserError, match="would replace an image"):
+        save_predictions(predictors["classification"], folder, out)
+
+
+def test_an_image_that_vanishes_is_an_error(
+    predictors: dict[str, Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        save_noise(tmp_path / "n" / name)
+    predictor = predictors["classification"]
+    run_batch = predictor._run_batch
+
+    def vanish(images: list, top_k: int) -> list:
+        (tmp_path / "n" / "a.png").unlink()
+        return run_batch(images, top_k)
+
+    monkeypatch.setattr(predictor, "_run_batch", vanish)
+    summary = save_predictions(predictor, tmp_path / "n", tmp_path / "out")
+    content = json.loads(summary.file.read_text(encoding="utf-8"))
+    assert [entry["picture"] for entry in content["predictions"]] == ["b.png"]
+    (error,) = content["errors"]
+    assert Path(error["image"]).name == "a.png"
+    assert "cannot be read" in error["error"]
 
 
 def test_results_inside_the_folder_are_no_images(

@@ -113,6 +113,71 @@ def test_a_slowed_model_is_found_and_an_equal_one_is_not(
     assert benchmark.main([*again, "--tolerance", "2"], fake_timer(1.5)) == 0
 
 
+def test_a_slowdown_is_found_while_the_calibration_model_is_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
+    calls: list[float] = []
+    inner = fake_timer(1.5)
+
+    def timer(function: Callable[[], object]) -> float:
+        taken = inner(function)
+        if (
+            taken == 0.01
+        ):  # the calibration model: a first call and two rounds in each of three runs
+            calls.append(taken)
+            return taken * (2 if len(calls) in (4, 5, 6) else 1)
+        return taken
+
+    again = ["--regress", str(tmp_path / "results.csv"), "--calibration", "timm:resnet18"]
+    assert benchmark.main([*again, "--rounds", "2", "--warm-up", "0"], timer) == 1
+    assert len(calls) == 9
+    assert "x 1.50" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [("float32", "left out: ValueError: broken"), ("memory", "batch 1 for all models")],
+    ids=["does not run", "memory"],
+)
+def test_what_no_longer_runs_is_an_alarm(
+    refused: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    both = [MODEL, "FCViT:tiny", *FAST, "--batch", "1", "2", "--out", str(tmp_path)]
+    assert benchmark.main(both, fake_timer()) == 0
+    inner = fake_timer()
+
+    def timer(function: Callable[[], object]) -> float:
+        def broken(module: torch.nn.Module, args: tuple) -> None:
+            if type(module).__name__ == "FCViT":
+                if refused == "float32":
+                    raise ValueError("broken")
+                if len(args[0]) == 2:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        handle = torch.nn.modules.module.register_module_forward_pre_hook(broken)
+        try:
+            return inner(function)
+        finally:
+            handle.remove()
+
+    again = ["--regress", str(tmp_path / "results.csv"), "--calibration", "timm:resnet18"]
+    again += ["--rounds", "1", "--warm-up", "0"]
+    capsys.readouterr()
+    assert benchmark.main(again, timer) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert (
+        "could not be measured as in the earlier run: FCViT:tiny fp32 nchw eager, inference 32x32 "
+        "batch 2" in printed.out
+    )
+    # what the user did not ask for is only named
+    assert benchmark.main([*again, MODEL, "--peers", "timm:resnet18", "--batch", "1"], timer) == 0
+    printed = capsys.readouterr().out
+    assert "missing here, not compared: " in printed
+    assert "could not be measured" not in printed
+
+
 def test_regress_measures_what_the_file_has(tmp_path: Path):
     benchmark.main([MODEL, *FAST, "--batch", "2", "--out", str(tmp_path / "a")], fake_timer())
     options = ["--regress", str(tmp_path / "a" / "results.json"), "--rounds", "1"]

@@ -40,6 +40,16 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
+def test_a_package_that_is_missing_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "mmvitconv.cli.list", raising=False)
+    assert run("list") == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "mmvitconv list: error: rich is not installed; 'mmvitconv doctor' says what to install"
+    ]
+
+
 @pytest.mark.parametrize(("name", "hint"), [("trian", "'train'"), ("xyz", "use one of doctor")])
 def test_unknown_command_is_one_sentence(name, hint, capsys):
     assert main([name]) == 2

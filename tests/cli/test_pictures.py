@@ -66,6 +66,23 @@ def test_erf(tmp_path, image: Path, capsys):
     assert (tmp_path / "b.png").read_bytes() == out.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "mmdet.ResNet", "depth": 18},
+        {"type": "mmpretrain.ConvNeXt", "arch": "atto", "gap_before_final_norm": False},
+    ],
+    ids=lambda backbone: backbone["type"],
+)
+def test_erf_of_other_projects(tmp_path, backbone: dict):
+    config = tmp_path / "other.py"
+    config.write_text(f"default_scope = 'mmdet'\nmodel = dict(backbone={backbone!r})\n")
+    out = tmp_path / "a.png"
+    images = ("--size", "64", "--count", "1")
+    assert run("erf", str(config), "fcvit_tiny_mnist", *images, "--out", str(out)) == 0
+    assert is_picture(out)
+
+
 def test_similarity(tmp_path, image: Path):
     out = tmp_path / "a.png"
     arguments = ("--image", str(image), "--size", "64", "96", "--stage", "3", "--out", str(out))

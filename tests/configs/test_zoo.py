@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -137,3 +138,13 @@ def test_mistakes_are_one_sentence(tool, family, capsys, file, old, new, words):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words in error
+
+
+def test_a_family_without_a_config_is_named(tool, family, capsys, monkeypatch):
+    archs = [
+        replace(arch, configs=()) if arch.family == "LightViT" else arch
+        for arch in tool.list_archs()
+    ]
+    monkeypatch.setattr(tool, "list_archs", lambda: archs)
+    assert run(tool, family) == 1
+    assert "no config that is listed has a backbone of LightViT" in capsys.readouterr().err

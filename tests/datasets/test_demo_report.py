@@ -140,14 +140,13 @@ def test_ground_truth_and_drawing(tool, nuclei_root):
         del instance["mask"]
     assert tool.ground_truth(info)[1] is None
     assert tool.ground_truth({"instances": []})[0].shape == (0, 4)
-    figure, (left, right) = tool.plt.subplots(1, 2)
+    left, right = tool.Figure().subplots(1, 2)
     tool.draw_objects(left, boxes, masks)
     tool.draw_objects(right, boxes, None)
     (fillings,) = left.images
     assert np.array_equal(fillings.get_array()[..., 3] > 0, masks.any(0))
     assert len(left.collections) == 16
     assert len(right.patches) == 16
-    tool.plt.close(figure)
 
 
 def test_headline(tool):
@@ -183,7 +182,7 @@ def test_mistakes_of_the_user(tool, trained, tmp_path, capsys):
     config, checkpoint = map(str, trained)
     out = ["--out-dir", str(tmp_path / "out")]
     cases = [
-        (["absent.py", checkpoint, *out], "CONFIG absent.py is not a file"),
+        (["absent.py", checkpoint, *out], "there is no config file 'absent.py'"),
         ([config, "absent.pth", *out], "absent.pth"),
         ([config, checkpoint, *out, "--rows", "0"], "--rows 0"),
         ([config, checkpoint, *out, "--metrics-from", str(tmp_path)], "holds no metrics"),

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import signal
+import time
 from pathlib import Path
 
 import onnx
@@ -12,8 +14,9 @@ from families import FAMILIES, shallow
 from torch import nn
 
 from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.export import export_model
-from mmvitconv.export.graphs import FORMATS, load_runner, read_opset
+from mmvitconv.export import export_model, run
+from mmvitconv.export.check import find_least_side
+from mmvitconv.export.graphs import FORMATS, load_runner, read_opset, write_graph
 from mmvitconv.export.run import export_subject
 from mmvitconv.export.subject import Subject, backbone_subject, fill_statistics, load_subject
 
@@ -118,7 +121,7 @@ def test_classifier_with_weights(digits_config, tmp_path):
     assert json.loads(stored["mean"]) == [33.0] * 3
     assert json.loads(stored["std"]) == [79.0] * 3
     assert json.loads(stored["classes"]) == ["zero", "éins"]
-    assert stored["channel_order"] in ("RGB", "BGR")
+    assert stored["channel_order"] == "RGB"
     assert [node.name for node in model.graph.output] == ["logits"]
     x = torch.randn(4, 3, 28, 28)
     module = load_subject(digits_config, weights).module
@@ -138,6 +141,65 @@ def test_segmentor_gives_logits_at_the_size_of_the_image(nuclei_config, tmp_path
     assert logits.shape == (2, 2, 64, 80)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert report.metadata["classes"] == ["background", "nucleus"]
+
+
+def test_what_is_fed_is_the_configs_own():
+    fed = {name: load_subject(name).metadata for name in ("parcnet_xs_imagenet", MNIST)}
+    assert fed["parcnet_xs_imagenet"]["channel_order"] == "BGR"
+    assert fed[MNIST]["channel_order"] == "RGB"
+    assert load_subject("ConvMixer 256_8").metadata.keys().isdisjoint({"mean", "channel_order"})
+
+
+def test_the_name_of_a_config_is_the_whole_model():
+    assert load_subject("fcvit_tiny_mnist").outputs == ("logits",)
+    assert load_subject("fcvit_tiny").outputs[0].startswith("features")
+
+
+def test_a_window_that_slides_is_said(nuclei_config):
+    slide = {"model.test_cfg": {"mode": "slide", "crop_size": (64, 64), "stride": (32, 32)}}
+    notes = load_subject(nuclei_config, cfg_options=slide).notes
+    assert any("slides a window" in note for note in notes)
+
+
+def test_a_head_that_takes_more_than_maps_is_one_sentence(digits_config, tmp_path):
+    subject = load_subject(digits_config)
+    subject.module.model.head.forward = lambda feats, data_samples: feats
+    with pytest.raises(UserError, match="--backbone-only exports its backbone"):
+        export_subject(subject, tmp_path / "file")
+
+
+class FromSide33(nn.Module):
+    """A model that refuses small images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] < 33 or x.shape[3] < 33:
+            raise ValueError("too small")
+        return x * 2
+
+
+def test_sides_that_the_model_refuses_are_passed_over():
+    assert find_least_side(lambda x: [x * 2], FromSide33(), 3) == 33
+
+
+def test_a_try_that_nobody_asked_for_ends(tmp_path, monkeypatch):
+    asked = []
+
+    def write(module, format, path, example, dynamic, *rest, **options) -> None:
+        asked.append(dynamic)
+        while dynamic == "both":
+            try:
+                time.sleep(0.01)
+            except Exception:  # as tracers do
+                continue
+        write_graph(module, format, path, example, dynamic, *rest, **options)
+
+    monkeypatch.setattr(run, "TIME_LIMIT", 1)
+    monkeypatch.setattr(run, "write_graph", write)
+    before = signal.getsignal(signal.SIGALRM)
+    report = export_subject(small("ConvMixer"), tmp_path / "file", "torchscript")
+    assert (asked, report.dynamic) == (["both", "batch"], "batch")
+    assert "takes longer than 1 s" in report.notes[-1]
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_opset_and_fixed_file(tmp_path):
@@ -231,3 +293,9 @@ def test_missing_package(package: str, tmp_path, monkeypatch):
         UserError, match=rf"needs {package}; run: pip install 'mmvitconv\[export\]'"
     ):
         export_model("convmixer_256_8", out=tmp_path / "x")
+
+
+def test_the_page_has_every_family():
+    page = (CONFIGS.parent / "docs" / "export.md").read_text("utf-8")
+    for name in FAMILIES:
+        assert [f"| {name} " in line for line in page.splitlines()].count(True) >= len(FORMATS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -22,23 +23,23 @@ from typing import Any
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import mmengine
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, init_default_scope
-from PIL import Image
 
 from mmvitconv import __version__
 from mmvitconv.apis.building import build_model, choose_device
+from mmvitconv.apis.images import Loading, decode_to_show
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.datasets.progress import progress
+from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
 from mmvitconv.weights import load_file
 
@@ -50,7 +51,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="config of a detector")
+    parser.add_argument(
+        "config", type=Path, help="config of a detector, or the name of a shipped one"
+    )
     parser.add_argument("checkpoint", type=Path, help="its trained weights")
     parser.add_argument("--out-dir", type=Path, required=True, help="where to write")
     parser.add_argument(
@@ -150,12 +153,12 @@ def headline(metrics: Mapping[str, Any]) -> str:
     """Return the metric for the title: mask AP50 if there, else box AP50."""
     for part, name in (("segm_mAP_50", "mask AP50"), ("bbox_mAP_50", "box AP50")):
         for key, value in metrics.items():
-            if key.rpartition("/")[2] == part:
+            if key.rpartition("/")[2] == part and value is not None and math.isfinite(value):
                 return f"{name} {value:.3f}"
     return "no AP50 in the metrics"
 
 
-def draw_objects(axis: plt.Axes, boxes: np.ndarray, masks: np.ndarray | None) -> None:
+def draw_objects(axis: Axes, boxes: np.ndarray, masks: np.ndarray | None) -> None:
     """Draw objects, each in its own colour: outlines and a light filling, or boxes.
 
     Args:
@@ -163,11 +166,11 @@ def draw_objects(axis: plt.Axes, boxes: np.ndarray, masks: np.ndarray | None) ->
         boxes: (N, 4), left, top, right, bottom in pixels.
         masks: (N, H, W), bool; None to draw the boxes.
     """
-    colours = plt.get_cmap("hsv")(np.arange(len(boxes)) * 0.618 % 1)
+    colours = matplotlib.colormaps["hsv"](np.arange(len(boxes)) * 0.618 % 1)
     if masks is None:
         for (left, top, right, bottom), colour in zip(boxes, colours, strict=True):
             size = right - left, bottom - top
-            axis.add_patch(plt.Rectangle((left, top), *size, fill=False, edgecolor=colour))
+            axis.add_patch(Rectangle((left, top), *size, fill=False, edgecolor=colour))
         return
     fillings = np.zeros((*masks.shape[1:], 4))
     for mask, colour in zip(masks, colours, strict=True):
@@ -203,13 +206,12 @@ def draw_report(
         path: png to write.
     """
     count = len(samples)
-    figure, axes = plt.subplots(
-        count, len(COLUMNS), figsize=(10.5, 3.5 * count + 1), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(10.5, 3.5 * count + 1), layout="constrained")
+    axes = figure.subplots(count, len(COLUMNS), squeeze=False)
     figure.suptitle(title)
     for index, (row, sample) in enumerate(zip(axes, samples, strict=True)):
         info = dataset.get_data_info(index)
-        image = np.asarray(Image.open(info["img_path"]).convert("RGB"))
+        image = decode_to_show(Path(info["img_path"]), Loading())
         found = sample.pred_instances[sample.pred_instances.scores >= threshold].numpy()
         masks = np.asarray(found.masks, dtype=bool) if "masks" in found else None
         true_boxes, true_masks = ground_truth(info)
@@ -222,17 +224,14 @@ def draw_report(
         draw_objects(row[2], found.bboxes, masks)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def report(options: argparse.Namespace) -> tuple[Path, Path]:
     """Write picture and metrics; returns their paths."""
     started = time.perf_counter()
-    if not options.config.is_file():
-        raise UserError(f"CONFIG {options.config} is not a file; give the config of a detector")
     if options.rows < 1:
         raise UserError(f"--rows {options.rows} shows nothing; give a number >= 1")
-    cfg = Config.fromfile(options.config)
+    cfg = load_config(options.config)
     check_data(cfg, splits=("test",))
     metrics = read_metrics(options.metrics_from) if options.metrics_from else None
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -254,7 +253,11 @@ def report(options: argparse.Namespace) -> tuple[Path, Path]:
     content = {
         "config": str(options.config),
         "checkpoint": str(options.checkpoint),
-        "metrics": {name: float(value) for name, value in metrics.items() if is_number(value)},
+        "metrics": {
+            name: float(value) if math.isfinite(value) else None  # JSON knows no NaN
+            for name, value in metrics.items()
+            if is_number(value)
+        },
         "images": len(dataset),
         "seconds": seconds,
         "versions": {
@@ -265,7 +268,7 @@ def report(options: argparse.Namespace) -> tuple[Path, Path]:
         },
     }
     summary = options.out_dir / "metrics.json"
-    summary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    summary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return picture, summary
 
 

@@ -328,6 +328,9 @@ def architectures_table(folder: str = "") -> str:
     archs = list_archs()
     folders = {arch.family: Path(config.path).parent for arch in archs for config in arch.configs}
     for arch in archs:
+        if arch.family not in folders:
+            need = "add one with a metafile.yml, and that to model-index.yml"
+            raise UserError(f"no config that is listed has a backbone of {arch.family}; {need}")
         published = [
             f"[{result.value}]({folder}{config.path}) ({re.split('[,;] ', result.source)[0]})"
             for config in arch.configs
