@@ -159,7 +159,8 @@ def named_by(options: Mapping[str, Any]) -> Iterator[str]:
     for key in ("config", "source", "model", "models", "arch"):
         values = options.get(key)
         for name in values if isinstance(values, list) else [values]:
-            if isinstance(name, str) and not PLACEHOLDER.fullmatch(name):
+            is_name = isinstance(name, str) and not name.endswith(".pth")  # serve takes pairs
+            if is_name and not PLACEHOLDER.fullmatch(name):
                 yield name
 
 

@@ -7,6 +7,7 @@ import torch
 import yaml
 from families import ALL, ARCHS, FAMILIES
 from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
 
 from mmvitconv import zoo
 from mmvitconv.errors import UserError
@@ -96,7 +97,7 @@ def test_the_lines_for_ones_own_config_work(archs, family):
         neck = model["neck"]
         if isinstance(neck, dict) and not neck.pop("_delete_", False):
             neck = {"type": "FPN", "out_channels": 256, "num_outs": 5, **neck}
-        with torch.device("meta"):
+        with torch.device("meta"), DefaultScope.overwrite_default_scope("mmdet"):
             backbone = MODELS.build(model["backbone"]).eval()
             maps = backbone(torch.empty(1, 3, 128, 128))
             for part in neck if isinstance(neck, list) else [neck]:

@@ -80,9 +80,14 @@ def test_gradients_in_bfloat16(name: str) -> None:
             for module in model.modules():
                 module.train(not isinstance(module, nn.BatchNorm2d))
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        # oneDNN (torch 2.14) leaves memory that nobody wrote in the bfloat16 gradient of a padded
+        # kernel of which a map of one pixel sees one tap only
+        with (
+            torch.backends.mkldnn.flags(enabled=image.shape[-1] > 1),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
             outs = model(image)
-        sum(out.float().square().mean() for out in outs).backward()
+            sum(out.float().square().mean() for out in outs).backward()
         for key, parameter in model.named_parameters():
             assert torch.isfinite(parameter.grad).all(), key
     model.zero_grad()
