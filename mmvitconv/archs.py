@@ -105,6 +105,24 @@ def build_arch(name: str) -> Backbone:
     return list_families()[family](arch)
 
 
+def check_timm_name(name: str) -> None:
+    """Raise a UserError when timm has no model of a name, or is not installed itself.
+
+    Args:
+        name: As in timm's own list; what timm would download is none.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"{name!r} is a model of timm, which is not installed; run: pip install timm"
+        ) from error
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
+        raise UserError(f"timm has no model {name!r}; {hint}")
+
+
 def arch_of(backbone: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return family and architecture of a config's backbone; None for sizes of its own."""
     family = str(backbone.get("type")).removeprefix(f"{SCOPE}.")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmvitconv.analysis.complexity import count_complexity
-from mmvitconv.archs import list_families, names_of, resolve_arch, smallest_of
+from mmvitconv.archs import check_timm_name, list_families, names_of, resolve_arch, smallest_of
 from mmvitconv.errors import UserError
 
 __all__ = ["PEERS", "Entry", "all_archs", "count_costs", "find_models", "smallest_archs"]
@@ -127,17 +127,7 @@ def _find(name: str, peers: bool) -> Entry:
 
 
 def _find_timm(name: str) -> Entry:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"{name!r} is a model of timm, which is not installed; 'pip install timm', or leave "
-            "timm's models out (--peers without a name)"
-        ) from error
-    if not timm.is_model(name):  # also what would be downloaded: hf-hub:, local-dir:
-        near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"timm {timm.__version__} has no model {name!r}{hint}")
+    check_timm_name(name)
     return Entry(name, lambda shape: _build_timm(name, shape), ours=False)
 
 

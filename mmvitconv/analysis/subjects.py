@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmvitconv.analysis.measure import default_shape
-from mmvitconv.archs import build_arch
+from mmvitconv.archs import build_arch, check_timm_name
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.resources import is_config
@@ -146,15 +146,10 @@ def load_subject(
 
 
 def _build_timm(name: str, shape: Sequence[int] | None) -> tuple[nn.Module, dict[str, Any]]:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"{name} needs the package timm; run: pip install timm") from error
     short = name.removeprefix(_TIMM)
-    if not timm.is_model(short):
-        near = timm.list_models(f"*{short.partition('.')[0]}*")[:3]
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise UserError(f"timm has no model {short!r}; {hint}")
+    check_timm_name(short)
+    import timm
+
     try:  # Transformers fix the size of their images
         model = timm.create_model(short, **({} if shape is None else {"img_size": tuple(shape)}))
     except TypeError:
