@@ -15,9 +15,9 @@ from typing import Any
 import timm
 
 from mmvitconv import cli
-from mmvitconv.archs import resolve_arch
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.resources import is_config
+from mmvitconv.zoo.archs import resolve_arch
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mmvitconv.analysis.complexity import count_complexity
-from mmvitconv.archs import check_timm_name, list_families, names_of, resolve_arch, smallest_of
 from mmvitconv.errors import UserError
+from mmvitconv.zoo.archs import check_timm_name, list_families, names_of, resolve_arch, smallest_of
 
 __all__ = ["PEERS", "Entry", "all_archs", "count_costs", "find_models", "smallest_archs"]
 
@@ -79,7 +79,7 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[Entry]:
 
 def published_accuracies() -> dict[str, float]:
     """Published ImageNet-1k top-1 in per cent by name: ours from the metafiles, and the peers'."""
-    from mmvitconv.zoo import list_archs  # reads all configs
+    from mmvitconv.zoo.catalogue import list_archs  # reads all configs
 
     ours = {
         f"{arch.family}:{arch.arch}": result.value

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mmvitconv.zoo import Arch
+    from mmvitconv.zoo.catalogue import Arch
 
 SHAPES = ((224, 224), (512, 512), (800, 1280))
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arch", nargs="+", help="e.g. fcvit_s12, 'FCViT s12', s12, or a config")
     options = parser.parse_args(arguments)
     with Console(stderr=True).status("loading"):
-        from mmvitconv.zoo import find_arch
+        from mmvitconv.zoo.catalogue import find_arch
 
     show(find_arch(" ".join(options.arch)), Console())
     return 0
@@ -50,7 +50,7 @@ def show(arch: Arch, console: Console) -> None:
         arch: The architecture.
         console: Where to print.
     """
-    from mmvitconv.zoo import write_snippet
+    from mmvitconv.zoo.catalogue import write_snippet
 
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
@@ -70,7 +70,7 @@ def show(arch: Arch, console: Console) -> None:
 
 def _facts(arch: Arch) -> list[tuple[str, str]]:
     """Return names and texts of the upper part."""
-    from mmvitconv.zoo import count_macs, count_stage_parameters
+    from mmvitconv.zoo.catalogue import count_macs, count_stage_parameters
 
     unit, stages, rest = count_stage_parameters(arch)
     facts = [("architecture", f"{arch.type}, arch={arch.arch!r}")]

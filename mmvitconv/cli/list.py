@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mmvitconv.zoo import Arch
+    from mmvitconv.zoo.catalogue import Arch
 
 RULE = (
     "Parameters and multiply-adds (MACs: one multiplication with its addition counts 1, for one "
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, with all configs")
     options = parser.parse_args(arguments)
     with Console(stderr=True).status("loading"):
-        from mmvitconv.zoo import list_archs
+        from mmvitconv.zoo.catalogue import list_archs
 
     archs = list_archs(options.family, options.task)
     if options.json:

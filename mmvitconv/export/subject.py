@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvitconv.analysis.measure import default_shape
 from mmvitconv.apis.building import build_model, read_names
-from mmvitconv.archs import list_families, resolve_arch
 from mmvitconv.datasets.layout import leaf_datasets
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.engine.tasks import TASKS
@@ -23,6 +22,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.base import Backbone
 from mmvitconv.resources import is_config
 from mmvitconv.weights import load_backbone, load_file
+from mmvitconv.zoo.archs import list_families, resolve_arch
 
 if TYPE_CHECKING:
     from mmengine.config import Config

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from mmvitconv import zoo
 from mmvitconv.cli import run
 from mmvitconv.cli.list import best_results, show
+from mmvitconv.zoo import catalogue as zoo
 
 FAMILY = "ParCResNet"
 

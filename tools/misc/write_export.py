@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from mmvitconv.archs import list_families, smallest_of, table_of
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.export.graphs import FORMATS
 from mmvitconv.export.run import export_subject
 from mmvitconv.export.subject import Subject, backbone_subject, fill_statistics, load_subject
 from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.zoo.archs import list_families, smallest_of, table_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENTOR = ROOT / "configs/fcvit/upernet_fcvit_tiny_nuclei.py"

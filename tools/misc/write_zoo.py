@@ -32,7 +32,7 @@ from mmvitconv.analysis.measure import default_shape
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
-from mmvitconv.zoo import list_archs
+from mmvitconv.zoo.catalogue import list_archs
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTRAINED = "not trained here;"

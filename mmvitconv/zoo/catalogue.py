@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from mmvitconv.analysis import count_complexity
-from mmvitconv.archs import arch_of, list_families, names_of, plain, resolve_arch
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.base import Backbone
-from mmvitconv.published import (
+from mmvitconv.registry import MODELS, SCOPE
+from mmvitconv.resources import list_configs
+from mmvitconv.zoo.archs import arch_of, list_families, names_of, plain, resolve_arch
+from mmvitconv.zoo.published import (
     TASKS,
     Entry,
     Paper,
@@ -29,8 +31,6 @@ from mmvitconv.published import (
     folders_of,
     read_entries,
 )
-from mmvitconv.registry import MODELS, SCOPE
-from mmvitconv.resources import list_configs
 
 __all__ = [
     "TASKS",
@@ -124,7 +124,7 @@ def find_arch(name: str) -> Arch:
     """Return one architecture.
 
     Args:
-        name: In any spelling that :func:`mmvitconv.archs.resolve_arch` takes: ``'FCViT:s12'``,
+        name: In any spelling that :func:`mmvitconv.zoo.archs.resolve_arch` takes: ``'FCViT:s12'``,
             ``'fcvit_s12'``, a shipped config.
 
     Returns:

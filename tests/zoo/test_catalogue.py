@@ -9,12 +9,12 @@ from families import ALL, ARCHS, FAMILIES
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 
-from mmvitconv import zoo
 from mmvitconv.errors import UserError
-from mmvitconv.published import read_entries
 from mmvitconv.resources import list_configs
+from mmvitconv.zoo import catalogue as zoo
+from mmvitconv.zoo.published import read_entries
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

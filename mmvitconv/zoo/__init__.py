@@ -1,0 +1,1 @@
+"""Architectures: their names, sizes, costs and published results, and the way to a model."""
