@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics import assert_sums_close
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -70,6 +71,13 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     return torch.einsum("bhls,bshd->blhd", weights, v)
 
 
+def attention_magnitude(q: Tensor, k: Tensor, v: Tensor, *biases: Tensor) -> float:
+    """Sums of absolute values: the values' mean by weights that are off as the scores are."""
+    scores = torch.einsum("bihd,bjhd->bhij", q.abs(), k.abs()).max() / q.shape[-1] ** 0.5
+    scores = scores + max((bias.abs().max() for bias in biases), default=0)
+    return (v.abs().max() * (1 + 2 * scores)).item()
+
+
 def attention_inputs(
     batch: int, queries: int, keys: int, heads: int, d: int, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
@@ -126,7 +134,8 @@ def test_attention_takes_views_and_changes_nothing():
     with torch.no_grad():
         out = attention(q, *kv.unbind(2))
     k, v = (part.contiguous() for part in kv.unbind(2))
-    torch.testing.assert_close(out, plain_attention(q, k, v), rtol=0, atol=2e-6)
+    doubles = q.double(), k.double(), v.double()
+    assert_sums_close(out, plain_attention(*doubles), attention_magnitude(*doubles), 6 + 8)
     assert torch.equal(kv, before[0])
     assert torch.equal(q, before[1])
 
@@ -141,11 +150,14 @@ def test_attention_precision(dtype: torch.dtype, has_bias: bool, grad: bool):
     with torch.set_grad_enabled(grad):
         out = attention(q, k, v, bias)
     assert out.dtype == dtype
-    bias = None if bias is None else bias.double()
-    expected = plain_attention(q.double(), k.double(), v.double(), bias)
-    tolerance = 2e-6 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
-    torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
-    if bias is not None and grad:
+    doubles = [t.double() for t in (q, k, v, bias) if t is not None]
+    expected = plain_attention(*doubles)
+    if dtype == torch.float32:
+        assert_sums_close(out, expected, attention_magnitude(*doubles), 49 + 32)
+    else:  # sums in float32; rounded are the weights, at most 1, and the output
+        atol = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=atol)
+    if has_bias and grad:
         out.float().sum().backward()  # arrives in the dtype of the parameter
 
 
@@ -243,8 +255,14 @@ def test_window_attention_precision(dtype: torch.dtype, regions: str, grad: bool
     assert out.dtype == dtype
     exact = [None if t is None else t.double() for t in (q, kv, pad, *biases)]
     expected = loop_over_windows(*exact[:3], exact[3:], sizes)
-    tolerance = 2e-6 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
-    torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
+    if dtype == torch.float32:
+        slots = [kv] if pad is None else [kv, pad.expand(len(kv), 1, -1, -1, -1)]
+        k, v = torch.cat(slots, dim=1).double().unbind(2)
+        magnitude = attention_magnitude(exact[0], k, v, *exact[3:])
+        assert_sums_close(out, expected, magnitude, 9 + 4)
+    else:
+        atol = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=atol)
 
 
 def test_window_attention_takes_views():
@@ -299,12 +317,14 @@ def test_conv2d_gelu_equals_plain(kind: str, layout: str, has_bias: bool):
         tensors = [x, weight, bias if has_bias else None]
         expected = gradients(plain_conv(kind), tensors)
         assert_all_close(gradients(our_conv(kind), tensors), expected, 1e-10)
+        *_, stride, padding, groups = CONVOLUTIONS[kind]
+        magnitude = F.conv2d(x.abs(), weight.abs(), bias.abs(), stride, padding, 1, groups)
         single = [None if t is None else t.float() for t in tensors]
         before = [None if t is None else t.clone() for t in single]
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
                 out = our_conv(kind)(*single)
-            torch.testing.assert_close(out, expected[0].float(), rtol=5e-6, atol=1e-5)
+            assert_sums_close(out, expected[0], magnitude, weight[0].numel() + 1)
         for a, b in zip(single, before, strict=True):
             assert a is b is None or torch.equal(a, b)
 
@@ -365,12 +385,13 @@ def test_linear_gelu_equals_plain(shape: tuple[int, ...], has_bias: bool):
     tensors = [x, weight, bias if has_bias else None]
     expected = gradients(plain_linear, tensors)
     assert_all_close(gradients(linear_gelu, tensors), expected, 1e-10)
+    magnitude = F.linear(x.abs(), weight.abs(), bias.abs())
     single = [None if t is None else t.float() for t in tensors]
     before = [None if t is None else t.clone() for t in single]
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             out = linear_gelu(*single)
-        torch.testing.assert_close(out, expected[0].float(), rtol=5e-6, atol=1e-5)
+        assert_sums_close(out, expected[0], magnitude, shape[-1] + 1)
     for a, b in zip(single, before, strict=True):
         assert a is b is None or torch.equal(a, b)
 
@@ -410,9 +431,9 @@ def test_linear_gelu_takes_strided_inputs():
     strided = x.transpose(0, 1)
     with torch.no_grad():
         out = linear_gelu(strided, weight, bias)
-    torch.testing.assert_close(
-        out, plain_linear(x, weight, bias).transpose(0, 1), rtol=0, atol=2e-5
-    )
+    doubles = [t.double() for t in (strided, weight, bias)]
+    magnitude = F.linear(*[t.abs() for t in doubles])
+    assert_sums_close(out, plain_linear(*doubles), magnitude, 8 + 1)
 
 
 # --- all of them ---------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 import copy
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import strategies as st
+from numerics import assert_within, float32_limits
 from torch import Tensor, nn
 
 from mmvitconv.models import IsotropicPyramid, LightViTFPN
@@ -100,13 +101,6 @@ def maps(case: Case) -> list[Tensor]:
     ]
 
 
-def assert_close(outs: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
-    """Equal but for another order of sums: a few layers, so some eps of what the map holds."""
-    for a, b in zip(outs, expected, strict=True):
-        limit = 100 * torch.finfo(b.dtype).eps * b.abs().max().clamp(min=1)
-        assert (a - b).abs().max() <= limit, what
-
-
 @pytest.mark.parametrize(
     ("neck_type", "strategy"), [(IsotropicPyramid, pyramids()), (LightViTFPN, fpns())]
 )
@@ -140,9 +134,11 @@ def test_neck(neck_type: type[nn.Module], strategy: st.SearchStrategy, search, c
             copies[2].eval().load_state_dict(neck.state_dict())
             for other in (neck, *copies):
                 assert all(map(torch.equal, other(inputs), outs)), "a copy gives other values"
-            assert_close(neck([x.contiguous() for x in inputs]), outs, "memory format")
+            limits = float32_limits(neck, inputs)  # norms of a few nearly equal channels amplify
+            plain = neck([x.contiguous() for x in inputs])
+            assert_within(plain, outs, limits, "memory format")
             alone = [neck([x[i : i + 1] for x in inputs]) for i in range(case.batch)]
             together = [torch.cat(parts) for parts in zip(*alone, strict=True)]
-            assert_close(together, outs, "an image alone")
+            assert_within(together, outs, limits, "an image alone")
 
     search(check, strategy, 60)
