@@ -36,10 +36,10 @@ HOOKS = Registry(
     scope=SCOPE,
     locations=[
         "mmvitconv.engine.amp",
-        "mmvitconv.engine.bad_data",
+        "mmvitconv.checks.bad_data",
         "mmvitconv.engine.checkpoint",
         "mmvitconv.engine.compile_backbone",
-        "mmvitconv.engine.non_finite",
+        "mmvitconv.checks.non_finite",
     ],
 )
 LOOPS = Registry("loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"])

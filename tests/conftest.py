@@ -33,7 +33,7 @@ from hypothesis.strategies import SearchStrategy
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import CheckpointLoader
 
-from mmvitconv.datasets import mnist, nuclei, trees
+from mmvitconv.datasets.first_runs import digits, nuclei, trees
 from mmvitconv.engine.checkpoint import use_safe_loading
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -160,4 +160,4 @@ def trees_root() -> Path:
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """Folder of the digits, ImageNet layout; downloads 1.4 MB on the first use."""
-    return converted(mnist, "mnist")
+    return converted(digits, "mnist")

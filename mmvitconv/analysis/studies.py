@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from mmvitconv.analysis.complexity import count_complexity
 from mmvitconv.analysis.timing import command_line, threads
-from mmvitconv.datasets import mnist
+from mmvitconv.datasets.first_runs import digits as mnist
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_vit import DynConvViT
 

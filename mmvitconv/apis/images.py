@@ -18,7 +18,7 @@ import mmcv
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmvitconv.datasets.samples import is_cut_off
+from mmvitconv.checks.samples import is_cut_off
 from mmvitconv.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(

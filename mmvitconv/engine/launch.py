@@ -573,7 +573,7 @@ def _explaining(session: Session, cfg: Config, splits: Sequence[str]) -> Iterato
     try:
         yield
     except Exception as error:
-        from mmvitconv.datasets.check import explain_annotations  # imports Pillow
+        from mmvitconv.checks.annotations import explain_annotations  # imports Pillow
 
         found = "" if session.running else explain_annotations(cfg, splits)
         if not found or isinstance(root_cause(error), UserError):

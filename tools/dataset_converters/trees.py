@@ -5,8 +5,8 @@ python tools/dataset_converters/trees.py [--out-dir data/trees] [--wheel FILE]
 
 import sys
 
-from mmvitconv.datasets import trees
-from mmvitconv.datasets.command import run_converter
+from mmvitconv.datasets.first_runs import trees
+from mmvitconv.datasets.first_runs.command import run_converter
 
 if __name__ == "__main__":
     sys.exit(run_converter(trees.convert, trees.__doc__ or "", "data/trees"))

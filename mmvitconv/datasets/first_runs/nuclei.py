@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmvitconv.datasets.coco import CocoWriter
-from mmvitconv.datasets.fetch import WheelSource, read_members
-from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.coco import CocoWriter
+from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
+from mmvitconv.datasets.first_runs.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.tiles import Area, covering_tiles, grid_tiles
 from mmvitconv.datasets.progress import progress
-from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
 
 __all__ = ["CATEGORIES", "TILES", "VERSION", "convert", "read_source"]
 
@@ -69,7 +69,7 @@ def read_source(
         the nucleus.
 
     Raises:
-        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
     """
     image, labels = (
         np.asarray(Image.open(io.BytesIO(content))).astype(np.int32)

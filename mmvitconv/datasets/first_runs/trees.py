@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mmvitconv.datasets.coco import CocoWriter
-from mmvitconv.datasets.fetch import WheelSource, read_members
-from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.coco import CocoWriter
+from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
+from mmvitconv.datasets.first_runs.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.tiles import Area, covering_tiles, grid_tiles
 from mmvitconv.datasets.progress import progress
-from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
 
 __all__ = ["CATEGORIES", "VERSION", "clip_boxes", "convert", "plan_tiles"]
 
@@ -83,7 +83,7 @@ def read_source(wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
         The scenes, in a fixed order.
 
     Raises:
-        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
     """
     contents = read_members(SOURCE, wheel, cache_dir)
     scenes = []

@@ -7,7 +7,7 @@ from broken_data import CASES, Case, build, dataset, images, json_of, label_map,
 from mmengine.config import Config
 from PIL import Image
 
-from mmvitconv.datasets.check_config import check_config
+from mmvitconv.checks.config import check_config
 from mmvitconv.errors import UserError
 
 TASKS = ("detection", "segmentation", "classification")

@@ -1,6 +1,6 @@
 import pytest
 
-from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.output import is_complete, new_output
 from mmvitconv.errors import UserError
 
 

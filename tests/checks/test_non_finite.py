@@ -24,7 +24,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor, nn
 
-from mmvitconv.engine.non_finite import NonFiniteError, NonFiniteHook
+from mmvitconv.checks.non_finite import NonFiniteError, NonFiniteHook
 from mmvitconv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

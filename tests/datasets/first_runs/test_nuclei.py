@@ -6,9 +6,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from mmvitconv.datasets import nuclei
-from mmvitconv.datasets.coco import encode_mask
-from mmvitconv.datasets.tiles import Area
+from mmvitconv.datasets.first_runs import nuclei
+from mmvitconv.datasets.first_runs.coco import encode_mask
+from mmvitconv.datasets.first_runs.tiles import Area
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvitconv.datasets.check import (
+from mmvitconv.checks.annotations import (
     check_ade20k,
     check_coco,
     check_imagenet,

@@ -3,7 +3,7 @@ import pytest
 from mmengine.dataset import Compose
 from PIL import Image
 
-from mmvitconv.datasets.samples import (
+from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
     class_numbers,

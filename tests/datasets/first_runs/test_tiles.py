@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmvitconv.datasets.tiles import Area, covering_tiles, grid_tiles
+from mmvitconv.datasets.first_runs.tiles import Area, covering_tiles, grid_tiles
 
 
 def paint(shape, tiles):

@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmvitconv.datasets.samples import Roots, innermost
-from mmvitconv.engine.bad_data import BadDataError, BadDataHook, GuardedPipeline
+from mmvitconv.checks.bad_data import BadDataError, BadDataHook, GuardedPipeline
+from mmvitconv.checks.samples import Roots, innermost
 from mmvitconv.engine.launch import run_testing, run_training
 from mmvitconv.errors import UserError
 
@@ -345,7 +345,7 @@ def test_guarded_datasets_can_be_copied_and_pickled(make, tmp_path):
 def test_a_bad_sentence_is_cut_out_of_a_traceback():
     text = (
         "Caught BadDataError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
-        'last):\n  File "x.py", line 1\nmmvitconv.engine.bad_data.BadDataError: a.jpg: is gone\n'
+        'last):\n  File "x.py", line 1\nmmvitconv.checks.bad_data.BadDataError: a.jpg: is gone\n'
     )
     assert str(BadDataError(text)) == "a.jpg: is gone"
     assert str(BadDataError("Caught a cold: a.jpg")) == "Caught a cold: a.jpg"

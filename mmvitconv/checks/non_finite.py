@@ -23,7 +23,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvitconv.engine.module_trace import ModuleTrace, any_bad, count_bad, find_tensors, is_bad
+from mmvitconv.checks.diagnosis import ModuleTrace, any_bad, count_bad, find_tensors, is_bad
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import UserError, shorten
 from mmvitconv.registry import HOOKS
