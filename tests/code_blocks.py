@@ -24,7 +24,7 @@ from command_lines import ROOT, DocumentationError, check_command, is_only_check
 from mmengine.registry import MODELS, DefaultScope, Registry, root
 
 from mmvitconv.engine.configuration import load_config
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md", "configs/*/README.md")
 FENCE = re.compile(r"^( *)(```+) *([^\s`]*)$")

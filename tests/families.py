@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.registry import MODELS
 
 MODELS.import_from_location()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmvitconv.analysis.complexity import Complexity, Macs, count_complexity
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 __all__ = ["ConfigComplexity", "PartComplexity", "default_shape", "measure_config"]
 

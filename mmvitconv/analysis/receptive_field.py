@@ -33,7 +33,7 @@ from mmvitconv.analysis.subjects import Subject
 from mmvitconv.apis.images import find_images
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 __all__ = [
     "THRESHOLDS",

@@ -19,7 +19,7 @@ from mmvitconv.datasets.layout import leaf_datasets
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.resources import is_config
 from mmvitconv.weights import load_backbone, load_file
 from mmvitconv.zoo.archs import list_families, resolve_arch

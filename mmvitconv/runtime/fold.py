@@ -30,7 +30,7 @@ from mmvitconv.models.backbones import (
     parc_net,
 )
 from mmvitconv.models.backbones import parc_convnext as convnext
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 __all__ = ["InferenceOnly", "fold"]
 

@@ -14,7 +14,7 @@ import torch
 
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.registry import MODELS, SCOPE
 from mmvitconv.resources import is_config
 

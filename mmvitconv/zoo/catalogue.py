@@ -17,7 +17,7 @@ import torch
 from mmvitconv.analysis import count_complexity
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.registry import MODELS, SCOPE
 from mmvitconv.resources import list_configs
 from mmvitconv.zoo.archs import arch_of, list_families, names_of, plain, resolve_arch

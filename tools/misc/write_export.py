@@ -25,7 +25,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.export.graphs import FORMATS
 from mmvitconv.export.run import export_subject
 from mmvitconv.export.subject import Subject, backbone_subject, fill_statistics, load_subject
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.zoo.archs import list_families, smallest_of, table_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     DepthwiseConv2d,
     build_activation,

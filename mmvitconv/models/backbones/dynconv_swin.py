@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.backbones.dynconv_vit import Block, PatchEmbed, init_layer, is_new_affine
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     DynamicConvMixer,
     drop_path_rates,

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     CanvasNorm,
     DepthwiseConv2d,
@@ -26,9 +26,8 @@ from mmvitconv.models.layers import (
     ScaledResidual,
     drop_path_rates,
     is_plain,
-    keep_memory_format,
 )
-from mmvitconv.ops import depthwise_conv2d_gelu, pointwise_conv2d
+from mmvitconv.ops import convolution_format, depthwise_conv2d_gelu, pointwise_conv2d
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -149,7 +148,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed a map of shape (B, in_channels, H, W)."""
-        return self.norm(self.proj(x))
+        return self.norm(self.proj(convolution_format(x)))
 
 
 class GlobalContext(nn.Module):
@@ -422,7 +421,7 @@ class Block(nn.Module):
 
 
 @MODELS.register_module()
-class FCViT(Backbone):
+class FCViT(PyramidBackbone):
     """FCViT backbone (arXiv:2212.12552), strides 4, 8, 16 and 32.
 
     Each output is normalised by a GroupNorm of one group over the whole canvas, so features depend
@@ -449,6 +448,8 @@ class FCViT(Backbone):
         ValueError: Unknown ``arch`` or an argument outside its legal range.
     """
 
+    embedding = "patch_embeds.{stage}"
+
     def __init__(
         self,
         arch: str | Mapping = "tiny",
@@ -462,9 +463,11 @@ class FCViT(Backbone):
         drop_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-5,
     ) -> None:
-        self_arch = resolve_arch(arch, ARCHS, FCViTArch)
+        sizes = resolve_arch(arch, ARCHS, FCViTArch)
         super().__init__(
-            num_stages=len(self_arch.depths),
+            depths=sizes.depths,
+            channels=sizes.embed_dims,
+            strides=[4 * 2**stage for stage in range(len(sizes.depths))],
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -474,24 +477,24 @@ class FCViT(Backbone):
         )
         check_rate("drop_path_rate", drop_path_rate)
         check_rate("drop_rate", drop_rate)
-        self.arch = self_arch
-        rates = drop_path_rates(drop_path_rate, self_arch.depths)
+        self.arch = sizes
+        rates = drop_path_rates(drop_path_rate, sizes.depths)
         self.patch_embeds = nn.ModuleList()
         self.stages = nn.ModuleList()
         channels = in_channels
         for stage in range(self.num_stages):
-            dims = self_arch.embed_dims[stage]
+            dims = sizes.embed_dims[stage]
             self.patch_embeds.append(PatchEmbed(channels, dims, *((3, 2) if stage else (7, 4))))
             self.stages.append(
                 nn.Sequential(
                     *[
                         Block(
                             dims,
-                            int(dims * self_arch.mlp_ratios[stage]),
+                            int(dims * sizes.mlp_ratios[stage]),
                             drop_rate,
                             rate,
                             layer_scale_init_value,
-                            self_arch,
+                            sizes,
                         )
                         for rate in rates[stage]
                     ]
@@ -500,62 +503,8 @@ class FCViT(Backbone):
             if stage in self.out_indices:
                 self.add_module(f"norm{stage}", CanvasNorm(dims))
             channels = dims
-        self.out_channels = tuple(self_arch.embed_dims[stage] for stage in self.out_indices)
-        self.strides = tuple(4 * 2**stage for stage in self.out_indices)
         self.apply(_init_parameters)
         self.train()
-
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The normalised features of ``out_indices``."""
-        image, outs = x, []
-        # On CPUs convolutions and products are faster so; a compiler chooses for itself.
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=torch.channels_last)
-        for stage, (patch_embed, blocks) in enumerate(
-            zip(self.patch_embeds, self.stages, strict=True)
-        ):
-            x = patch_embed(x)
-            for block in blocks:
-                x = self.run_block(block, x)
-            if stage in self.out_indices:
-                outs.append(keep_memory_format(getattr(self, f"norm{stage}")(x), image))
-        return outs
-
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """Patch embedding, blocks and output norm of a stage."""
-        norm = getattr(self, f"norm{stage}", None)
-        return [self.patch_embeds[stage], self.stages[stage], *([] if norm is None else [norm])]
-
-    def is_optional_key(self, key: str) -> bool:
-        """Output norms depend on ``out_indices``; so does the number of stages."""
-        part, _, rest = key.partition(".")
-        if part in ("stages", "patch_embeds"):
-            return self.num_stages <= int(rest.partition(".")[0]) < len(self.arch.depths)
-        return part in {f"norm{stage}" for stage in range(len(self.arch.depths))}
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter: a block each, patch embeddings with the block after them.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem, 1 to sum(depths) for the blocks, then the output norms and everything
-            outside the backbone; and the number of ids.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part == "patch_embeds":
-            stage = int(rest.partition(".")[0])
-            return (sum(depths[:stage]) + 1 if stage else 0), num_layers
-        if part == "stages":
-            stage, block = (int(index) for index in rest.split(".")[:2])
-            return sum(depths[:stage]) + block + 1, num_layers
-        return num_layers - 1, num_layers
 
 
 def _init_parameters(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import draw_kept, drop_path_rates, is_plain, keep_memory_format
 from mmvitconv.models.layers.window import relative_position_index
 from mmvitconv.ops import attention, conv2d_gelu, linear_gelu, window_attention

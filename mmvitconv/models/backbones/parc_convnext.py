@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     DepthwiseConv2d,
     ParCPair,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import ParC, build_norm, draw_kept, keep_memory_format
 from mmvitconv.registry import MODELS
 

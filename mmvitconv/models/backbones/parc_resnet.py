@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from mmvitconv.models.backbones.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import Backbone, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     ParCPair,
     build_norm,

@@ -1,16 +1,9 @@
 """Normalisation layers."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
-    """``y``, contiguous in channels_last when ``like`` is, else in the default format."""
-    channels_last = like.is_contiguous(memory_format=torch.channels_last)
-    if channels_last and not like.is_contiguous():
-        return y.contiguous(memory_format=torch.channels_last)
-    return y.contiguous()
+from mmvitconv.ops.memory_format import keep_memory_format
 
 
 class CanvasNorm(nn.GroupNorm):

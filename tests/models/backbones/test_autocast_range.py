@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from families import ALL, ARCHS, FAMILIES, smallest
 from torch import Tensor, nn
 
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 from mmvitconv.ops.precision import saturate, saturating_relu
 from mmvitconv.registry import MODELS
 

@@ -12,7 +12,7 @@ import torch
 from families import ALL, FAMILIES, smallest
 from mmengine.model import BaseModule
 
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

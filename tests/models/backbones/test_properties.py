@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvitconv.models.backbones.base import Backbone
+from mmvitconv.models.base import Backbone
 
 # The family's smallest architecture with few blocks, so that there is time for many cases.
 SHALLOW = "shallow"

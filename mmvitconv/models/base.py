@@ -1,19 +1,21 @@
-"""What every backbone of mmvitconv promises, in one place."""
+"""What every backbone of mmvitconv promises, and what all pyramids of stages share."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from functools import cached_property
 from itertools import pairwise
 from numbers import Integral, Real
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
+from mmvitconv.ops.memory_format import keep_memory_format
+from mmvitconv.ops.recompute import recompute
 from mmvitconv.weights import load_backbone
 
 ArchT = TypeVar("ArchT")
@@ -138,17 +140,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
         """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
-        if not self.with_cp or not torch.is_grad_enabled():
-            return block(*args)
-        norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-        if not norms or torch.compiler.is_compiling():
-            return checkpoint(block, *args, use_reentrant=False)
-        return checkpoint(
-            block,
-            *args,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _frozen_statistics(norms)),
-        )
+        return recompute(block, *args) if self.with_cp else block(*args)
 
     def init_weights(self) -> None:
         """Load pretrained weights (all of them or an error), or apply MMEngine's initialisers."""
@@ -180,6 +172,189 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         return self
 
 
+class PyramidBackbone(Backbone):
+    """A backbone of stages of blocks, which only has to say where its parts are.
+
+    A stage embeds what the one before it gave, runs its blocks, and norms the result where it is an
+    output. A family declares the names of these parts, builds modules of these names in
+    ``__init__``, and has the loop over them, freezing, optional keys of checkpoints and layer ids
+    from here. ``{stage}`` in a name stands for the stage, ``{before}`` and ``{number}`` for the
+    stage minus and plus one, ``{block}`` for the block in its stage and ``{layer}`` for the number
+    of blocks up to this one, itself included, in the whole network.
+
+    Attributes:
+        stem: Modules that run one after the other in front of everything, and parameters that
+            belong to them. They are frozen with stage 0 and have layer id 0.
+        embedding: The module in front of a stage's blocks; None if there is none. It has the layer
+            id of the block behind it. Stage 0 has one where there is no ``stem``: it is the stem.
+        block: A block.
+        output_norm: The norm of a stage's output; None if there is none. A stage that is no output
+            needs no such module.
+
+    Hooks for what is different: :meth:`embed`, :meth:`run_stage`, :meth:`output` compute the three
+    steps, and :meth:`layer_names` says which parts of a stage form a layer.
+
+    Args:
+        depths: Number of blocks of each stage of the architecture.
+        channels: Channels of each stage's output.
+        strides: Stride of each stage's output.
+        **options: :class:`Backbone`'s other arguments.
+
+    Examples:
+        A pyramid with modules ``stem``, ``merges.0``, ... in front of stages 1, 2, ..., blocks
+        ``stages.0.0``, ... and output norms ``norm0``, ...::
+
+            class MyNet(PyramidBackbone):
+                stem = ("stem",)
+                embedding = "merges.{before}"
+
+                def __init__(self, arch="tiny", **options):
+                    sizes = resolve_arch(arch, ARCHS, MyNetArch)
+                    strides = [4 * 2**stage for stage in range(len(sizes.depths))]
+                    super().__init__(sizes.depths, sizes.embed_dims, strides, **options)
+                    ...  # modules for stages 0 to self.num_stages - 1
+                    self.train()  # freezes what frozen_stages and norm_eval ask for
+    """
+
+    stem: tuple[str, ...] = ()
+    embedding: str | None = None
+    block: str = "stages.{stage}.{block}"
+    output_norm: str | None = "norm{stage}"
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        **options: Any,
+    ) -> None:
+        super().__init__(num_stages=len(depths), **options)
+        self.depths = tuple(depths)
+        self.out_channels = tuple(channels[stage] for stage in self.out_indices)
+        self.strides = tuple(strides[stage] for stage in self.out_indices)
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of ``out_indices``, stage by stage."""
+        image, outs = x, []
+        for stage in range(self.num_stages):
+            x = self.run_stage(stage, self.embed(stage, x))
+            if stage in self.out_indices:
+                outs.append(keep_memory_format(self.output(stage, x), image))
+        return outs
+
+    def embed(self, stage: int, x: Any) -> Any:
+        """Run the stem, or what is between two stages.
+
+        Args:
+            stage: The stage.
+            x: Images, or what the stage before gave.
+
+        Returns:
+            What the first block takes.
+        """
+        for name in self._embedding_names(stage):
+            x = self.get_submodule(name)(x)
+        return x
+
+    def run_stage(self, stage: int, x: Any) -> Any:
+        """Run a stage's blocks, under activation checkpointing when ``with_cp`` asks for it."""
+        for block in range(self.depths[stage]):
+            x = self.run_block(self.get_submodule(self._block_name(stage, block)), x)
+        return x
+
+    def output(self, stage: int, x: Any) -> Tensor:
+        """Make a stage's output of shape (B, C, H, W) from what its last block gave."""
+        norm = getattr(self, self._norm_name(stage), None)
+        return x if norm is None else norm(x)
+
+    def layer_names(self, stage: int) -> list[list[str]]:
+        """Name the parts of a stage, layer by layer of layer-wise learning-rate decay.
+
+        Args:
+            stage: Any stage of the architecture, built or not.
+
+        Returns:
+            The names of the first layer's modules, the second's, ...; without the stem's and the
+            output norm's.
+        """
+        names = [[self._block_name(stage, block)] for block in range(self.depths[stage])]
+        if stage > 0:
+            names[0] += self._embedding_names(stage)
+        return names
+
+    def stage_modules(self, stage: int) -> list[nn.Module]:
+        """Return what is in front of a stage's blocks, the blocks, and the output norm."""
+        parent, _, last = self.block.rpartition(".")
+        names = [name for layer in self.layer_names(stage) for name in layer]
+        if last == "{block}":  # one module holds the stage's blocks and nothing else
+            names = [parent.format(**_numbers(stage))]
+        parts = [attrgetter(name)(self) for name in (*self._embedding_names(stage), *names)]
+        parts.append(getattr(self, self._norm_name(stage), None))
+        return [part for part in parts if isinstance(part, nn.Module)]
+
+    def train(self, mode: bool = True) -> "PyramidBackbone":
+        """Switch the mode; parameters of the stem's own are frozen with stage 0."""
+        super().train(mode)
+        if self.frozen_stages >= 0:
+            for part in map(self._parameters.get, self.stem):
+                if part is not None:
+                    part.requires_grad_(False)
+        return self
+
+    def is_optional_key(self, key: str) -> bool:
+        """Output norms, and the stages behind the last output, which are not built."""
+        norms = [self._norm_name(stage) for stage in range(len(self.depths))]
+        place = self._place(key)
+        return key.partition(".")[0] in norms or (place is not None and place[1] >= self.num_stages)
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Return the layer id of a parameter: 0 for the stem, then one for each block.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
+
+        Returns:
+            The id, the last one for output norms and everything outside the backbone; and the
+            number of ids.
+        """
+        num_layers = sum(len(self.layer_names(stage)) for stage in range(self.num_stages)) + 2
+        is_own = param_name.startswith(prefix)
+        place = self._place(param_name.removeprefix(prefix)) if is_own else None
+        return num_layers - 1 if place is None else place[0], num_layers
+
+    def _embedding_names(self, stage: int) -> tuple[str, ...]:
+        if stage == 0 and self.stem:
+            return self.stem
+        return (self.embedding.format(**_numbers(stage)),) if self.embedding else ()
+
+    def _block_name(self, stage: int, block: int) -> str:
+        layer = sum(self.depths[:stage]) + block + 1
+        return self.block.format(block=block, layer=layer, **_numbers(stage))
+
+    def _norm_name(self, stage: int) -> str:
+        return (self.output_norm or "").format(**_numbers(stage))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """The layer id and the stage of each part of the architecture, by name."""
+        layers = [(0, self._embedding_names(0))]
+        for stage in range(len(self.depths)):
+            layers += [(stage, names) for names in self.layer_names(stage)]
+        return {name: (i, stage) for i, (stage, names) in enumerate(layers) for name in names}
+
+    def _place(self, key: str) -> tuple[int, int] | None:
+        """The layer id and the stage of the innermost part that a parameter is in."""
+        names = key.split(".")
+        parts = (".".join(names[:end]) for end in range(len(names), 0, -1))
+        return next((self._places[part] for part in parts if part in self._places), None)
+
+
+def _numbers(stage: int) -> dict[str, int]:
+    """What may stand in a part's name for the stage."""
+    return {"stage": stage, "before": stage - 1, "number": stage + 1}
+
+
 def _is_integer(value: Any) -> bool:
     """Whether it counts something; True and False do not, although Python says so."""
     return isinstance(value, Integral) and not isinstance(value, bool)
@@ -199,20 +374,6 @@ def _normalise_out_indices(
     if any(a >= b for a, b in pairwise(indices)):
         raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
     return indices
-
-
-@contextmanager
-def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Normalise by the batch without a second update of the running statistics."""
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
 
 
 def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[ArchT]) -> ArchT:
