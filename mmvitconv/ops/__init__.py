@@ -2,7 +2,6 @@
 
 from mmvitconv.ops.attention import attention
 from mmvitconv.ops.circular_conv import (
-    CircularKernel,
     circulant_matrix,
     circular_conv,
     circular_conv_pair,
@@ -22,7 +21,6 @@ from mmvitconv.ops.recompute import recompute
 from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
-    "CircularKernel",
     "attention",
     "circulant_matrix",
     "circular_conv",

@@ -9,11 +9,8 @@ import os
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvitconv.ops.circular_conv import (
-    circular_conv,
-    multiply_axis,
-    toeplitz_matrix,
-)
+from mmvitconv.ops.circular_conv import circular_conv
+from mmvitconv.ops.circular_conv.circulant import multiply_axis, toeplitz_matrix
 from mmvitconv.ops.precision import compute_dtype, without_autocast
 from mmvitconv.ops.traced import is_traced
 
@@ -27,7 +24,7 @@ _TOEPLITZ_LENGTH = 256
 def oversize_conv(
     x: Tensor, weight: Tensor, dim: str, bias: Tensor | None = None, algorithm: str = "auto"
 ) -> Tensor:
-    """Depth-wise convolution along the height or the width, as long as the map to both sides.
+    """Convolve depth-wise along the height or the width, with zeros outside the map.
 
     Args:
         x: Input, shape (B, C, H, W).
@@ -46,7 +43,7 @@ def oversize_conv(
         ValueError: Unknown ``dim`` or ``algorithm``, or a kernel of an illegal shape.
     """
     if dim not in ("H", "W"):
-        raise ValueError(f"dim={dim!r} is illegal; give 'H' or 'W'")
+        raise ValueError(f"dim must be 'H' or 'W', got {dim!r}")
     axis = 2 if dim == "H" else 3
     channels, length = x.shape[1], x.shape[axis]
     taps = weight.shape[axis] if weight.dim() == 4 else 0
@@ -54,7 +51,7 @@ def oversize_conv(
         kernel = f"({channels}, 1, 2n - 1, 1)" if dim == "H" else f"({channels}, 1, 1, 2n - 1)"
         raise ValueError(
             f"a kernel of shape {tuple(weight.shape)} does not fit an input of shape "
-            f"{tuple(x.shape)} along {dim}; give {kernel}"
+            f"{tuple(x.shape)} along {dim}; it must have shape {kernel}"
         )
     algorithm = _choose(x, length, algorithm)
     if algorithm == "direct":

@@ -50,9 +50,14 @@ def test_autocast(dtype: torch.dtype, algorithm: str):
 @pytest.mark.parametrize(
     ("shape", "dim", "algorithm", "message"),
     [
-        ((4, 1, 7, 1), "D", "auto", "dim='D' is illegal"),
-        ((4, 1, 7, 1), "W", "auto", r"does not fit .* along W; give \(4, 1, 1, 2n - 1\)"),
-        ((4, 1, 6, 1), "H", "auto", r"give \(4, 1, 2n - 1, 1\)"),
+        ((4, 1, 7, 1), "D", "auto", "dim must be 'H' or 'W', got 'D'"),
+        (
+            (4, 1, 7, 1),
+            "W",
+            "auto",
+            r"does not fit .* along W; it must have shape \(4, 1, 1, 2n - 1\)",
+        ),
+        ((4, 1, 6, 1), "H", "auto", r"must have shape \(4, 1, 2n - 1, 1\)"),
         ((3, 1, 7, 1), "H", "auto", "does not fit"),
         ((4, 1, 7, 1), "H", "ntt", "algorithm='ntt' is unknown; give one of direct"),
     ],

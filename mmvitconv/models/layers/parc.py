@@ -6,16 +6,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from mmvitconv.models.layers.build import build_norm
-from mmvitconv.models.layers.plain import is_plain
-from mmvitconv.ops import CircularKernel, circular_conv, compute_dtype, oversize_conv
+from mmvitconv.ops import circular_conv, oversize_conv
 from mmvitconv.ops.circular_conv import check_algorithm
-from mmvitconv.ops.traced import is_traced
 
 INSTANCE_KERNELS = ("interpolation_bilinear", "crop", "fixed")
-_CACHED_KERNELS = 4  # map sizes for which a layer keeps its kernel prepared
 
 
 class ParC(nn.Module):
@@ -23,8 +19,8 @@ class ParC(nn.Module):
 
     ``y = conv(norm(x + position_embedding))``. The kernel and the embedding are stored for one
     length and brought to the map's at every call; taps are not rescaled, so that the response to
-    slow signals grows with the length, as in the original. In inference, embedding, norm and bias
-    are folded into the kernel and one offset, which are kept for the next map of that size.
+    slow signals grows with the length, as in the original. ``mmvitconv.runtime.fold_parc`` folds
+    all of it into one kernel and one offset for inference.
 
     Args:
         channels: Channels of the input.
@@ -41,6 +37,11 @@ class ParC(nn.Module):
 
     Raises:
         ValueError: An argument is outside its legal range.
+
+    Examples:
+        >>> layer = ParC(64, "H", length=14)
+        >>> layer(torch.randn(1, 64, 20, 30)).shape
+        torch.Size([1, 64, 20, 30])
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class ParC(nn.Module):
     ) -> None:
         super().__init__()
         if direction not in ("H", "W"):
-            raise ValueError(f"direction={direction!r} is illegal; give 'H' or 'W'")
+            raise ValueError(f"direction must be 'H' or 'W', got {direction!r}")
         if channels < 1 or length < 1:
-            raise ValueError(f"channels={channels} and length={length} must be at least 1")
+            raise ValueError(f"channels and length must be at least 1, got {channels} and {length}")
         if instance_kernel not in INSTANCE_KERNELS:
             raise ValueError(
                 f"instance_kernel={instance_kernel!r} is unknown; give one of "
@@ -69,25 +70,20 @@ class ParC(nn.Module):
         self.channels = channels
         self.dense = out_channels is not None
         self.direction = direction
+        self.axis = 2 if direction == "H" else 3
         self.length = length
         self.instance_kernel = instance_kernel
         self.algorithm = algorithm
         size = (length, 1) if direction == "H" else (1, length)
         # The convolution is only asked for its parameters, initialised as usual.
-        conv = nn.Conv2d(
-            channels,
-            out_channels or channels,
-            size,
-            groups=1 if out_channels else channels,
-            bias=bias,
-        )
+        groups = 1 if out_channels else channels
+        conv = nn.Conv2d(channels, out_channels or channels, size, groups=groups, bias=bias)
         self.weight, self.bias = conv.weight, conv.bias
         self.position_embedding = None
         if position_embedding:
             self.position_embedding = nn.Parameter(torch.empty(1, channels, *size))
             nn.init.trunc_normal_(self.position_embedding, std=0.02)
         self.norm = None if pre_norm is None else build_norm(pre_norm, channels)
-        self._prepared: dict[tuple, tuple[list[Tensor], list[tuple], CircularKernel]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix rows or columns of a map of shape (B, C, H, W).
@@ -95,172 +91,58 @@ class ParC(nn.Module):
         Raises:
             ValueError: The map is too long for ``instance_kernel``.
         """
-        length = x.shape[2 if self.direction == "H" else 3]
-        if self._may_prepare(x):
-            return self._prepare(x, length)(x)
+        length = x.shape[self.axis]
         if self.position_embedding is not None:
-            x = x + self._resize(self.position_embedding, length)
+            x = x + self.resize(self.position_embedding, length)
         if self.norm is not None:
             x = self.norm(x)
-        weight = self._resize(self.weight, length)
+        weight = self.resize(self.weight, length)
         return circular_conv(x, weight, self.direction, self.bias, self.algorithm)
 
-    def _resize(self, stored: Tensor, length: int) -> Tensor:
-        """The instance of a stored kernel or embedding for an axis of this length (section 1.3)."""
-        # An exporter that leaves the size open must record the rule, not this size's shortcut.
-        if isinstance(length, int) and length == self.length:
-            return stored
-        if self.instance_kernel == "crop" and length < self.length:
-            return stored.narrow(2 if self.direction == "H" else 3, 0, length)
-        if self.instance_kernel != "interpolation_bilinear":
-            legal = f"{self.length}" if self.instance_kernel == "fixed" else f"1 to {self.length}"
-            raise ValueError(
-                f"a map of length {length} along {self.direction} does not fit "
-                f"instance_kernel={self.instance_kernel!r}, which takes {legal}; resize the image, "
-                "or build the model with instance_kernel='interpolation_bilinear'"
-            )
-        size = (length, 1) if self.direction == "H" else (1, length)
-        return resize_taps(stored, size)
-
-    def _may_prepare(self, x: Tensor) -> bool:
-        """Whether nothing but this map's values can differ from the call before."""
-        if self.training or torch.is_grad_enabled() or x.is_meta:
-            return False
-        if is_traced() or isinstance(x, FakeTensor) or isinstance(self.weight, FakeTensor):
-            return False
-        return self.norm is None or (
-            is_plain(self.norm, nn.BatchNorm2d, nn.SyncBatchNorm)
-            and not self.norm.training
-            and self.norm.running_var is not None
-        )
-
-    def _prepare(self, x: Tensor, length: int) -> CircularKernel:
-        """The folded kernel for this length, made anew when anything that it is made of changed."""
-        dtype = compute_dtype(x)
-        algorithm = CircularKernel.choose(self.weight, x, self.direction, self.algorithm)
-        key = (length, dtype, x.device, algorithm)
-        sources = [self.weight, self.bias, self.position_embedding]
-        if self.norm is not None:
-            norm = self.norm
-            sources += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        sources = [source for source in sources if source is not None]
-        if key in self._prepared:
-            copies, marks, kernel = self._prepared[key]
-            if _is_unchanged(sources, copies, marks):
-                return kernel
-        weight, offset = self._fold(length)
-        kernel = CircularKernel(
-            weight.to(dtype), self.direction, offset.to(dtype), algorithm, self.dense
-        )
-        while len(self._prepared) >= _CACHED_KERNELS:
-            self._prepared.pop(next(iter(self._prepared)))
-        copies = [source.clone() if _compares_values(source) else source for source in sources]
-        self._prepared[key] = copies, [_mark(source) for source in sources], kernel
-        return kernel
-
-    def _fold(self, length: int) -> tuple[Tensor, Tensor]:
-        """Kernel and offset of ``conv(norm(x + position_embedding)) + bias`` (section 1.5).
-
-        Returns:
-            The kernel and an offset of shape (D, n, 1), (D, 1, n) or (D, 1, 1).
-        """
-        weight = self._resize(self.weight, length)
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        weight = weight.to(dtype)
-        shift = torch.zeros(1, 1, 1, 1, dtype=dtype, device=weight.device)
-        if self.position_embedding is not None:
-            shift = self._resize(self.position_embedding, length).to(dtype)
-        scale = None
-        if self.norm is not None:
-            norm = self.norm
-            scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * norm.weight
-            shift = (shift - norm.running_mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
-            shift = shift if norm.bias is None else shift + norm.bias.view(1, -1, 1, 1)
-        offset = weight.new_zeros(weight.shape[0], 1, 1)
-        if self.position_embedding is not None or self.norm is not None:
-            offset = self._convolve_shift(weight, shift, length)
-        if scale is not None:
-            weight = weight * scale.view((1, -1, 1, 1) if self.dense else (-1, 1, 1, 1))
-        return weight, offset if self.bias is None else offset + self.bias.view(-1, 1, 1)
-
-    def _convolve_shift(self, weight: Tensor, shift: Tensor, length: int) -> Tensor:
-        """What a summand of the input adds to the output, shape (D, n, 1) or (D, 1, n).
-
-        By elementwise products of spectra: no multiply-adds that a counter would take for the
-        model's.
-        """
-        axis = 2 if self.direction == "H" else 3
-        size = (length, 1) if axis == 2 else (1, length)
-        spectrum = torch.fft.rfft(shift.expand(1, self.channels, *size), dim=axis)
-        product = spectrum if self.dense else spectrum.transpose(0, 1)
-        product = torch.fft.rfft(weight, dim=axis).conj() * product
-        return torch.fft.irfft(product.sum(dim=1), n=length, dim=axis - 1)
-
-    def reset_cache(self) -> None:
-        """Forget prepared kernels.
-
-        Only needed after a change of parameters on a GPU that PyTorch does not see: a write
-        through ``.data`` in a model that stays in evaluation mode.
-        """
-        self._prepared.clear()
-
-    def train(self, mode: bool = True) -> "ParC":
-        """Switch the mode and forget prepared kernels."""
-        self.reset_cache()
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "ParC":
-        self.reset_cache()
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.reset_cache()
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": {}}
+    def resize(self, stored: Tensor, length: int) -> Tensor:
+        """Return the kernel or embedding of an axis of this length, see :func:`resize_kernel`."""
+        return resize_kernel(stored, length, self.axis, self.instance_kernel)
 
     def extra_repr(self) -> str:
-        """What repr shows."""
+        """Return what repr shows."""
         out = f", out_channels={self.weight.shape[0]}" if self.dense else ""
         kernel = f"length={self.length}, instance_kernel={self.instance_kernel!r}"
         return f"{self.channels}{out}, {self.direction!r}, {kernel}"
 
 
-def resize_taps(stored: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation with aligned corners; taps are not rescaled (section 1.3).
+def resize_kernel(stored: Tensor, length: int, axis: int, instance_kernel: str) -> Tensor:
+    """Return the instance of a stored kernel or embedding for a map (section 1.3).
 
     Args:
-        stored: Shape (D, C, M, 1) or (D, C, 1, M).
-        size: Of the result: (N, 1) or (1, N).
+        stored: Shape (D, C, M, 1) along the height, (D, C, 1, M) along the width.
+        length: Of the map's axis.
+        axis: 2 for the height, 3 for the width.
+        instance_kernel: See :class:`ParC`.
+
+    Returns:
+        Shape (D, C, length, 1) or (D, C, 1, length).
+
+    Raises:
+        ValueError: The rule takes no map of this length.
     """
+    stored_length = stored.shape[axis]
+    # An exporter that leaves the size open must record the rule, not this size's shortcut.
+    if isinstance(length, int) and length == stored_length:
+        return stored
+    if instance_kernel == "crop" and length < stored_length:
+        return stored.narrow(axis, 0, length)
+    if instance_kernel != "interpolation_bilinear":
+        legal = f"{stored_length}" if instance_kernel == "fixed" else f"1 to {stored_length}"
+        raise ValueError(
+            f"a map of length {length} along {'HW'[axis - 2]} does not fit "
+            f"instance_kernel={instance_kernel!r}, which takes {legal}; resize the image, "
+            "or build the model with instance_kernel='interpolation_bilinear'"
+        )
+    # Corners are aligned, and taps are not rescaled.
     dtype = torch.promote_types(stored.dtype, torch.float32)
+    size = (length, 1) if axis == 2 else (1, length)
     resized = F.interpolate(stored.to(dtype), size=size, mode="bilinear", align_corners=True)
     return resized.to(stored.dtype)
-
-
-def _compares_values(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
-
-
-def _is_unchanged(sources: list[Tensor], copies: list[Tensor], marks: list[tuple]) -> bool:
-    """Whether tensors hold what they held.
-
-    EMA hooks swap weights through ``.data``, which leaves no mark. Comparing values finds it, and
-    costs next to nothing on a CPU; elsewhere it would wait for the device.
-    """
-    if len(sources) != len(copies):
-        return False
-    for source, copy, mark in zip(sources, copies, marks, strict=True):
-        same = torch.equal(source, copy) if _compares_values(source) else _mark(source) == mark
-        if not same:
-            return False
-    return True
 
 
 class ParCPair(nn.Module):
@@ -279,6 +161,11 @@ class ParCPair(nn.Module):
 
     Raises:
         ValueError: ``channels`` is odd.
+
+    Examples:
+        >>> pair = ParCPair(64, length=14)
+        >>> pair(torch.randn(1, 64, 14, 14)).shape
+        torch.Size([1, 64, 14, 14])
     """
 
     def __init__(
@@ -293,7 +180,7 @@ class ParCPair(nn.Module):
     ) -> None:
         super().__init__()
         if channels < 2 or channels % 2:
-            raise ValueError(f"channels={channels} is illegal; give an even number")
+            raise ValueError(f"channels must be even and at least 2, got {channels}")
         half = channels // 2
         options = (half if dense else None, position_embedding, bias, None)
         self.height = ParC(half, "H", length, *options, instance_kernel, algorithm)
@@ -320,6 +207,11 @@ class OversizeConv(nn.Module):
 
     Raises:
         ValueError: ``channels`` or ``length`` is below 1.
+
+    Examples:
+        >>> mixer = OversizeConv(64, length=14)
+        >>> mixer(torch.randn(1, 64, 14, 14)).shape
+        torch.Size([1, 64, 14, 14])
     """
 
     def __init__(
@@ -332,7 +224,7 @@ class OversizeConv(nn.Module):
     ) -> None:
         super().__init__()
         if channels < 1 or length < 1:
-            raise ValueError(f"channels={channels} and length={length} must be at least 1")
+            raise ValueError(f"channels and length must be at least 1, got {channels} and {length}")
         taps = 2 * length - 1
         self.conv_h = nn.Conv2d(channels, channels, (taps, 1), groups=channels, bias=bias)
         self.conv_w = nn.Conv2d(channels, channels, (1, taps), groups=channels, bias=bias)
@@ -343,8 +235,7 @@ class OversizeConv(nn.Module):
         """Mix a map of shape (B, C, H, W)."""
         for conv, axis in ((self.conv_h, 2), (self.conv_w, 3)):
             weight, taps = conv.weight, 2 * x.shape[axis] - 1
-            if self.interpolate and taps != weight.shape[axis]:
-                size = (taps, 1) if axis == 2 else (1, taps)
-                weight = resize_taps(weight, size)
+            if self.interpolate:
+                weight = resize_kernel(weight, taps, axis, "interpolation_bilinear")
             x = oversize_conv(x, weight, "H" if axis == 2 else "W", conv.bias, self.algorithm)
         return x
