@@ -6,16 +6,20 @@ of the config's test pipeline. So a prediction for a file equals that of a test 
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import mmcv
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.dataset import Compose
+from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
 from mmvitconv.checks.samples import is_cut_off
@@ -132,6 +136,47 @@ def _expand(images: Iterable[Source], recursive: bool) -> Iterator[Source]:
             yield from find_images(image, recursive)
         else:
             yield image
+
+
+def build_pipeline(
+    steps: Sequence[Mapping[str, Any]], channels: int = 3
+) -> tuple[Loading, Compose]:
+    """Build a test pipeline for images without annotations.
+
+    Args:
+        steps: The pipeline in the config.
+        channels: Of the images, where the data set hands out arrays and so no step loads them;
+            three are red, green and blue.
+
+    Returns:
+        How images are loaded, and what comes after it.
+
+    Raises:
+        UserError: When the pipeline loads images, but not at first.
+    """
+    kinds = {id(step): _transform_class(step) for step in steps}
+    steps = [step for step in steps if not issubclass(kinds[id(step)], LoadAnnotations)]
+    loads = [issubclass(kinds[id(step)], LoadImageFromFile) for step in steps]
+    if not steps or (any(loads) and not loads[0]):
+        raise UserError(
+            "the test pipeline of the config must begin with LoadImageFromFile, it has "
+            f"{', '.join(kinds[id(step)].__name__ for step in steps) or 'no steps'}"
+        )
+    if not loads[0]:
+        color_type = "grayscale" if channels == 1 else "color"
+        return Loading(color_type, channel_order="rgb"), Compose(steps)
+    loader = TRANSFORMS.build(steps[0])
+    loading = Loading(loader.color_type, loader.imdecode_backend, to_float32=loader.to_float32)
+    return loading, Compose(steps[1:])
+
+
+def _transform_class(step: Mapping[str, Any]) -> type:
+    """Return the class of a pipeline's step in the current scope; ``object`` if it is unknown."""
+    kind = step.get("type")
+    if isinstance(kind, str):
+        with TRANSFORMS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return kind if inspect.isclass(kind) else object
 
 
 def content_of(source: Source) -> Content:

@@ -13,7 +13,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,29 +23,20 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmvitconv.apis.building import (
-    build_model,
-    build_pipeline,
-    choose_device,
-    model_settings,
-    read_names,
-    require_package,
-)
 from mmvitconv.apis.images import (
     Content,
     Source,
     UnreadableImageError,
+    build_pipeline,
     content_of,
     decode,
     list_sources,
 )
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
-from mmvitconv.datasets.layout import leaf_datasets, type_name
-from mmvitconv.engine.configuration import apply_options, load_config
+from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.launch import require
-from mmvitconv.engine.tasks import TASKS, task_scope
 from mmvitconv.errors import UserError
-from mmvitconv.weights import load_file
+from mmvitconv.zoo.loading import find_test_dataset, load_model
 
 # What a model of the task leaves in its output.
 RESULTS = {
@@ -93,24 +83,18 @@ class Predictor:
         device: str | torch.device | None = None,
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
-        cfg = deepcopy(config) if isinstance(config, Config) else load_config(str(config))
-        for note in apply_options(cfg, cfg_options):
-            warnings.warn(note, stacklevel=2)
-        scope = task_scope(cfg)
+        cfg = config if isinstance(config, Config) else load_config(str(config))
         require(cfg, ("test_dataloader",), "to predict")
-        self.name = Path(cfg.filename).stem if cfg.filename else type_name(cfg.model)
+        loaded = load_model(cfg, checkpoint, cfg_options=cfg_options, device=device)
+        for note in loaded.notes:
+            warnings.warn(note, stacklevel=2)
+        self.name, self.task, self.model = loaded.name, loaded.task, loaded.module
+        self.classes, self.palette = loaded.classes, loaded.palette
         self.checkpoint = None if checkpoint is None else str(checkpoint)
-        self.task = TASKS[scope]
-        self.device = choose_device(device)
-        content = None if checkpoint is None else load_file(checkpoint)
-        require_package(scope)
-        dataset = next(leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"))[1]
-        with DefaultScope.overwrite_default_scope(scope):
-            preprocessor = model_settings(cfg).get("data_preprocessor") or {}
-            channels = len(preprocessor.get("mean") or (0, 0, 0))
-            self._loading, self._pipeline = build_pipeline(dataset.get("pipeline") or [], channels)
-            self.model = build_model(cfg, content, str(checkpoint)).to(self.device).eval()
-            self.classes, self.palette = read_names(content, dataset)
+        self.device = next(self.model.parameters()).device
+        steps = find_test_dataset(loaded.config).get("pipeline") or []
+        with DefaultScope.overwrite_default_scope(loaded.config.default_scope):
+            self._loading, self._pipeline = build_pipeline(steps, len(loaded.mean))
         if checkpoint is None:
             warnings.warn(f"{self.name}: no checkpoint, so the weights are random", stacklevel=2)
 

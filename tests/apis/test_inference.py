@@ -14,9 +14,9 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from mmvitconv.apis import Predictor
-from mmvitconv.apis.building import read_names
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
+from mmvitconv.zoo.loading import read_names
 
 ROTATED = Image.Exif()
 ROTATED[0x0112] = 6  # to be displayed turned by a quarter

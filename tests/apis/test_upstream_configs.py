@@ -13,11 +13,12 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmvitconv.apis import Predictor
-from mmvitconv.apis.building import build_model, build_pipeline, model_settings, read_names
+from mmvitconv.apis.images import build_pipeline
 from mmvitconv.datasets.layout import leaf_datasets
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
 from mmvitconv.resources import list_configs
+from mmvitconv.zoo.loading import load_model, model_settings, read_names
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 FILE = {"type": "Pretrained", "checkpoint": "https://missing.invalid/weights.pth"}
@@ -179,24 +180,25 @@ def test_only_what_reads_weights_is_left_out() -> None:
     assert settings.head.init_cfg is None
     assert settings.init_cfg == cfg.model.init_cfg[:2]
     assert cfg.model.backbone.init_cfg == FILE
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        model = build_model(cfg, None, "")
+    model = load_model(cfg, device="cpu").module
     assert model.head.fc.weight.detach().std() == pytest.approx(0.02, rel=0.1)  # as init_cfg says
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_no_global_random_numbers_are_drawn(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_global_random_numbers_are_drawn(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def seed_gpus(_: int) -> None:
         raise AssertionError("the generators of GPUs are seeded")
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_gpus)
     cfg = Config(classifier())
     before = torch.get_rng_state()
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        model = build_model(cfg, None, "", seed)
-        weights = model.state_dict()
-        build_model(cfg, {"state_dict": weights}, "a.pth")
-        again, other = build_model(cfg, None, "", seed), build_model(cfg, None, "", seed + 1)
+    model = load_model(cfg, device="cpu", seed=seed).module
+    weights = model.state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "a.pth")
+    load_model(cfg, tmp_path / "a.pth", device="cpu")
+    again, other = (load_model(cfg, device="cpu", seed=seed + step).module for step in (0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     key = "head.fc.weight"
     assert torch.equal(again.state_dict()[key], weights[key])

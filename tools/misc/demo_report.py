@@ -35,13 +35,12 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmvitconv import __version__
-from mmvitconv.apis.building import build_model, choose_device
 from mmvitconv.apis.images import Loading, decode_to_show
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
-from mmvitconv.weights import load_file
+from mmvitconv.zoo.loading import load_model
 
 COLUMNS = ("image", "ground truth", "prediction")
 
@@ -85,8 +84,7 @@ def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
     Raises:
         CheckpointError: if the file is unsafe or damaged, or its keys or shapes do not match.
     """
-    model = build_model(cfg, load_file(checkpoint), str(checkpoint))
-    return model.to(choose_device(None)).eval()
+    return load_model(cfg, checkpoint).module
 
 
 def predict(

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 import yaml
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 
 from mmvitconv.analysis import count_complexity
-from mmvitconv.analysis.measure import default_shape
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.catalogue import list_archs
+from mmvitconv.zoo.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTRAINED = "not trained here;"
@@ -84,20 +83,14 @@ def measure(config: Config) -> Costs:
     Returns:
         The costs, for one image of the config's test size.
     """
-    scope = config.default_scope
-    shape = default_shape(config, scope)
-    with (
-        warnings.catch_warnings(),
-        quiet_logger(),
-        DefaultScope.overwrite_default_scope(scope),
-    ):
+    with warnings.catch_warnings(), quiet_logger():
         warnings.simplefilter("ignore")  # mmseg's, about its own code
-        with torch.device("meta"):
-            model = MODELS.build(config.model)
-        image = torch.empty(1, 3, *shape, device="meta")
+        loaded = load_model(config, device="meta")
+        model, shape = loaded.module, loaded.shape
+        image = torch.empty(1, loaded.in_channels, *shape, device="meta")
         # The heads of detectors look at values, which do not exist here.
         part, inputs = model.backbone, (image,)
-        if scope == "mmpretrain":
+        if loaded.task == "classification":
             part, inputs = model, {"inputs": image, "mode": "tensor"}
         complexity = count_complexity(part, inputs)
     parameters, backbone_parameters = (
