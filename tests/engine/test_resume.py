@@ -29,12 +29,13 @@ def test_named_checkpoint_wins_over_those_of_an_earlier_run(tmp_path: Path) -> N
     assert find_resumable(tmp_path) == (named, [])
 
 
-def test_killed_before_the_newest_could_be_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [0, 10])  # 10: within the resolution of the file system's clock
+def test_killed_before_the_newest_could_be_named(tmp_path: Path, age: int) -> None:
     named = save(tmp_path / "epoch_1.pth", age=10)
-    newest = save(tmp_path / "epoch_2.pth", age=0)
+    newest = save(tmp_path / "epoch_2.pth", age)
     (tmp_path / "last_checkpoint").write_text(str(named))
     assert find_resumable(tmp_path) == (newest, [])
-    save(newest, age=0, keep=0.9)
+    save(newest, age, keep=0.9)
     found, warnings = find_resumable(tmp_path)
     assert found == named
     assert "epoch_2.pth is damaged (incomplete)" in warnings[0]

@@ -21,6 +21,13 @@ def test_covering_tiles_cover_exactly_the_area(width, height):
     assert np.array_equal(covered, paint((60, 60), [area]) > 0)
 
 
+def test_the_first_stride_is_the_horizontal_one():
+    tiles = covering_tiles(Area(5, 7, 35, 27), size=10, stride=(8, 6))
+    assert [tile[:2] for tile in tiles] == [
+        (left, top) for top in (7, 13, 17) for left in (5, 13, 21, 25)
+    ]
+
+
 def test_grid_tiles_do_not_overlap():
     tiles = grid_tiles(Area(3, 0, 28, 39), size=10)
     assert tiles[0] == Area(3, 0, 13, 10)
