@@ -7,8 +7,10 @@ STACK ?= upstream
 VENV_upstream := .venv
 VENV_onedl := .venv-onedl
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-PYTEST_upstream := $(if $(CHROMIUM),,-m 'not browser')
-PYTEST_onedl := -m smoke
+MARKS_upstream := $(if $(CHROMIUM),,not browser)
+QUICK_upstream := $(if $(CHROMIUM),not slow,not slow and not browser)
+MARKS_onedl := smoke
+QUICK_onedl := smoke
 VENV := $(VENV_$(STACK))
 ifeq ($(VENV),)
 $(error STACK='$(STACK)' is unknown; use STACK=upstream (the default) or STACK=onedl)
@@ -20,13 +22,15 @@ DEMO_CONFIG := configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
 DEMO_DIR := work_dirs/demo
 BEGIN := $(shell date +%s)
 
-.PHONY: help setup demo test docs lint clean
+.PHONY: help setup demo test test-all test-cpus docs lint clean
 .NOTPARALLEL:
 
 help:
 	@echo "make setup   create $(VENV) and install everything, if needed"
 	@echo "make demo    train, test and show Mask R-CNN with FCViT on microscopy images"
-	@echo "make test    run the whole test suite; with STACK=onedl its smoke part"
+	@echo "make test    run the tests but for slow ones; with STACK=onedl the smoke part"
+	@echo "make test-all    run all tests, those of every compiled and exported model included"
+	@echo "make test-cpus   run the numerical tests under other instruction sets; QUICK=1: some"
 	@echo "make docs    write the documentation into site/"
 	@echo "make lint    check the style (ruff)"
 	@echo "make clean   remove caches, builds and the demo's results, keep environments and data"
@@ -67,10 +71,15 @@ demo: setup
 	echo "checkpoint: $$best"; \
 	echo "total time: $$(( $$(date +%s) - $(BEGIN) )) seconds"
 
-test: setup
+test: PART = $(QUICK_$(STACK))
+test-all: PART = $(MARKS_$(STACK))
+test test-all: setup
 	@$(if $(CHROMIUM)$(filter onedl,$(STACK)),:,echo "No Chromium: the tests of the web page are left out (Debian: apt install chromium)")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
-	  $(PYTEST_$(STACK))
+	  $(if $(PART),-m '$(PART)')
+
+test-cpus: setup
+	$(BIN)/python tests/cpus.py $(if $(QUICK),--quick)
 
 # Strict: a warning is an error. The variable is about the future of MkDocs, not about these pages.
 docs: setup

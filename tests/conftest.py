@@ -37,6 +37,8 @@ from mmvitconv.datasets.first_runs import digits, nuclei, trees
 from mmvitconv.engine.checkpoint import use_safe_loading
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+# The family whose tests of graphs (compiled, exported) `make test` runs; `make test-all` has all.
+QUICK = "ConvMixer"
 COUNTS = pytest.StashKey[Counter]()
 
 # hypothesis's own profile: the same cases in every run, no database, no deadlines, and no complaint
@@ -51,6 +53,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTS] = Counter()
     is_seeded = config.getoption("--hypothesis-seed") is not None
     settings.load_profile("seeded" if is_seeded else "ci")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of graphs as slow, but for those of one family."""
+    for item in items:
+        if item.get_closest_marker("graph"):
+            case = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            if QUICK not in [value for value in case if isinstance(value, str)]:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -24,6 +24,15 @@ ARCHS: dict[str, dict[str, Any]] = {
     name: importlib.import_module(cls.__module__).ARCHS for name, cls in FAMILIES.items()
 }
 ALL = [(name, arch) for name, archs in ARCHS.items() for arch in archs]
+# Names of the same sizes: (family, arch) by each further name. DISTINCT has the first ones.
+ALIASES = {
+    (name, alias): (name, arch)
+    for name, archs in ARCHS.items()
+    for alias, sizes in archs.items()
+    for arch in [next(first for first in archs if archs[first] == sizes)]
+    if arch != alias
+}
+DISTINCT = [pair for pair in ALL if pair not in ALIASES]
 
 
 def parameters(module: nn.Module) -> int:

@@ -43,8 +43,10 @@ def test_unknown_stack_is_one_sentence(stack: str):
     assert "STACK=onedl" in line
 
 
-def test_help_names_the_stack():
-    assert "STACK=onedl" in make("help").stdout
+def test_help_names_the_stack_and_the_tests():
+    said = make("help").stdout
+    for words in ("STACK=onedl", "make test ", "make test-all ", "make test-cpus ", "QUICK=1"):
+        assert words in said
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,28 @@ def test_each_stack_has_an_environment_of_its_own(arguments, stack, folder):
     assert command.endswith("-m smoke") == (stack == "onedl")
     assert set(re.findall(r"requirements/(\w+)\.txt", done.stdout)) == {stack, "dev"}
     assert set(re.findall(r"\.venv[\w-]*(?=/)", done.stdout)) == {folder}
+
+
+def test_what_is_slow_is_run_by_test_all_alone():
+    quick, full = (make("--dry-run", goal).stdout.splitlines()[-1] for goal in ("test", "test-all"))
+    assert "not slow" in quick
+    assert "slow" not in full
+
+
+def test_continuous_integration_ends_with_all_tests():
+    lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    commands = [line.partition(" #")[0] for line in lines if line.startswith("make ")]
+    assert commands == ["make lint", "make test-cpus QUICK=1", "make test-all"]
+    assert lines[-1].startswith(commands[-1])
+
+
+@pytest.mark.parametrize(
+    ("goal", "option"), [(("test-cpus",), ""), (("test-cpus", "QUICK=1"), "q")]
+)
+def test_other_instruction_sets(goal: tuple[str, ...], option: str):
+    command = make("--dry-run", *goal).stdout.splitlines()[-1]
+    assert command.startswith(".venv/bin/python tests/cpus.py")
+    assert command.endswith("--quick") == bool(option)
 
 
 @pytest.mark.parametrize("stack", ["upstream", "onedl"])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CONTENT = ("mmvitconv", "configs", "tools", "docs", "requirements")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "model-index.yml", "README.md", "LICENSE")

@@ -562,6 +562,7 @@ def run_tool(
     )
 
 
+@pytest.mark.slow
 def test_user_sees_one_line(tmp_path: Path) -> None:
     done = run_tool(
         tmp_path, "stop", ["a"] * 12, options=["--cfg-options", "optim_wrapper.optimizer.lr=1e30"]
@@ -575,6 +576,7 @@ def test_user_sees_one_line(tmp_path: Path) -> None:
     assert "lower the learning rate" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["stop", "skip"])
 def test_two_processes_of_which_one_is_bad(tmp_path: Path, action: str) -> None:
     names = ["a"] * 12

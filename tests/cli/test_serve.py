@@ -134,6 +134,7 @@ def test_a_port_in_use_is_named(predictors: list[Predictor]) -> None:
         serve(predictors, port=0)
 
 
+@pytest.mark.slow
 def test_the_command_says_when_it_is_ready_and_ends_with_ctrl_c() -> None:
     command = [sys.executable, "-m", "mmvitconv", "serve", str(CONFIGS["classification"]), "none"]
     process = subprocess.Popen(

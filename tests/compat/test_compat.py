@@ -78,6 +78,7 @@ def test_no_mmcv_at_all_says_so(tmp_path):
     assert "mmcv" in out
 
 
+@pytest.mark.slow
 def test_cold_start_from_mmdet_and_mmcv_checks():
     out = run_python(
         "import mmvitconv\n"

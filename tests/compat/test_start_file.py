@@ -32,6 +32,7 @@ def sources(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True])
 def test_installation(tmp_path, sources, editable):
     venv.create(tmp_path / "env", with_pip=False)

@@ -314,6 +314,7 @@ def test_types_of_ours_have_the_prefix(cfg):
     assert cfg.model.backbone.type.removeprefix("mmvitconv.") in ours
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_builds_from_a_cold_interpreter(path, built):
     facts = built[str(path)]

@@ -264,6 +264,7 @@ def test_runner(dataset, tmp_path):
     assert len({tuple(shapes) for shapes in recorder.shapes}) > 1
 
 
+@pytest.mark.slow
 def test_types_are_found_from_a_cold_interpreter():
     source = (
         "from mmengine.registry import DATA_SAMPLERS, TRANSFORMS\n"

@@ -15,6 +15,8 @@ from code_blocks import (
 
 from mmvitconv.registry import MODELS
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = all_blocks()
 
 

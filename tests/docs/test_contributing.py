@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from code_blocks import FILE, ROOT, blocks_of
 
+pytestmark = pytest.mark.slow
+
 # Put at the top of the example's own test, and of those of the contract.
 REGISTER = """
 import importlib.util, sys

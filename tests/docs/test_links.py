@@ -74,6 +74,7 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_has_all_pages(site):
     for page in pages():
         uri = page.relative_to(ROOT).as_posix().removeprefix("docs/")
@@ -82,12 +83,14 @@ def test_the_site_has_all_pages(site):
             assert html.is_file(), html
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site):
     loads = re.compile(r'<(?:script|link|img)[^>]*?(?:src|href)="(?:https?:)?//[^"]*"')
     for html in site.rglob("*.html"):
         assert loads.findall(html.read_text("utf-8")) == [], html
 
 
+@pytest.mark.slow
 def test_the_api_has_all_backbones(site):
     html = (site / "api.html").read_text("utf-8")
     for name in FAMILIES:

@@ -187,6 +187,7 @@ def test_strategies_go_with_a_config(strategy: Path, task: str, tmp_path: Path) 
     assert policy is None or callable(FUNCTIONS.get(policy.type))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nuclei_root")
 @pytest.mark.parametrize("name", MASK_RCNNS)
 def test_mask_rcnn_trains_in_two_processes(name: str, tmp_path: Path) -> None:

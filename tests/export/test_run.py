@@ -71,6 +71,7 @@ def save_weights(config: str, path: Path, **meta) -> str:
 CASES = [*(("ConvMixer", format) for format in FORMATS), ("DynConvViT", "onnx")]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(("name", "format"), CASES)
 def test_backbone_takes_any_batch_and_size(name: str, format: str, tmp_path):
     subject = small(name)
@@ -89,6 +90,7 @@ def test_backbone_takes_any_batch_and_size(name: str, format: str, tmp_path):
                 torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.graph
 def test_what_cannot_be_had_is_said_and_left_out(tmp_path):
     subject = small("LightViT")
     with pytest.raises(
@@ -105,6 +107,7 @@ def test_what_cannot_be_had_is_said_and_left_out(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file.pt2", "file.pt2.json"]
 
 
+@pytest.mark.graph
 def test_classifier_with_weights(digits_config, tmp_path):
     weights = save_weights(
         digits_config, tmp_path / "w.pth", dataset_meta={"classes": ["zero", "éins"]}
@@ -131,6 +134,7 @@ def test_classifier_with_weights(digits_config, tmp_path):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.graph
 def test_segmentor_gives_logits_at_the_size_of_the_image(nuclei_config, tmp_path):
     subject = load_subject(nuclei_config)
     x = torch.randn(2, 3, 64, 80)
@@ -202,6 +206,7 @@ def test_a_try_that_nobody_asked_for_ends(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGALRM) is before
 
 
+@pytest.mark.graph
 def test_opset_and_fixed_file(tmp_path):
     report = export_subject(small("ConvMixer"), tmp_path / "m.onnx", opset=18, dynamic="none")
     assert (report.opset, read_opset(report.path), report.dynamic) == (18, 18, "none")
@@ -209,6 +214,7 @@ def test_opset_and_fixed_file(tmp_path):
         load_runner(report.path, "onnx")(torch.randn(1, 3, 64, 64))
 
 
+@pytest.mark.graph
 def test_int8_is_smaller_and_close(tmp_path):
     report = export_subject(small("DynConvViT"), tmp_path / "m.onnx", dynamic="batch", int8=True)
     assert report.int8.size < 0.6
@@ -228,6 +234,7 @@ class Moody(nn.Module):
         return x * (2.0 if torch.jit.is_tracing() else 1.0)
 
 
+@pytest.mark.graph
 def test_a_wrong_file_fails_and_is_kept(tmp_path):
     out = tmp_path / "file"
     out.write_text("old")

@@ -54,12 +54,14 @@ def assert_exports(model: nn.Module, size: tuple[int, int]) -> None:
             assert worst <= 1e-5
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("name", FAMILIES)
 def test_backbone(name: str):
     # LightViT pads all of its maps to whole windows here.
     assert_exports(filled(FAMILIES[name](shallow(name))), (100, 72))
 
 
+@pytest.mark.graph
 def test_lightvit_classifier():
     import mmpretrain.models  # noqa: F401
 
@@ -81,6 +83,7 @@ def test_lightvit_classifier():
     assert_exports(filled(model), (224, 224))
 
 
+@pytest.mark.graph
 def test_lightvit_pyramid():
     backbone = LightViT(shallow("LightViT"))
     assert_exports(filled(nn.Sequential(backbone, LightViTFPN(backbone.out_channels))), (56, 28))

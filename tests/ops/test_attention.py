@@ -449,6 +449,7 @@ def cases() -> Iterator[tuple[str, Callable[..., Tensor], list[Tensor]]]:
     yield "linear_gelu", linear_gelu, [t.float() for t in linear_inputs(600, 8)]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("index", range(4))
 def test_operators_compile_without_graph_break(index: int):
     _, operator, tensors = list(cases())[index]

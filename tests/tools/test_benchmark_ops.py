@@ -9,6 +9,8 @@ import pytest
 
 from mmvitconv.ops.depthwise_conv import ALGORITHMS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

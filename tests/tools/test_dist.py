@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # SyncBN does not exist on the CPU: the run must cope with a config written for GPUs.

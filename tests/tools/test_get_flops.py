@@ -16,6 +16,7 @@ BACKBONE = ["4,463,752", "0.900", "0.001", "0.901"]
 WHOLE = ["4,784,752", "0.900", "0.001", "0.902"]
 
 
+@pytest.mark.slow
 def test_the_command_in_a_fresh_process():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", TOOL, CONFIG], capture_output=True, text=True, check=True

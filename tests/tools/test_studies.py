@@ -20,6 +20,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_study_in_processes_and_in_this_one(tmp_path: Path, mnist_root: Path, monkeypatch):
     assert (mnist_root.parent / ".cache").is_dir()
     monkeypatch.chdir(ROOT)

@@ -19,6 +19,8 @@ from PIL import Image
 
 from mmvitconv.engine.launch import run_print_config, run_testing, run_training
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """

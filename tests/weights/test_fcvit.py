@@ -181,6 +181,7 @@ def test_whole_models():
         check_match(adapted["state_dict"], model)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     torch.save(
         {"state_dict": original(7), "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth.tar"

@@ -227,6 +227,7 @@ def test_every_family_refuses_nan_and_other_families(family: str, tmp_path: Path
             load_backbone(model, str(path))
 
 
+@pytest.mark.slow
 def test_memory_stays_in_proportion_to_the_file(ours: dict, tmp_path: Path) -> None:
     """Each file is read in a process that may not take much more than it has."""
     for name, broken in UNREADABLE.items():
@@ -409,6 +410,7 @@ def test_keys_with_words_for_numbers(family: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "says"),
     [

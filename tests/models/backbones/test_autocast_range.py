@@ -1,14 +1,13 @@
 """Every backbone gives finite values under autocast, whatever image it gets."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import cache
 from itertools import cycle
 
 import pytest
 import torch
 import torch.nn.functional as F
-from families import ALL, ARCHS, FAMILIES, smallest
+from families import DISTINCT, FAMILIES, smallest
 from torch import Tensor, nn
 
 from mmvitconv.models.base import Backbone
@@ -93,16 +92,9 @@ def test_gradients_in_bfloat16(name: str) -> None:
     model.zero_grad()
 
 
-def distinct() -> list[tuple[str, str]]:
-    """All architectures but the smallest ones, without second names of the same."""
-    found: dict[tuple, tuple[str, str]] = {}
-    for name, arch in ALL:
-        if arch != smallest(name):
-            found.setdefault((name, astuple(ARCHS[name][arch])), (name, arch))
-    return list(found.values())
-
-
-@pytest.mark.parametrize(("name", "arch"), distinct())
+@pytest.mark.parametrize(
+    ("name", "arch"), [(name, arch) for name, arch in DISTINCT if arch != smallest(name)]
+)
 def test_larger_architectures(name: str, arch: str) -> None:
     images = make_images(32)
     batch = torch.cat([images[kind][:1] for kind in ("noise", "10000")])

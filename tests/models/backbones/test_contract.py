@@ -9,7 +9,7 @@ import io
 
 import pytest
 import torch
-from families import ALL, FAMILIES, smallest
+from families import ALIASES, DISTINCT, FAMILIES, smallest
 from mmengine.model import BaseModule
 
 from mmvitconv.models.base import Backbone
@@ -36,7 +36,7 @@ def sizes_of(length: int, stride: int) -> set[int]:
     return {-(-length // stride), max(length // stride, 1)}
 
 
-@pytest.mark.parametrize(("name", "arch"), ALL)
+@pytest.mark.parametrize(("name", "arch"), DISTINCT)
 def test_outputs_are_what_the_attributes_say(name: str, arch: str):
     with torch.device("meta"):
         model = FAMILIES[name](arch).eval()
@@ -45,6 +45,13 @@ def test_outputs_are_what_the_attributes_say(name: str, arch: str):
     assert len(outs) == len(model.out_channels) == len(model.strides) == len(model.out_indices)
     for out, channels, stride in zip(outs, model.out_channels, model.strides, strict=True):
         assert out.shape == (1, channels, -(-224 // stride), -(-320 // stride))
+
+
+@pytest.mark.parametrize("alias", ALIASES, ids=str)
+def test_an_alias_is_the_same_architecture(alias: tuple[str, str]):
+    with torch.device("meta"):
+        states = [FAMILIES[name](arch).state_dict() for name, arch in (alias, ALIASES[alias])]
+    assert len({str([(key, value.shape) for key, value in s.items()]) for s in states}) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,6 +245,7 @@ def test_autocast_trains(build):
     assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in model.parameters())
 
 
+@pytest.mark.graph
 def test_compiles_without_graph_break(build):
     x = torch.randn(1, 3, 64, 64)
     model = build().eval()
@@ -254,6 +262,7 @@ def test_compiles_without_graph_break(build):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.graph
 def test_exports_with_dynamic_batch(build):
     model = build().eval()
     with torch.no_grad():

@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from families import ALL, FAMILIES, parameters, shallow
+from families import DISTINCT, FAMILIES, parameters, shallow
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,7 +30,7 @@ from mmvitconv.models.base import Backbone
 
 # The family's smallest architecture with few blocks, so that there is time for many cases.
 SHALLOW = "shallow"
-EACH = [*ALL, *[(name, SHALLOW) for name in FAMILIES]]
+EACH = [*DISTINCT, *[(name, SHALLOW) for name in FAMILIES]]
 RANDOM_INITIALISERS = [
     f"{name}_"
     for name in ("kaiming_normal", "kaiming_uniform", "normal", "trunc_normal", "uniform",

@@ -967,6 +967,7 @@ def test_attention_dropout_runs_in_training_only(training: bool):
         assert torch.equal(mixer(x), mixer(x)) != training
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("preset", ["ln_relu", "dwvit"])
 def test_compiles_without_graph_breaks(preset: str):
     torch.compiler.reset()
