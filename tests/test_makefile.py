@@ -62,7 +62,7 @@ def test_each_stack_has_an_environment_of_its_own(arguments, stack, folder):
     assert done.returncode == 0, done.stderr
     command = done.stdout.replace("\\\n", " ").splitlines()[-1]
     assert f" {folder}/bin/python -m pytest " in command
-    assert command.endswith("-m smoke") == (stack == "onedl")
+    assert command.endswith("-m 'smoke'") == (stack == "onedl")
     assert set(re.findall(r"requirements/(\w+)\.txt", done.stdout)) == {stack, "dev"}
     assert set(re.findall(r"\.venv[\w-]*(?=/)", done.stdout)) == {folder}
 
@@ -80,13 +80,11 @@ def test_continuous_integration_ends_with_all_tests():
     assert lines[-1].startswith(commands[-1])
 
 
-@pytest.mark.parametrize(
-    ("goal", "option"), [(("test-cpus",), ""), (("test-cpus", "QUICK=1"), "q")]
-)
-def test_other_instruction_sets(goal: tuple[str, ...], option: str):
-    command = make("--dry-run", *goal).stdout.splitlines()[-1]
-    assert command.startswith(".venv/bin/python tests/cpus.py")
-    assert command.endswith("--quick") == bool(option)
+@pytest.mark.parametrize("option", ["", "--quick"])
+def test_other_instruction_sets(option: str):
+    done = make("--dry-run", "test-cpus", *["QUICK=1"] * bool(option))
+    command = done.stdout.splitlines()[-1]
+    assert command.split() == [".venv/bin/python", "tests/cpus.py", *option.split()]
 
 
 @pytest.mark.parametrize("stack", ["upstream", "onedl"])
