@@ -1,13 +1,17 @@
-"""What a model costs: multiply-adds and parameters of modules and of whole configs."""
+"""What is done with a model: pictures of what it looks at, and the benchmark."""
 
-from mmvitconv.analysis.complexity import Complexity, Macs, count_complexity
-from mmvitconv.analysis.measure import ConfigComplexity, PartComplexity, measure_config
+import warnings
+from typing import Any
 
-__all__ = [
-    "Complexity",
-    "ConfigComplexity",
-    "Macs",
-    "PartComplexity",
-    "count_complexity",
-    "measure_config",
-]
+
+def __getattr__(name: str) -> Any:
+    if name in ("Complexity", "Macs", "count_complexity"):
+        from mmvitconv.zoo import costs
+
+        warnings.warn(
+            f"mmvitconv.analysis.{name} moved to mmvitconv.zoo.costs.{name}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(costs, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,9 @@ from difflib import get_close_matches
 import torch
 from torch import nn
 
-from mmvitconv.analysis.complexity import count_complexity
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.archs import check_timm_name, list_families, names_of, resolve_arch, smallest_of
+from mmvitconv.zoo.costs import count_complexity
 
 __all__ = ["PEERS", "Entry", "all_archs", "count_costs", "find_models", "smallest_archs"]
 

@@ -34,11 +34,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmvitconv.analysis.complexity import count_complexity
 from mmvitconv.analysis.timing import command_line, threads
 from mmvitconv.datasets.first_runs import digits as mnist
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_vit import DynConvViT
+from mmvitconv.zoo.costs import count_complexity
 
 __all__ = [
     "ACTIVATION",

@@ -14,12 +14,12 @@ from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmvitconv.analysis.measure import default_shape
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.resources import is_config
 from mmvitconv.weights import check_match, load_backbone, load_file
 from mmvitconv.zoo.archs import build_arch, check_timm_name
+from mmvitconv.zoo.config_costs import default_shape
 
 __all__ = ["Subject", "even_layer_scales", "input_norm", "load_subject"]
 

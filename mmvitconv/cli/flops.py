@@ -16,7 +16,8 @@ from rich.table import Table
 from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
 
 if TYPE_CHECKING:
-    from mmvitconv.analysis import ConfigComplexity, Macs
+    from mmvitconv.zoo.config_costs import ConfigComplexity
+    from mmvitconv.zoo.costs import Macs
 
 RULE = (
     "One multiplication with its addition counts 1; figures in FLOPs are about twice as large. "
@@ -103,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         UserError: The config, an option or the shape cannot work.
     """
     options = parse_args(arguments)
-    from mmvitconv.analysis import measure_config
+    from mmvitconv.zoo.config_costs import count_config
 
     config = load_config(options.config)
     for note in apply_options(config, options.cfg_options):
         print(note, file=sys.stderr)
-    show(measure_config(config, options.shape), Console())
+    show(count_config(config, options.shape), Console())
     return 0

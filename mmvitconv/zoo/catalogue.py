@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from mmvitconv.analysis import count_complexity
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
 from mmvitconv.registry import MODELS, SCOPE
 from mmvitconv.resources import list_configs
 from mmvitconv.zoo.archs import arch_of, list_families, names_of, plain, resolve_arch
+from mmvitconv.zoo.costs import count_complexity
 from mmvitconv.zoo.published import (
     TASKS,
     Entry,

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmvitconv.analysis import count_complexity, studies
+from mmvitconv.analysis import studies
 from mmvitconv.errors import UserError
+from mmvitconv.zoo.costs import count_complexity
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ def test_shape_and_options(capsys):
 
 
 def test_uncounted_operators_and_idle_parts_are_listed(capsys):
-    from mmvitconv.analysis import Complexity, ConfigComplexity, Macs, PartComplexity
+    from mmvitconv.zoo.config_costs import ConfigComplexity, PartComplexity
+    from mmvitconv.zoo.costs import Complexity, Macs
 
     model = Complexity(5, Macs(7), uncounted={"aten.linalg_inv_ex": 2})
     parts = (

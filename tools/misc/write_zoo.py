@@ -26,11 +26,11 @@ import torch
 import yaml
 from mmengine.config import Config
 
-from mmvitconv.analysis import count_complexity
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.catalogue import list_archs
+from mmvitconv.zoo.costs import count_complexity
 from mmvitconv.zoo.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -177,7 +177,7 @@ def test_mmpretrain_model_converts_and_agrees():
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters_and_multiply_adds(name: str):
-    from mmvitconv.analysis import count_complexity
+    from mmvitconv.zoo.costs import count_complexity
 
     params, macs, classes = COUNTS[name]
     side = 32 if name == "256_8" else 224

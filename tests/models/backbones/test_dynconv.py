@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from families import parameters
 from torch import Tensor, nn
 
-from mmvitconv.analysis import count_complexity
 from mmvitconv.models import DynConvSwin, DynConvViT
 from mmvitconv.models.backbones.dynconv_swin import Merge, resize_table
 from mmvitconv.models.backbones.dynconv_vit import Block, PatchEmbed, resize_position
 from mmvitconv.models.layers import MIXERS, make_mixer
+from mmvitconv.zoo.costs import count_complexity
 
 VIT = {"embed_dims": 16, "depth": 4, "num_heads": 2}
 SWIN = {"embed_dims": 8, "depths": (2, 1, 2), "num_heads": (1, 2, 4), "window_size": 3}

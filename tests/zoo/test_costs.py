@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, roi_align
 
-from mmvitconv.analysis import Macs, count_complexity
 from mmvitconv.registry import MODELS
+from mmvitconv.zoo.costs import Macs, count_complexity
 
 
 class Function(nn.Module):

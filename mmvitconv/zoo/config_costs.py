@@ -12,11 +12,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmvitconv.analysis.complexity import Complexity, Macs, count_complexity
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
+from mmvitconv.zoo.costs import Complexity, Macs, count_complexity
 
-__all__ = ["ConfigComplexity", "PartComplexity", "default_shape", "measure_config"]
+__all__ = ["ConfigComplexity", "PartComplexity", "count_config", "default_shape"]
 
 # What papers report: the short side 800 and a usual width, not the pipeline's bound of 1333.
 _DETECTION_SHAPE = (800, 1280)
@@ -63,7 +63,7 @@ class ConfigComplexity:
     notes: tuple[str, ...]
 
 
-def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigComplexity:
+def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigComplexity:
     """Build the model of a config without weights or data and count what one image costs.
 
     The network runs as in inference, on the CPU, without pre- and post-processing. A two-stage
@@ -73,7 +73,7 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
 
     Args:
         cfg: A config of mmdet, mmseg or mmpretrain (``default_scope`` says which).
-        shape: Height and width of the image in pixels, at least 1. None takes the test size of the
+        shape: Height and width of the image in pixels, at least 1; None for the test size of the
             config, otherwise 800 x 1280 (detection), 512 x 512 (segmentation) or 224 x 224
             (classification).
 
@@ -87,19 +87,19 @@ def measure_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigC
     scope = cfg.get("default_scope")
     if "model" not in cfg or scope not in _DEFAULT_SHAPES:
         raise UserError(
-            f"This config has default_scope={scope!r} and {'a' if 'model' in cfg else 'no'} model; "
-            f"give a config with a model and default_scope one of {sorted(_DEFAULT_SHAPES)}."
+            f"this config has default_scope={scope!r} and {'a' if 'model' in cfg else 'no'} model; "
+            f"give a config with a model and default_scope one of {sorted(_DEFAULT_SHAPES)}"
         )
     if shape is None:
         shape = default_shape(cfg, scope)
     if len(shape) != 2 or min(shape) < 1:
-        raise UserError(f"The shape {shape} is illegal; give a positive height and width.")
+        raise UserError(f"shape must be a positive height and width, got {shape}")
 
     with DefaultScope.overwrite_default_scope(scope):
         try:
             model = MODELS.build(ConfigDict(_without_weights(cfg.model)))
         except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
-            raise UserError(f"The model of this config cannot be built: {error}") from error
+            raise UserError(f"the model of this config cannot be built: {error}") from error
         image = torch.randn(1, _in_channels(cfg.model), *shape, generator=torch.Generator())
         inputs: dict[str, Any] = {"inputs": image, "mode": "tensor"}
         notes: list[str] = []
@@ -119,7 +119,7 @@ def _parts(model: nn.Module, complexity: Complexity) -> Iterator[PartComplexity]
 
 
 def _without_weights(config: Any) -> Any:
-    """A copy of a model config that loads no file, whatever its init_cfg says."""
+    """Return a copy of a model config that loads no file, whatever its init_cfg says."""
     if isinstance(config, Mapping):
         return {
             key: None if key in ("init_cfg", "pretrained") else _without_weights(value)
@@ -138,7 +138,7 @@ def _in_channels(model: Mapping[str, Any]) -> int:
 
 
 def default_shape(cfg: Config, scope: str) -> tuple[int, int]:
-    """Height and width at which papers report the costs of a config's model."""
+    """Return the height and width at which papers report the costs of a config's model."""
     if scope == "mmseg":
         size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
         return tuple(size) if size else _DEFAULT_SHAPES[scope]

@@ -1,4 +1,4 @@
-"""Operators that cost no multiply-adds by the rule of :mod:`mmvitconv.analysis.complexity`."""
+"""Operators that cost no multiply-adds by the rule of :mod:`mmvitconv.zoo.costs`."""
 
 __all__ = ["FREE_OPERATORS"]
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmvitconv.analysis import Macs, count_complexity, measure_config
 from mmvitconv.errors import UserError
 from mmvitconv.registry import MODELS
+from mmvitconv.zoo.config_costs import count_config
+from mmvitconv.zoo.costs import Macs, count_complexity
 
 CONFIGS = "configs/fcvit"
 
@@ -39,7 +40,7 @@ def parts_of(result):
 )
 def test_every_task(name, shape, out_indices, names):
     cfg = Config.fromfile(f"{CONFIGS}/{name}.py")
-    result = measure_config(cfg, shape)
+    result = count_config(cfg, shape)
     parts = parts_of(result)
     assert {part for part in parts if parts[part].macs.total} == names
     assert result.shape == (shape or (224, 224))
@@ -48,7 +49,7 @@ def test_every_task(name, shape, out_indices, names):
     columns = zip(*(part.macs for part in result.parts), strict=True)
     assert Macs(*map(sum, columns)) == result.model.macs
     assert not result.model.uncounted
-    assert measure_config(cfg, shape) == result
+    assert count_config(cfg, shape) == result
 
 
 def test_two_stage_detectors_get_all_proposals_whatever_the_weights_propose():
@@ -56,7 +57,7 @@ def test_two_stage_detectors_get_all_proposals_whatever_the_weights_propose():
     costs = {}
     for count in (200, 400):
         cfg.model.test_cfg.rpn.max_per_img = count
-        result = measure_config(cfg, (64, 64))
+        result = count_config(cfg, (64, 64))
         assert any(f"{count} proposals" in note for note in result.notes)
         costs[count] = result.model.by_module["roi_head.bbox_head"].total
     # two hidden layers of 1024 on 7 x 7 x 256, then 80 classes and background, 80 boxes
@@ -69,13 +70,13 @@ def test_weights_are_never_read(tmp_path):
     missing = str(tmp_path / "missing.pth")
     cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": missing}
     cfg.load_from = missing
-    assert measure_config(cfg, (32, 32)).model.params == 4_784_752
+    assert count_config(cfg, (32, 32)).model.params == 4_784_752
     assert cfg.model.backbone.init_cfg.checkpoint == missing
 
 
 def shape_of(**cfg):
     """The default shape of a config around a backbone that is measured nowhere."""
-    from mmvitconv.analysis.measure import default_shape
+    from mmvitconv.zoo.config_costs import default_shape
 
     return default_shape(Config({"model": {}, **cfg}), cfg["default_scope"])
 
@@ -143,4 +144,4 @@ def test_default_shape(cfg, shape):
 )
 def test_mistakes_are_named(cfg, shape, words):
     with pytest.raises(UserError, match=words):
-        measure_config(Config(cfg), shape)
+        count_config(Config(cfg), shape)
