@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from mmvitconv.analysis import mixers, timing
 from mmvitconv.models.layers.dynamic_conv import MIXERS
-from mmvitconv.zoo.costs import count_complexity, mixers, timing
+from mmvitconv.zoo.costs import count_complexity
 
 CHANNELS, HEADS = 24, 3
 WITH_FORMULA = [row for row in mixers.ROWS if row.macs is not None]
