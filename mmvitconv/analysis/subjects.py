@@ -19,7 +19,7 @@ from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.resources import is_config
 from mmvitconv.weights import check_match, load_backbone, load_file
 from mmvitconv.zoo.archs import build_arch, check_timm_name
-from mmvitconv.zoo.config_costs import default_shape
+from mmvitconv.zoo.loading import default_shape
 
 __all__ = ["Subject", "even_layer_scales", "input_norm", "load_subject"]
 
@@ -175,7 +175,7 @@ def _build_backbone(cfg: Config, path: str) -> tuple[nn.Module, dict[str, Any]]:
     mean, std, is_rgb = input_norm(cfg)
     facts = {"mean": mean, "std": std, "is_rgb": is_rgb}
     if scope is not None:
-        facts["shape"] = tuple(default_shape(cfg, scope))
+        facts["shape"] = tuple(default_shape(cfg))
     return model, facts
 
 

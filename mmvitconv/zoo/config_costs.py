@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
 from mmvitconv.zoo.costs import Complexity, Macs, count_complexity
+from mmvitconv.zoo.loading import load_model
 
-__all__ = ["ConfigComplexity", "PartComplexity", "count_config", "default_shape"]
+__all__ = ["ConfigComplexity", "PartComplexity", "count_config"]
 
-# What papers report: the short side 800 and a usual width, not the pipeline's bound of 1333.
-_DETECTION_SHAPE = (800, 1280)
-_DETECTION_SCALE = (1333, 800)
-_DEFAULT_SHAPES: Mapping[str, tuple[int, int]] = {
-    "mmdet": _DETECTION_SHAPE,
-    "mmseg": (512, 512),
-    "mmpretrain": (224, 224),
-}
 _DEFAULT_PROPOSALS = 1000  # test_cfg.rpn.max_per_img of every published two-stage config
 
 
@@ -84,26 +77,15 @@ def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigCom
         UserError: The config has no model, one that cannot be built, or is of no supported task; or
             the shape is not positive.
     """
-    scope = cfg.get("default_scope")
-    if "model" not in cfg or scope not in _DEFAULT_SHAPES:
-        raise UserError(
-            f"this config has default_scope={scope!r} and {'a' if 'model' in cfg else 'no'} model; "
-            f"give a config with a model and default_scope one of {sorted(_DEFAULT_SHAPES)}"
-        )
-    if shape is None:
-        shape = default_shape(cfg, scope)
-    if len(shape) != 2 or min(shape) < 1:
+    if shape is not None and (len(shape) != 2 or min(shape) < 1):
         raise UserError(f"shape must be a positive height and width, got {shape}")
-
-    with DefaultScope.overwrite_default_scope(scope):
-        try:
-            model = MODELS.build(ConfigDict(_without_weights(cfg.model)))
-        except (KeyError, TypeError, ValueError) as error:  # what registries and models raise
-            raise UserError(f"the model of this config cannot be built: {error}") from error
-        image = torch.randn(1, _in_channels(cfg.model), *shape, generator=torch.Generator())
-        inputs: dict[str, Any] = {"inputs": image, "mode": "tensor"}
-        notes: list[str] = []
-        if scope == "mmdet":
+    loaded = load_model(cfg, device="cpu", init_weights=False)
+    model, shape = loaded.module, shape or loaded.shape
+    image = torch.randn(1, loaded.in_channels, *shape, generator=torch.Generator())
+    inputs: dict[str, Any] = {"inputs": image, "mode": "tensor"}
+    notes: list[str] = []
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        if loaded.task == "detection":
             inputs["data_samples"] = [_detection_sample(shape)]
         with _fixed_proposals(model, shape, notes), _plain_backbone(model):
             complexity = count_complexity(model, inputs)
@@ -116,49 +98,6 @@ def _parts(model: nn.Module, complexity: Complexity) -> Iterator[PartComplexity]
         params = sum(parameter.numel() for parameter in child.parameters())
         if params or macs.total:
             yield PartComplexity(name, type(child).__name__, params, macs)
-
-
-def _without_weights(config: Any) -> Any:
-    """Return a copy of a model config that loads no file, whatever its init_cfg says."""
-    if isinstance(config, Mapping):
-        return {
-            key: None if key in ("init_cfg", "pretrained") else _without_weights(value)
-            for key, value in config.items()
-            if not (key in ("init_cfg", "pretrained") and value is None)
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(_without_weights(value) for value in config)
-    return config
-
-
-def _in_channels(model: Mapping[str, Any]) -> int:
-    backbone = model.get("backbone") or {}
-    # Necks and heads have in_channels too; of a backbone it is the image's, where it is a number.
-    return backbone.get("in_channels", 3) if isinstance(backbone.get("in_channels", 3), int) else 3
-
-
-def default_shape(cfg: Config, scope: str) -> tuple[int, int]:
-    """Return the height and width at which papers report the costs of a config's model."""
-    if scope == "mmseg":
-        size = (cfg.model.get("data_preprocessor") or {}).get("size") or cfg.get("crop_size")
-        return tuple(size) if size else _DEFAULT_SHAPES[scope]
-    for step in reversed(_test_pipeline(cfg)):
-        kind = str(step.get("type")).rpartition(".")[2]
-        if scope == "mmpretrain" and kind in ("CenterCrop", "Resize"):
-            size = step.get("crop_size", step.get("scale"))
-            if size is not None:
-                return (size, size) if isinstance(size, int) else (size[-1], size[0])
-        if scope == "mmdet" and kind in ("Resize", "FixScaleResize") and step.get("scale"):
-            scale = tuple(step["scale"])
-            return _DETECTION_SHAPE if scale == _DETECTION_SCALE else (min(scale), max(scale))
-    return _DEFAULT_SHAPES[scope]
-
-
-def _test_pipeline(cfg: Config) -> list[Mapping[str, Any]]:
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "pipeline" not in dataset and "dataset" in dataset:  # wrappers: RepeatDataset
-        dataset = dataset["dataset"]
-    return list(dataset.get("pipeline") or cfg.get("test_pipeline") or [])
 
 
 def _detection_sample(shape: tuple[int, int]) -> Any:
@@ -219,7 +158,7 @@ def _fixed_proposals(model: nn.Module, shape: tuple[int, int], notes: list[str])
         rpn(features)
         return [InstanceData(bboxes=boxes, scores=torch.ones(count), labels=torch.zeros(count))]
 
-    original: Callable[..., Any] = rpn.predict
+    original = rpn.predict
     rpn.predict = propose
     note = f"The RoI head gets {count} proposals"
     if getattr(roi_head, "with_mask", False):

@@ -76,9 +76,9 @@ def test_weights_are_never_read(tmp_path):
 
 def shape_of(**cfg):
     """The default shape of a config around a backbone that is measured nowhere."""
-    from mmvitconv.zoo.config_costs import default_shape
+    from mmvitconv.zoo.loading import default_shape
 
-    return default_shape(Config({"model": {}, **cfg}), cfg["default_scope"])
+    return default_shape(Config({"model": {}, **cfg}))
 
 
 def pipeline(*steps):
