@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -395,18 +395,16 @@ def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the screen.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments: none."""
 
-    Args:
-        arguments: The command line, which has no options; None for ``sys.argv``.
+
+def run(options: argparse.Namespace) -> int:
+    """Print the screen.
 
     Returns:
         1 when something is wrong, 0 otherwise.
     """
-    argparse.ArgumentParser(
-        "mmvitconv doctor", description="What is installed and what is wrong."
-    ).parse_args(arguments)
     warnings.simplefilter("ignore")  # deprecations inside OpenMMLab would bury the screen
     installed = installed_versions()
     probes = probe(installed)
@@ -416,4 +414,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(argparse.ArgumentParser("mmvitconv doctor", description=__doc__).parse_args()))

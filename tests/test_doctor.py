@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmvitconv import doctor
+from mmvitconv.cli import run
 from mmvitconv.doctor import Probes, find_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,11 +177,11 @@ def test_screen_names_what_is_not_installed():
 def test_exit_code_follows_the_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "installed_versions", lambda: BASE)
     monkeypatch.setattr(doctor, "probe", lambda installed: Probes())
-    assert doctor.main([]) == 1
+    assert run("doctor") == 1
     assert "no OpenMMLab package" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "installed_versions", lambda: UPSTREAM)
     monkeypatch.setattr(doctor, "probe", lambda installed: WELL)
-    assert doctor.main([]) == 0
+    assert run("doctor") == 0
 
 
 @pytest.mark.smoke

@@ -1,4 +1,4 @@
-"""The command line ``mmvitconv COMMAND ...``: one module per command, imported when it is asked for.
+"""The command line ``mmvitconv COMMAND ...``: one module per command, imported when needed.
 
 To add a command, add one line to :data:`COMMANDS` and write its module, which has
 
@@ -113,12 +113,10 @@ def run(name: str, *arguments: str, program: str | None = None) -> int:
         print(f"mmvitconv: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(program or f"mmvitconv {name}")
-    options = argparse.Namespace(arguments=arguments)
+    options = argparse.Namespace(program=parser.prog, arguments=arguments)
 
     def work() -> int | None:
-        command = load_command(name)
-        _describe(parser, command).parse_args(arguments, options)
-        return command.run(options)
+        return _parse(name, parser, options).run(options)
 
     return execute(parser, work, options)
 
@@ -131,13 +129,16 @@ def parse(name: str, *arguments: str) -> argparse.Namespace:
         *arguments: Its command line.
 
     Returns:
-        What the command's ``run`` takes: its options, and all words as ``arguments``.
+        What the command's ``run`` takes: its options, all words as ``arguments`` and the name
+        of the ``program``.
 
     Raises:
         SystemExit: The command line is wrong.
     """
-    parser = _describe(argparse.ArgumentParser(f"mmvitconv {name}"), load_command(name))
-    return parser.parse_args(arguments, argparse.Namespace(arguments=arguments))
+    parser = argparse.ArgumentParser(f"mmvitconv {name}")
+    options = argparse.Namespace(program=parser.prog, arguments=arguments)
+    _parse(name, parser, options)
+    return options
 
 
 def load_command(name: str) -> ModuleType:
@@ -215,12 +216,14 @@ def speaks(launcher: str) -> bool:
     return launcher == "none" or not ranks or ranks[0] == "0"
 
 
-def _describe(parser: argparse.ArgumentParser, command: ModuleType) -> argparse.ArgumentParser:
-    """Give a parser the description and the arguments of a command."""
+def _parse(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> ModuleType:
+    """Parse ``options.arguments`` as a command does; return its module."""
+    command = load_command(name)
     parser.description = command.__doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_arguments(parser)
-    return parser
+    parser.parse_args(options.arguments, options)
+    return command
 
 
 def _missing_package(error: BaseException) -> str | None:
