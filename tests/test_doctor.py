@@ -208,6 +208,7 @@ def test_gpus_are_found_without_torch(tmp_path, monkeypatch, information, versio
 
 
 def test_compiled_operators_are_found_by_their_file(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mmcv", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mmcv").mkdir()
     (tmp_path / "mmcv" / "__init__.py").write_text("")
