@@ -78,7 +78,7 @@ class SidesAction(argparse.Action):
     """Height and width from one or two numbers: ``224`` and ``224 224`` are the same."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, nargs="+", metavar="SIDE", type=positive, **settings)
+        super().__init__(*args, **{"nargs": "+", "metavar": "SIDE", "type": int, **settings})
 
     def __call__(
         self,
@@ -155,6 +155,7 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         action=SidesAction,
+        type=positive,
         help="height and width to which the image is brought, or one number for a square (default: "
         "the model's usual size)",
     )

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from mmvitconv.cli.arguments import SidesAction, add_config_arguments
+from mmvitconv.cli.arguments import SidesAction, add_config_arguments, positive
 from mmvitconv.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_values_that_are_no_literals(value: str) -> None:
 
 def test_sides(capsys: pytest.CaptureFixture[str]) -> None:
     parser = ArgumentParser()
-    parser.add_argument("--size", action=SidesAction)
+    parser.add_argument("--size", action=SidesAction, type=positive)
     assert parser.parse_args([]).size is None
     assert parser.parse_args(["--size", "32"]).size == (32, 32)
     assert parser.parse_args(["--size", "32", "48"]).size == (32, 48)
