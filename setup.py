@@ -5,11 +5,10 @@ A wheel holds configs, tools and ``model-index.yml`` in ``mmvitconv/.mim``, wher
 source folder stays as it is.
 
 Besides the package, an installation places one file, ``mmvitconv.pth``, beside it: Python runs its
-line at every start. It imports nothing and takes 0.1 ms; it only registers who is asked when
-``mmcv._ext`` is wanted and no compiled one is found. Without it an interpreter that has imported
-nothing of ours could not build ``type='mmvitconv.FCViT'`` from mmdet's registry: mmengine imports
-all of mmdet, and with it ``mmcv.ops``, before it looks at the type, and without compiled operators
-that import needs our stand-in. ``MMVITCONV_NO_STARTUP=1`` turns it off.
+line at start-up, which imports mmvitconv (no torch, about a millisecond). Without it an
+interpreter that has imported nothing of ours could not build ``type='mmvitconv.FCViT'`` from
+mmdet's registry: mmengine imports all of mmdet, and with it ``mmcv.ops``, before it looks at the
+type, and without compiled operators that import needs our stand-in.
 """
 
 from __future__ import annotations
@@ -27,21 +26,10 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 
+# Sorts after the `__editable__*.pth` of an editable installation, which Python must have run before
+# it can find the package. A broken or removed mmvitconv must not disturb other programs.
 START_FILE = "mmvitconv.pth"
-# A broken or removed mmvitconv must not disturb other programs.
-START_CODE = """
-if not os.environ.get("MMVITCONV_NO_STARTUP"):
-    class MmvitconvStartUp:
-        def find_spec(name, path=None, target=None):
-            if name == "mmcv._ext":
-                try:
-                    from mmvitconv.compat import StandInFinder
-                    return StandInFinder.find_spec(name)
-                except Exception:
-                    pass
-    sys.meta_path.append(MmvitconvStartUp)
-"""
-START_LINE = f"import os, sys; exec({START_CODE!r})\n"
+START_LINE = r'import sys; exec("try: import mmvitconv\nexcept Exception: pass")' + "\n"
 
 # What a wheel holds in mmvitconv/.mim, by path in the repository.
 SHIPPED = (
@@ -49,7 +37,6 @@ SHIPPED = (
     *("configs/**/*.py", "configs/**/*.yml", "configs/**/*.md"),
     *("tools/**/*.py", "tools/**/*.sh"),
 )
-LEFT_OUT = ROOT / "tools" / "studies"  # writes the reports in docs/studies
 
 
 class BuildWithStartFile(build_py):
@@ -79,11 +66,7 @@ class BuildWithStartFile(build_py):
         """Return the files of ``.mim``: where each is, and where it goes."""
         folder = Path(self.build_lib, "mmvitconv", ".mim")
         files = sorted({path for pattern in SHIPPED for path in ROOT.glob(pattern)})
-        return [
-            (path, folder / path.relative_to(ROOT))
-            for path in files
-            if not path.is_relative_to(LEFT_OUT)
-        ]
+        return [(path, folder / path.relative_to(ROOT)) for path in files]
 
 
 class EditableWithStartFile(editable_wheel):
@@ -167,8 +150,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmvitconv", "mmvitconv.*"]),
-    package_data={"mmvitconv.zoo": ["table.json"]},
-    install_requires=["torch>=2.6", "torchvision>=0.21"],
+    install_requires=["torch>=2.4", "torchvision>=0.19"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mmvitconv=mmvitconv.cli:main"]},
     cmdclass={"build_py": BuildWithStartFile, "editable_wheel": EditableWithStartFile},

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmvitconv.cli import run
+from mmvitconv.engine.launch import run_testing
 
 if __name__ == "__main__":
-    sys.exit(run("test", *sys.argv[1:], program="test.py"))
+    sys.exit(run_testing())

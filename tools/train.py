@@ -2,7 +2,7 @@
 
 import sys
 
-from mmvitconv.cli import run
+from mmvitconv.engine.launch import run_training
 
 if __name__ == "__main__":
-    sys.exit(run("train", *sys.argv[1:], program="train.py"))
+    sys.exit(run_training())

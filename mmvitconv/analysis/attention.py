@@ -1,8 +1,8 @@
 """Attention weights as models use them, read while the models run as they are.
 
 The weights are computed again from what the layers get. Layers are LightViT's three kinds of
-attention, the dynamic convolutions of :class:`DynamicConvMixer` that compare pairs of tokens, and
-timm's attention.
+attention, the dynamic convolutions that compare pairs of tokens
+(:class:`mmvitconv.models.layers.mixers.Attention`), and timm's attention.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from mmvitconv.analysis.pictures import new_figure, save_figure, show_bar, show_image, show_map
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
-from mmvitconv.models.layers import DynamicConvMixer
+from mmvitconv.models.layers.mixers import Attention as PairAttention
+from mmvitconv.models.layers.mixers import GlobalAttention, WindowAttention
 from mmvitconv.ops.dynamic_attention import activate
 
 __all__ = [
@@ -86,10 +87,10 @@ def capture_attention(
         for name, module in model.named_modules():
             if isinstance(module, Attention):
                 stack.callback(module.register_forward_pre_hook(_lightvit_hook(name, add)).remove)
-            elif isinstance(module, DynamicConvMixer) and module.kernel == "pairwise":
+            elif isinstance(module, (GlobalAttention, WindowAttention)):
                 grids: list[tuple[int, int]] = []
-                _shadow(stack, module, "mix", _remember_grid(module, grids))
-                _shadow(stack, module, "_attend", _mixer_call(name, module, grids, add))
+                _shadow(stack, module, "mix_tokens", _remember_grid(module, grids))
+                _shadow(stack, module, "attend", _mixer_call(name, module, grids, add))
             elif isinstance(getattr(module, "attn_drop", None), nn.Dropout) and hasattr(
                 module, "fused_attn"
             ):  # timm's; the plain path shows its weights to the dropout
@@ -175,28 +176,28 @@ def _softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
     return (scores if bias is None else scores + bias).softmax(dim=-1)
 
 
-def _remember_grid(module: DynamicConvMixer, grids: list[tuple[int, int]]) -> Callable:
-    original = module.mix
+def _remember_grid(module: PairAttention, grids: list[tuple[int, int]]) -> Callable:
+    original = module.mix_tokens
 
-    def mix(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        grids[:] = [tuple(x.shape[1:3])]
-        return original(x, *args, **kwargs)
+    def mix_tokens(tokens: Tensor, grid: tuple[int, int], *mask: Tensor | None) -> Tensor:
+        grids[:] = [tuple(grid)]
+        return original(tokens, grid, *mask)
 
-    return mix
+    return mix_tokens
 
 
 def _mixer_call(
-    name: str, module: DynamicConvMixer, grids: list[tuple[int, int]], add: Callable
+    name: str, module: PairAttention, grids: list[tuple[int, int]], add: Callable
 ) -> Callable:
-    original = module._attend
+    original = module.attend
 
     def attend(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, valid: Tensor | None
     ) -> Tensor:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
         scores = scores if bias is None else scores + bias
-        weights = activate(scores, module._activation(), *module._affine(), valid)
-        if module.reach == "window":
+        weights = activate(scores, module.rule, *module.affine(), valid)
+        if isinstance(module, WindowAttention):
             hidden = scores.isneginf() if valid is None else scores.isneginf() | ~valid
             add(AttentionMap(name, "window", weights, masked=hidden.flatten(1).any(dim=1)))
         else:

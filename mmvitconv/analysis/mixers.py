@@ -21,8 +21,8 @@ from mmvitconv.models.backbones.convmixer import Block as ConvMixerBlock
 from mmvitconv.models.backbones.convmixer import ConvMixerArch
 from mmvitconv.models.backbones.fcvit import FCViTArch, GlobalContext, Mix
 from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
-from mmvitconv.models.layers import OversizeConv, ParCPair
-from mmvitconv.models.layers.dynamic_conv import MIXERS, make_mixer
+from mmvitconv.models.layers import MIXERS, OversizeConv, ParCPair, make_mixer
+from mmvitconv.models.layers.mixers import GlobalMixer
 from mmvitconv.models.layers.window import relative_position_index
 from mmvitconv.ops import cpu_memory_format
 
@@ -113,8 +113,7 @@ def _row(*values: str) -> dict[str, str]:
 
 
 def _preset(name: str) -> Row:
-    options = MIXERS[name]
-    is_global = options["kernel"] == "pairwise" and options["reach"] == "global"
+    is_global = issubclass(MIXERS[name].kind, GlobalMixer)
     family = "global attention" if is_global else "windows, neighbourhoods, depth-wise kernels"
     return Row(name, family, lambda channels, heads, side: make_mixer(name, channels, heads))
 

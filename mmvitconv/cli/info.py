@@ -19,17 +19,28 @@ if TYPE_CHECKING:
 SHAPES = ((224, 224), (512, 512), (800, 1280))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: The name means no architecture, or several.
+    """
+    parser = argparse.ArgumentParser(
+        "mmvitconv info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("arch", nargs="+", help="e.g. fcvit_s12, 'FCViT s12', s12, or a config")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Find the architecture and print its facts."""
+    options = parser.parse_args(arguments)
     with Console(stderr=True).status("loading"):
         from mmvitconv.zoo.catalogue import find_arch
 
     show(find_arch(" ".join(options.arch)), Console())
+    return 0
 
 
 def show(arch: Arch, console: Console) -> None:

@@ -25,15 +25,25 @@ RULE = (
 NARROWEST = 100  # columns, where the output goes to a file or a pipe
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: Unknown family or task.
+    """
+    parser = argparse.ArgumentParser(
+        "mmvitconv list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", help="only this one, e.g. FCViT, or a folder of configs: parc")
     parser.add_argument("--task", help="only what configs use: classification, detection, ...")
     parser.add_argument("--json", action="store_true", help="print JSON, with all configs")
-
-
-def run(options: argparse.Namespace) -> None:
-    """Print the table or JSON."""
+    options = parser.parse_args(arguments)
     with Console(stderr=True).status("loading"):
         from mmvitconv.zoo.catalogue import list_archs
 
@@ -46,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
         if not console.is_terminal:
             console = Console(width=max(NARROWEST, console.width))
         show(archs, console)
+    return 0
 
 
 def show(archs: Sequence[Arch], console: Console) -> None:

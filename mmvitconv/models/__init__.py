@@ -10,6 +10,7 @@ from mmvitconv.models.backbones import (
     ParCMobileNetV2,
     ParCNet,
     ParCResNet,
+    WithParC,
 )
 from mmvitconv.models.necks import (
     GlobalPooling,
@@ -17,7 +18,6 @@ from mmvitconv.models.necks import (
     LightViTFPN,
     LightViTPooling,
 )
-from mmvitconv.models.plugin import WithParC, replace_with_parc
 
 __all__ = [
     "ConvMixer",
@@ -34,5 +34,4 @@ __all__ = [
     "ParCNet",
     "ParCResNet",
     "WithParC",
-    "replace_with_parc",
 ]

@@ -19,7 +19,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_swin import DynConvSwin
 from mmvitconv.models.backbones.dynconv_vit import DynConvViT
 from mmvitconv.models.backbones.lightvit import Attention, LightViT, Tokens, WindowGrid
-from mmvitconv.models.layers import DynamicConvMixer
+from mmvitconv.models.layers import make_mixer
 from mmvitconv.models.layers.window import relative_position_index
 from tests.families import shallow
 
@@ -105,8 +105,8 @@ def test_global_mixers_give_their_output_from_the_maps(mixer: str, with_cls_toke
     mixed = (found[-1].weights @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(mixed, given["mixed"])
     assert all(map(torch.equal, before, model(image)))
-    assert "mix" not in vars(last)
-    assert "_attend" not in vars(last)
+    assert "mix_tokens" not in vars(last)
+    assert "attend" not in vars(last)
 
 
 @pytest.mark.parametrize("mixer", ["swin", "ln_relu"])
@@ -116,12 +116,12 @@ def test_shifted_windows_give_their_output_from_the_maps(mixer: str):
     model = DynConvSwin(arch, out_indices=(0,), mixer=mixer).eval()
     last, given = model.stages[0][-1].mixer, {}
     last.qkv.register_forward_hook(lambda _m, _i, out: given.update(qkv=out))
-    original = last._join_heads
-    last._join_heads = lambda y: given.update(mixed=y) or original(y)
+    last.proj.register_forward_pre_hook(lambda _m, inputs: given.update(mixed=inputs[0]))
     found = capture_attention(model, torch.randn(1, 3, 40, 24))
     assert [one.kind for one in found] == ["window", "window"]
     values = given["qkv"].unflatten(-1, (3, 2, 4))[:, :, 2].transpose(1, 2)
-    torch.testing.assert_close(found[-1].weights @ values, given["mixed"])
+    mixed = (found[-1].weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(mixed, given["mixed"])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_position_finds_its_row():
 def test_models_without_weights_are_refused():
     with pytest.raises(UserError, match="no attention weights that can be read"):
         capture_attention(nn.Conv2d(3, 3, 1), torch.randn(1, 3, 8, 8))
-    sima = DynamicConvMixer(8, groups=("heads", 2), act="identity", norm="l1_token")
+    sima = make_mixer("sima", 8, 2)
     with pytest.raises(UserError, match="no attention weights"):
         capture_attention(sima, torch.randn(1, 8, 4, 4))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmvitconv.analysis import mixers, timing
-from mmvitconv.models.layers.dynamic_conv import MIXERS
+from mmvitconv.models.layers import MIXERS
 from mmvitconv.zoo.costs import count_complexity
 
 CHANNELS, HEADS = 24, 3

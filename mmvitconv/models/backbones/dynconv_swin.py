@@ -19,13 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitconv.models.backbones.dynconv_vit import Block, PatchEmbed, init_layer, is_new_affine
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import (
-    DynamicConvMixer,
-    drop_path_rates,
-    keep_memory_format,
-    make_mixer,
-)
+from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
+from mmvitconv.models.layers import drop_path_rates, make_mixer
+from mmvitconv.models.layers.mixers import Mixer
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "DynConvSwin", "DynConvSwinArch"]
@@ -110,7 +106,7 @@ class Merge(nn.Module):
 
 
 @MODELS.register_module()
-class DynConvSwin(Backbone):
+class DynConvSwin(PyramidBackbone):
     """Hierarchical Transformer of dynamic convolutions, strides 4, 8, 16 and 32.
 
     Args:
@@ -127,7 +123,7 @@ class DynConvSwin(Backbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our, the original authors' or
             timm's file of a Swin. Relative position tables of other windows are resized.
         mixer: A preset's name or ``dict(preset=NAME, ...)`` with its options; see
-            :data:`mmvitconv.models.layers.dynamic_conv.MIXERS`. Mixers with windows shift them in
+            :func:`mmvitconv.models.layers.mixers.make_mixer`. Mixers with windows shift them in
             every second block. ``'relu_n'``, ``'ln_relu'`` and ``'relu_ln'`` have windows and a
             relative position table here, unless ``reach`` and ``bias`` are given.
         output_norms: Whether the outputs are normed (``norm{i}``).
@@ -135,6 +131,9 @@ class DynConvSwin(Backbone):
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
     """
+
+    stem = ("patch_embed",)
+    embedding = "downsamples.{stage}"
 
     def __init__(
         self,
@@ -150,8 +149,11 @@ class DynConvSwin(Backbone):
         output_norms: bool = True,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, DynConvSwinArch)
+        stages = range(len(sizes.depths))
         super().__init__(
-            num_stages=len(sizes.depths),
+            sizes.depths,
+            [sizes.channels(stage) for stage in stages],
+            [_PATCH_SIZE * 2**stage for stage in stages],
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -167,7 +169,7 @@ class DynConvSwin(Backbone):
         rates = drop_path_rates(drop_path_rate, sizes.depths)
         self.downsamples = nn.ModuleDict()
         self.stages = nn.ModuleList()
-        for stage in range(self.num_stages):
+        for stage in stages[: self.num_stages]:
             if stage:
                 self.downsamples[str(stage)] = Merge(sizes.channels(stage - 1))
             self.stages.append(
@@ -184,25 +186,12 @@ class DynConvSwin(Backbone):
             )
             if output_norms and stage in self.out_indices:
                 self.add_module(f"norm{stage}", nn.LayerNorm(sizes.channels(stage), eps=_EPS))
-        self.output_norms = output_norms
-        self.out_channels = tuple(sizes.channels(stage) for stage in self.out_indices)
-        self.strides = tuple(_PATCH_SIZE * 2**stage for stage in self.out_indices)
         self.apply(init_layer)
         self.train()
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the stages in ``out_indices``."""
-        image, outs = x, []
-        x = self.patch_embed(x)
-        for stage, blocks in enumerate(self.stages):
-            if stage:
-                x = self.downsamples[str(stage)](x)
-            for block in blocks:
-                x = self.run_block(block, x)
-            if stage in self.out_indices:
-                out = getattr(self, f"norm{stage}")(x) if self.output_norms else x
-                outs.append(keep_memory_format(out.permute(0, 3, 1, 2), image))
-        return outs
+    def output(self, stage: int, x: Tensor) -> Tensor:
+        """Norm a stage's map, its channels first."""
+        return super().output(stage, x).permute(0, 3, 1, 2)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -213,24 +202,13 @@ class DynConvSwin(Backbone):
                 state_dict[prefix + name] = resize_table(stored, own.shape[0])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """Embedding or merging, blocks and output norm of a stage."""
-        norm = getattr(self, f"norm{stage}", None)
-        before = self.downsamples[str(stage)] if stage else self.patch_embed
-        return [before, self.stages[stage], *([] if norm is None else [norm])]
-
     def is_optional_key(self, key: str) -> bool:
         """Output norms, and stages behind the last output, which are not built.
 
         The norm's affine parameters of LN+ReLU mixers stay as initialised where weights of a
         softmax mixer are loaded.
         """
-        part, _, rest = key.partition(".")
-        depth = len(self.arch.depths)
-        if part in ("stages", "downsamples"):
-            stage = int(rest.partition(".")[0])
-            return self.num_stages <= stage < depth or is_new_affine(self, key)
-        return part in {f"norm{stage}" for stage in range(depth)}
+        return super().is_optional_key(key) or is_new_affine(self, key)
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """Relative position tables of other windows, to start from."""
@@ -238,35 +216,8 @@ class DynConvSwin(Backbone):
             fine_tuning and key.endswith(_TABLE) and _is_table(shape, self.get_parameter(key).shape)
         )
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter: a block each, a merging with the block after it.
 
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the embedding, 1 to sum(depths) for the blocks, then the output norms and
-            everything outside the backbone; and the number of ids.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part == "patch_embed":
-            return 0, num_layers
-        if part == "downsamples":
-            return sum(depths[: int(rest.partition(".")[0])]) + 1, num_layers
-        if part == "stages":
-            stage, block = (int(index) for index in rest.split(".")[:2])
-            return sum(depths[:stage]) + block + 1, num_layers
-        return num_layers - 1, num_layers
-
-
-def _make_mixer(
-    mixer: str | Mapping, arch: DynConvSwinArch, stage: int, shifted: bool
-) -> DynamicConvMixer:
+def _make_mixer(mixer: str | Mapping, arch: DynConvSwinArch, stage: int, shifted: bool) -> Mixer:
     """The mixer of a block, its windows shifted by half their side in every second one."""
     options = mixer if isinstance(mixer, Mapping) else {"preset": mixer}
     overrides = {}

@@ -3,11 +3,11 @@
 Following the abstract of Zhou, Loy, Dai, "Interpret Vision Transformers as ConvNets with Dynamic
 Convolutions", arXiv:2309.10713, of which no more is known to us and for which no code is public.
 The trunk has the sizes of DeiT (arXiv:2012.12877), whose weights load through
-:mod:`mmvitconv.weights.deit`; what mixes space in its blocks is any legal
-:class:`~mmvitconv.models.layers.dynamic_conv.DynamicConvMixer`.
+:mod:`mmvitconv.weights.deit`; what mixes positions in its blocks is any of
+:data:`mmvitconv.models.layers.mixers.MIXERS`.
 
-One width, one resolution. Tokens stay a map of shape (B, H, W, C) throughout; a class token, where
-there is one, is kept beside it. :class:`~mmvitconv.models.necks.IsotropicPyramid` makes several
+One width, one resolution. Tokens are a map of shape (B, H, W, C) throughout, or with a class token
+a sequence that starts with it. :class:`~mmvitconv.models.necks.IsotropicPyramid` makes several
 scales of the outputs.
 """
 
@@ -20,15 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import (
-    DynamicConvMixer,
-    draw_kept,
-    is_plain,
-    keep_memory_format,
-    make_mixer,
-)
-from mmvitconv.ops import linear_gelu
+from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
+from mmvitconv.models.layers import ScaledResidual, make_mixer
+from mmvitconv.models.layers.mixers import GlobalMixer, Mixer
+from mmvitconv.ops.memory_format import convolution_format
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "DynConvViT", "DynConvViTArch"]
@@ -58,17 +53,16 @@ class DynConvViTArch:
         sizes = (self.embed_dims, self.depth, self.num_heads)
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(
-                f"embed_dims={self.embed_dims}, depth={self.depth} and num_heads={self.num_heads} "
-                "must be integers of at least 1"
+                "embed_dims, depth and num_heads must be positive integers, "
+                f"got {', '.join(map(str, sizes))}"
             )
         if self.embed_dims % self.num_heads:
             raise ValueError(
-                f"num_heads={self.num_heads} is illegal; it must divide "
-                f"embed_dims={self.embed_dims}"
+                f"num_heads must divide embed_dims={self.embed_dims}, got {self.num_heads}"
             )
         if self.mlp_ratio * self.embed_dims < 1:
             raise ValueError(
-                f"mlp_ratio={self.mlp_ratio} is illegal; it must leave at least one hidden channel"
+                f"mlp_ratio must leave at least one hidden channel, got {self.mlp_ratio}"
             )
 
 
@@ -106,10 +100,7 @@ class PatchEmbed(nn.Module):
         is_open = not isinstance(x.shape[2], int)  # an exporter leaves the size open
         if is_open or x.shape[2] % size or x.shape[3] % size:
             x = F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
-        # On CPUs the convolution is faster so; a compiler chooses for itself.
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.proj(x).permute(0, 2, 3, 1).contiguous()
+        x = self.proj(convolution_format(x)).permute(0, 2, 3, 1).contiguous()
         return x if self.norm is None else self.norm(x)
 
 
@@ -128,8 +119,6 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens of shape (..., C)."""
-        if is_plain(self.fc1, nn.Linear):
-            return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -140,68 +129,51 @@ class Block(nn.Module):
     a BatchNorm.
 
     Args:
-        mixer: What mixes space.
+        mixer: What mixes positions.
         channels: Channels C of input and output.
         mlp_ratio: Hidden width of the MLP over C.
         eps: Epsilon of the LayerNorms.
-        drop_path_rate: Chance that an image skips a branch while training.
+        drop_path_rate: Chance in [0, 1) that an image skips a residual branch while training.
     """
 
     def __init__(
         self,
-        mixer: DynamicConvMixer,
+        mixer: Mixer,
         channels: int,
         mlp_ratio: float,
         eps: float,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        is_dwnet = mixer.is_dwnet
-        self.norm1 = nn.Identity() if is_dwnet else nn.LayerNorm(channels, eps=eps)
+        norms = mixer.has_norms
+        self.norm1 = nn.Identity() if norms else nn.LayerNorm(channels, eps=eps)
         self.mixer = mixer
-        self.norm2 = nn.BatchNorm2d(channels) if is_dwnet else nn.LayerNorm(channels, eps=eps)
+        self.norm2 = nn.BatchNorm2d(channels) if norms else nn.LayerNorm(channels, eps=eps)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
-        self.drop_path_rate = drop_path_rate
+        self.add = ScaledResidual(drop_path_rate)
 
-    def forward(self, x: Tensor, prefix: Tensor | None = None) -> Any:
-        """Transform a map.
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Transform a map, or with ``grid`` a sequence.
 
         Args:
-            x: Shape (B, H, W, C).
-            prefix: Tokens beside the map, shape (B, P, C), or None.
+            x: A map (B, H, W, C), or P tokens and those of a map, shape (B, P + H * W, C).
+            grid: None, or (H, W) of the sequence's map.
 
         Returns:
-            The map; with a prefix the pair of both.
+            Tensor of x's shape.
         """
-        kept = self._draw_kept(x)
-        if prefix is None:
-            x = _add(x, self.mixer.mix(self.norm1(x)), kept)
-            return _add(x, self.mlp(self._norm2(x)), self._draw_kept(x))
-        mixed, mixed_prefix = self.mixer.mix(self.norm1(x), prefix=self.norm1(prefix))
-        x, prefix = _add(x, mixed, kept), _add(prefix, mixed_prefix, kept)
-        kept = self._draw_kept(x)
-        return tuple(_add(part, self.mlp(self._norm2(part)), kept) for part in (x, prefix))
+        y = self.norm1(x)
+        x = self.add(x, self.mixer.mix(y) if grid is None else self.mixer.mix_tokens(y, grid))
+        return self.add(x, self.mlp(self._norm2(x)))
 
     def _norm2(self, x: Tensor) -> Tensor:
-        if self.mixer.is_dwnet:  # the layer itself stays one that SyncBN can replace
+        if self.mixer.has_norms:  # the layer itself stays one that SyncBN can replace
             return self.norm2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm2(x)
 
-    def _draw_kept(self, x: Tensor) -> Tensor | None:
-        """Factor for each image, shape (B, 1, 1, 1), which all its tokens share."""
-        drops = self.training and self.drop_path_rate > 0
-        return draw_kept(x, self.drop_path_rate) if drops else None
-
-
-def _add(x: Tensor, branch: Tensor, kept: Tensor | None) -> Tensor:
-    branch = branch.to(x.dtype)
-    if kept is None:
-        return x + branch
-    return torch.addcmul(x, branch, kept.view(-1, *(1,) * (x.dim() - 1)))
-
 
 @MODELS.register_module()
-class DynConvViT(Backbone):
+class DynConvViT(PyramidBackbone):
     """Isotropic Transformer of dynamic convolutions; every output has the stride of the patches.
 
     Outputs are taken after blocks, so ``out_indices`` and ``frozen_stages`` count blocks.
@@ -221,7 +193,7 @@ class DynConvViT(Backbone):
             timm's file of a DeiT. A position embedding of another grid is resized, and a class
             token dropped if there is none here.
         mixer: A preset's name or ``dict(preset=NAME, ...)`` with its options; see
-            :data:`mmvitconv.models.layers.dynamic_conv.MIXERS`.
+            :func:`mmvitconv.models.layers.mixers.make_mixer`.
         img_size: Side of the images whose grid the position embedding has, at least 1. It is
             resized to the grid of each image, so images of any size are taken.
         patch_size: Side of the patches, at least 1. Images are filled up to whole ones.
@@ -239,6 +211,8 @@ class DynConvViT(Backbone):
     """
 
     unit = "blocks"
+    stem = ("patch_embed", "pos_embed", "cls_token")
+    block = "blocks.{stage}"
 
     def __init__(
         self,
@@ -264,7 +238,9 @@ class DynConvViT(Backbone):
         if out_indices is None:
             out_indices = tuple(sorted({-(-depth * part // whole) - 1 for part, whole in _TAPS}))
         super().__init__(
-            num_stages=depth,
+            (1,) * depth,
+            (dims,) * depth,
+            (patch_size,) * depth,
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -279,19 +255,17 @@ class DynConvViT(Backbone):
             ("window_size", window_size, 0),
         ):
             if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value} is illegal; give an integer of at least {least}")
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
         if out_type not in ("featmap", "cls_token"):
-            raise ValueError(f"out_type={out_type!r} is illegal; give 'featmap' or 'cls_token'")
+            raise ValueError(f"out_type must be 'featmap' or 'cls_token', got {out_type!r}")
         if out_type == "cls_token" and not with_cls_token:
             raise ValueError("out_type='cls_token' needs a class token; give with_cls_token=True")
         if window_size and any(not 0 <= block < depth for block in global_blocks):
             raise ValueError(
-                f"global_blocks={tuple(global_blocks)} is illegal; give blocks from 0 to "
-                f"{depth - 1}, or none"
+                f"global_blocks must be blocks from 0 to {depth - 1}, got {tuple(global_blocks)}"
             )
         self.arch = sizes
         self.out_type = out_type
-        self.output_norms = output_norms
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
         side = -(-img_size // patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims)) if with_cls_token else None
@@ -299,65 +273,53 @@ class DynConvViT(Backbone):
         self.blocks = nn.ModuleList()
         for index in range(self.num_stages):
             windowed = window_size > 0 and index not in global_blocks
-            self.blocks.append(
-                Block(
-                    _make_mixer(mixer, sizes, window_size if windowed else 0),
-                    dims,
-                    sizes.mlp_ratio,
-                    _EPS,
-                    drop_path_rate * index / max(depth - 1, 1),
-                )
-            )
-        if with_cls_token and not any(_takes_prefix(block.mixer) for block in self.blocks):
+            token_mixer = _make_mixer(mixer, sizes, window_size if windowed else 0)
+            rate = drop_path_rate * index / max(depth - 1, 1)
+            self.blocks.append(Block(token_mixer, dims, sizes.mlp_ratio, _EPS, rate))
+        if with_cls_token and not any(isinstance(b.mixer, GlobalMixer) for b in self.blocks):
             raise ValueError(
-                f"with_cls_token=True is illegal with mixer={mixer!r} in blocks 0 to "
-                f"{self.num_stages - 1}: the class token takes part only where pairs of tokens of "
-                "the whole map are compared; give with_cls_token=False"
+                f"with_cls_token must be False with mixer={mixer!r} in blocks 0 to "
+                f"{self.num_stages - 1}: a class token takes part only where pairs of tokens of "
+                "the whole map are compared"
             )
         if output_norms:
             for index in self.out_indices:
                 self.add_module(f"norm{index}", nn.LayerNorm(dims, eps=_EPS))
-        self.out_channels = (dims,) * len(self.out_indices)
-        self.strides = (patch_size,) * len(self.out_indices)
         self.apply(init_layer)
         for parameter in (self.pos_embed, self.cls_token):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
         self.train()
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the blocks in ``out_indices``."""
-        image, outs, prefix = x, [], None
+    def embed(self, stage: int, x: Any) -> Any:
+        """Embed images: tokens, and the grid that they leave where a class token is among them."""
+        if stage > 0:
+            return x
         x = self.patch_embed(x)
-        x = x + self._position(x.shape[1], x.shape[2])
-        if self.cls_token is not None:
-            prefix = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        for index, block in enumerate(self.blocks):
-            if prefix is None:
-                x = self.run_block(block, x)
-            else:
-                x, prefix = self.run_block(block, x, prefix)
-            if index in self.out_indices:
-                out = x if self.out_type == "featmap" else prefix[:, 0]
-                out = getattr(self, f"norm{index}")(out) if self.output_norms else out
-                if self.out_type == "featmap":
-                    out = keep_memory_format(out.permute(0, 3, 1, 2), image)
-                outs.append(out)
-        return outs
+        grid = x.shape[1:3]
+        x = x + self._position(*grid)
+        if self.cls_token is None:
+            return x, None
+        token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        return torch.cat([token, x.flatten(1, 2)], dim=1), grid
+
+    def run_stage(self, stage: int, x: Any) -> Any:
+        """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
+        x, grid = x
+        return self.run_block(self.blocks[stage], x, grid), grid
+
+    def output(self, stage: int, x: Any) -> Tensor:
+        """Norm a block's output, a map (B, C, H, W) or the class token (B, C)."""
+        x, grid = x
+        if self.out_type == "cls_token":
+            return super().output(stage, x[:, 0])
+        x = x if grid is None else x[:, 1:].unflatten(1, grid)
+        return super().output(stage, x).permute(0, 3, 1, 2)
 
     def _position(self, height: int, width: int) -> Tensor:
         """The map's position embedding for a grid, shape (1, height, width, C)."""
         tokens = self.pos_embed if self.cls_token is None else self.pos_embed[:, 1:]
         return resize_position(tokens, height, width)
-
-    def train(self, mode: bool = True) -> "DynConvViT":
-        """Switch the mode; what is embedded is frozen with the first block."""
-        super().train(mode)
-        if self.frozen_stages >= 0:
-            for parameter in (self.pos_embed, self.cls_token):
-                if parameter is not None:
-                    parameter.requires_grad_(False)
-        return self
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -381,71 +343,33 @@ class DynConvViT(Backbone):
         num_prefix = shape[1] - isqrt(shape[1]) ** 2
         return num_prefix == 1 or (num_prefix == 0 and self.cls_token is None)
 
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """A block and its output norm, and the embedding with the first one."""
-        norm = getattr(self, f"norm{stage}", None)
-        modules = [None if stage else self.patch_embed, self.blocks[stage], norm]
-        return [module for module in modules if module is not None]
-
     def is_optional_key(self, key: str) -> bool:
         """Output norms, blocks behind the last output, a class token that is not needed here.
 
         The norm's affine parameters of LN+ReLU mixers stay as initialised where weights of a
         softmax mixer are loaded.
         """
-        part, _, rest = key.partition(".")
-        if part == "blocks":
-            return self.num_stages <= int(rest.partition(".")[0]) < self.arch.depth or (
-                is_new_affine(self, key)
-            )
         if key == "cls_token":
             return self.cls_token is None
-        return part in {f"norm{index}" for index in range(self.arch.depth)}
+        return super().is_optional_key(key) or is_new_affine(self, key)
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """The position embedding of another grid."""
         return key == "pos_embed" and self._accepts_position(shape)
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, a block each.
 
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the embeddings and the class token, 1 to depth for the blocks, then the output
-            norms and everything outside the backbone; and the number of ids.
-        """
-        num_layers = self.num_stages + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part in ("patch_embed", "pos_embed", "cls_token"):
-            return 0, num_layers
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1, num_layers
-        return num_layers - 1, num_layers
-
-
-def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) -> DynamicConvMixer:
+def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) -> Mixer:
     """The mixer of a block, inside windows unless ``window_size`` is 0."""
     whole = make_mixer(mixer, arch.embed_dims, arch.num_heads)
     if not window_size:
         return whole
-    if not _takes_prefix(whole):
+    if not isinstance(whole, GlobalMixer):
         raise ValueError(
-            f"window_size={window_size} is illegal with mixer={mixer!r}: windows are for mixers "
-            "that compare pairs of tokens of the whole map, and this one needs none; give "
-            "window_size=0"
+            f"window_size must be 0 with mixer={mixer!r}, got {window_size}: windows are for "
+            "mixers that compare pairs of tokens of the whole map, and this one needs none"
         )
     windowed = {"reach": "window", "size": window_size, "shift": 0}
     return make_mixer(mixer, arch.embed_dims, arch.num_heads, **windowed)
-
-
-def _takes_prefix(mixer: DynamicConvMixer) -> bool:
-    """Whether tokens beside the map take part."""
-    return mixer.kernel == "pairwise" and mixer.reach == "global"
 
 
 def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:

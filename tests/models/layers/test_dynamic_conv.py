@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvitconv.models.layers import MIXERS, DynamicConvMixer, make_mixer
+from mmvitconv.models.layers.mixers import Mixer
 
 PRESETS = list(oracle.ORACLES)
 DIM, HEADS = 16, 4
@@ -41,7 +42,7 @@ for name, sizes in {"natt": (3, 5), "dwvit": (3, 5), "ddw": (3,), "iddw": (3,), 
         CASES[f"{name} {size}"] = (name, {"size": size}, {"size": size})
 
 
-def build(preset: str, dim: int = DIM, heads: int = HEADS, **options: object) -> DynamicConvMixer:
+def build(preset: str, dim: int = DIM, heads: int = HEADS, **options: object) -> Mixer:
     return filled(make_mixer({"preset": preset, **options}, dim, heads).double())
 
 
@@ -81,7 +82,7 @@ def padding(extents: list[tuple[int, int]], height: int, width: int) -> Tensor:
     return mask
 
 
-def plain(mixer: DynamicConvMixer) -> DynamicConvMixer:
+def plain(mixer: Mixer) -> Mixer:
     """The projection passes on what it gets."""
     with torch.no_grad():
         mixer.proj.weight.copy_(torch.eye(len(mixer.proj.weight)))
@@ -89,7 +90,7 @@ def plain(mixer: DynamicConvMixer) -> DynamicConvMixer:
     return mixer
 
 
-def weights_of(mixer: DynamicConvMixer, x: Tensor, mask: Tensor | None = None) -> Tensor:
+def weights_of(mixer: Mixer, x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The N x N map of a mixer with one head and as many channels as positions.
 
     Values are made the rows of the unit matrix, so that the output is the map.
@@ -298,10 +299,11 @@ def test_prefix_tokens_take_part_in_global_pairwise_mixers(preset: str, masked: 
     mixer = build(preset)
     x, prefix = draw(2, DIM, 5, 7), draw(2, 3, DIM, seed=2)
     mask = padding([(5, 7), (3, 4)], 5, 7) if masked else None
-    image, tokens = mixer.mix(x.permute(0, 2, 3, 1), mask, prefix)
+    sequence = torch.cat([prefix, oracle.tokens(x)], dim=1)
+    tokens, image = mixer.mix_tokens(sequence, (5, 7), mask).split([3, 35], dim=1)
     expected = oracle.ORACLES[preset](mixer.state_dict(), x, HEADS, mask=mask, prefix=prefix)
     assert_near(tokens, expected[1])
-    image = image.permute(0, 3, 1, 2)
+    image = image.transpose(1, 2).unflatten(2, (5, 7))
     assert_near(image[0], expected[0][0])
     inner = (slice(None), slice(3), slice(4)) if masked else ...
     assert_near(image[1][inner], expected[0][1][inner])
@@ -312,9 +314,9 @@ def test_other_mixers_leave_prefix_tokens_out(case: str):
     preset, options, _ = CASES[case]
     mixer = build(preset, **options)
     x, prefix = draw(2, 5, 7, DIM), draw(2, 3, DIM, seed=2)
-    image, tokens = mixer.mix(x, prefix=prefix)
-    assert_near(image, mixer.mix(x))
-    assert tokens.shape == prefix.shape
+    sequence = torch.cat([prefix, x.flatten(1, 2)], dim=1)
+    tokens, image = mixer.mix_tokens(sequence, (5, 7)).split([3, 35], dim=1)
+    assert_near(image, mixer.mix(x).flatten(1, 2))
     assert not tokens.any()
 
 
@@ -575,7 +577,8 @@ def test_dwvit_projection_and_pooling_commute():
     """Keys and values of all positions, pooled, give the same kernels."""
     mixer = build("dwvit", size=3)
     x = draw(2, DIM, 6, 9)
-    _, k, v = mixer.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).chunk(3, dim=1)
+    everywhere = F.linear(x.permute(0, 2, 3, 1), mixer.qkv.weight, mixer.qkv.bias)
+    _, k, v = everywhere.permute(0, 3, 1, 2).chunk(3, dim=1)
     state = dict(mixer.state_dict())
     key = F.adaptive_avg_pool2d(k, 3) / 3 + state["static_key"]
     value = F.adaptive_avg_pool2d(v, 3) + state["static_value"]
@@ -617,7 +620,8 @@ def test_dwvit_with_static_kernels_is_two_depthwise_convolutions(size: int):
         conv.weight.data.copy_(kernel.data[:, None])
     x = draw(2, DIM, 9, 10)
     with torch.no_grad():
-        t = convs[0](mixer.qkv(x.permute(0, 2, 3, 1))[..., :DIM].permute(0, 3, 1, 2))
+        q = F.linear(x.permute(0, 2, 3, 1), mixer.qkv.weight[:DIM], mixer.qkv.bias[:DIM])
+        t = convs[0](q.permute(0, 3, 1, 2))
         t = F.layer_norm(t.permute(0, 2, 3, 1), (DIM,), mixer.norm.weight, mixer.norm.bias, 1e-6)
         y = convs[1](t.relu().permute(0, 3, 1, 2)) * (2 * math.pi) ** 0.5 / size**2
         expected = mixer.proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -846,7 +850,7 @@ def test_rows_of_the_presets_differ():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_block_form(preset: str):
-    assert make_mixer(preset, DIM, HEADS).is_dwnet == (preset in DWNET)
+    assert make_mixer(preset, DIM, HEADS).has_norms == (preset in DWNET)
 
 
 def test_a_preset_is_its_own_mapping():
@@ -870,72 +874,62 @@ def test_window_arguments_reach_window_mixers_only():
     make_mixer("deit", DIM, HEADS, 5, 2)
 
 
-ILLEGAL = {
+LOCAL = {"reach": "local"}
+WINDOW = {"reach": "window"}
+NORMED = {"act": "relu", "norm": "ln_key"}
+PER_CHANNEL = {"groups": "depthwise"}
+ILLEGAL = {  # changes of deit, and what the message names
     "dense attention": ({"groups": "dense"}, "dense"),
-    "dense sample kernels": (
-        {"kernel": "sample", "reach": "local", "groups": "dense", "act": "identity"},
-        "dense",
-    ),
+    "dense sample kernels": ({"kernel": "sample", **LOCAL, "groups": "dense"}, "dense"),
     "softmax on a static kernel": (
-        {"kernel": "static", "reach": "local", "groups": "depthwise", "act": "softmax"},
-        "activation",
+        {"kernel": "static", **LOCAL, **PER_CHANNEL, "act": "softmax"},
+        "act='softmax'",
     ),
     "table on global reach": ({"bias": "rel_table"}, "rel_table"),
-    "table on a neighbourhood": ({"reach": "local", "bias": "rel_table"}, "rel_table"),
+    "table on a neighbourhood": ({**LOCAL, "bias": "rel_table"}, "rel_table"),
     "static part of a global map": ({"bias": "static_kernel"}, "static_kernel"),
-    "static part of a window": ({"reach": "window", "bias": "static_kernel"}, "static_kernel"),
-    "an affine number for each key of any map": (
-        {"act": "relu", "norm": "ln_key", "affine": "key"},
-        "affine",
-    ),
-    "global sample kernels": (
-        {"kernel": "sample", "groups": "depthwise", "act": "identity"},
-        "reach='local'",
-    ),
+    "static part of a window": ({**WINDOW, "bias": "static_kernel"}, "static_kernel"),
+    "an affine number for each key of any map": ({**NORMED, "affine": "key"}, "affine"),
+    "an affine number without a norm": ({**WINDOW, "affine": "key"}, "affine"),
+    "global sample kernels": ({"kernel": "sample", **PER_CHANNEL}, "reach='local'"),
     "global position kernels": (
-        {"kernel": "position", "groups": ("per_group", 4), "act": "identity"},
+        {"kernel": "position", "groups": ("per_group", 4)},
         "reach='local'",
     ),
-    "global pooled kernels": (
-        {"kernel": "pooled", "groups": "depthwise", "act": "relu", "norm": "ln_channel"},
-        "reach='local'",
-    ),
-    "global static kernels": (
-        {"kernel": "static", "groups": "depthwise", "act": "identity"},
-        "reach='local'",
-    ),
-    "a map for each channel with a norm": (
-        {"groups": "depthwise", "act": "relu", "norm": "ln_key"},
-        "each channel",
-    ),
+    "global pooled kernels": ({"kernel": "pooled", **PER_CHANNEL}, "reach='local'"),
+    "global static kernels": ({"kernel": "static", **PER_CHANNEL}, "reach='local'"),
+    "channels of a group of pairs": ({"groups": ("per_group", 4)}, "groups"),
+    "norm of all tokens in a window": ({**WINDOW, "norm": "l1_token"}, "over all tokens"),
+    "a map for each channel with a norm": ({**PER_CHANNEL, **NORMED}, "DepthwiseHeads"),
     "a map for each channel with dropout": (
-        {"groups": "depthwise", "act": "relu", "attn_drop": 0.1},
-        "each channel",
+        {**PER_CHANNEL, "act": "relu", "attn_drop": 0.1},
+        "attn_drop",
     ),
-    "a map for each channel with softmax": ({"groups": "depthwise"}, "each channel"),
+    "a map for each channel with softmax": ({**PER_CHANNEL, "act": "softmax"}, "each channel"),
     "channel norm of scores": ({"act": "relu", "norm": "ln_channel"}, "ln_channel"),
     "heads that do not divide": ({"groups": ("heads", 3)}, "heads"),
     "a shift of nothing": ({"shift": 3}, "shift"),
-    "a shift of a whole window": ({"reach": "window", "shift": 7}, "shift"),
-    "a negative shift": ({"reach": "window", "shift": -1}, "shift"),
-    "an even neighbourhood": ({"reach": "local", "size": 4}, "odd"),
-    "no window": ({"reach": "window", "size": 0}, "size"),
+    "a shift of a whole window": ({**WINDOW, "shift": 7}, "shift"),
+    "a negative shift": ({**WINDOW, "shift": -1}, "shift"),
+    "an even neighbourhood": ({**LOCAL, "size": 4}, "odd"),
+    "no window": ({**WINDOW, "size": 0}, "size"),
     "an unknown kernel": ({"kernel": "learned"}, "kernel"),
     "an unknown reach": ({"reach": "far"}, "reach"),
     "unknown groups": ({"groups": "all"}, "groups"),
     "an unknown activation": ({"act": "selu"}, "act"),
     "an unknown norm": ({"norm": "gn"}, "norm"),
-    "an unknown place of the norm": (
-        {"act": "relu", "norm": "ln_key", "norm_pos": "both"},
-        "norm_pos",
-    ),
-    "an unknown bias": ({"bias": "learned"}, "bias"),
+    "an unknown place of the norm": ({**NORMED, "norm_pos": "both"}, "norm_pos"),
+    "an unknown bias": ({**WINDOW, "bias": "learned"}, "bias"),
     "an unknown norm of the output": ({"out_norm": "bn"}, "out_norm"),
-    "an unknown implementation": ({"impl": "loop"}, "impl"),
-    "an unknown affine": ({"act": "relu", "norm": "ln_key", "affine": "all"}, "affine"),
+    "an unknown implementation": ({"preset": "ddw", "impl": "loop"}, "impl"),
+    "an unknown affine": ({**NORMED, **WINDOW, "affine": "all"}, "affine"),
+    "softmax with a norm": ({"norm": "ln_key"}, "softmax normalises"),
     "softmax divided by a power of the count": ({"count_power": 0.5}, "count_power"),
     "chunks of nothing": ({"act": "relu", "query_chunk": 0}, "query_chunk"),
-    "unknown entries of the generator": ({"gen": {"ratio": 4}}, "ratio"),
+    "unknown entries of the generator": ({"preset": "ddw", "gen": {"ratio": 4}}, "ratio"),
+    "a generator of pairs": ({"gen": {"reduction": 4}}, "reduction"),
+    "an unknown scope": ({"preset": "dwvit", "gen": {"scope": "row"}}, "scope"),
+    "a norm of scores without scores": ({"preset": "dwvit", "norm": "ln_key"}, "norm"),
     "an unknown power": ({"act": "relu", "count_power": "l2"}, "count_power"),
 }
 
@@ -944,8 +938,45 @@ ILLEGAL = {
 def test_illegal_combinations_say_why(case: str):
     options, reason = ILLEGAL[case]
     with pytest.raises(ValueError, match=reason) as error:
-        DynamicConvMixer(DIM, **{"groups": ("heads", HEADS), **options})
+        make_mixer({"preset": "deit", **options}, DIM, HEADS)
     assert len(str(error.value).split()) >= 6
+
+
+AXES = {  # of the former class
+    "deit": {},
+    "swin": {**WINDOW, "bias": "rel_table"},
+    "ln_relu": NORMED,
+    "sima": {"act": "identity", "norm": "l1_token"},
+    "natt": LOCAL,
+    "dwvit": {
+        **{"kernel": "pooled", **LOCAL, **PER_CHANNEL, "act": "relu"},
+        **{"norm": "ln_channel", "bias": "static_kernel"},
+    },
+    "dwhead": {**PER_CHANNEL, "act": "relu"},
+    "ddw": {"kernel": "sample", **LOCAL, **PER_CHANNEL, "act": "identity"},
+    "iddw": {"kernel": "position", **LOCAL, "groups": ("per_group", 4), "act": "identity"},
+    "dw": {"kernel": "static", **LOCAL, **PER_CHANNEL, "act": "identity"},
+}
+
+
+@pytest.mark.parametrize("preset", AXES)
+def test_the_former_class_warns_and_makes_the_same(preset: str):
+    with pytest.warns(DeprecationWarning, match="use make_mixer"):
+        mixer = DynamicConvMixer(DIM, **{"groups": ("heads", HEADS), **AXES[preset]})
+    ours = make_mixer(preset, DIM, HEADS)
+    assert type(mixer) is type(ours)
+    assert {**mixer.describe(), "name": preset} == ours.describe()
+    mixer.load_state_dict(ours.state_dict())
+    x = draw(2, DIM, 9, 10, dtype=torch.float32)
+    assert torch.equal(mixer.eval()(x), ours.eval()(x))
+
+
+def test_a_dense_kernel():
+    mixer = make_mixer({"preset": "dw", "groups": "dense", "size": 3}, DIM, HEADS)
+    assert mixer.dwconv.weight.shape == (DIM, DIM, 3, 3)
+    assert mixer.macs(5, 7) == 2 * 35 * DIM**2 + 35 * 9 * DIM**2
+    assert mixer.describe()["groups"] == "dense"
+    assert mixer(draw(2, DIM, 5, 7, dtype=torch.float32)).shape == (2, DIM, 5, 7)
 
 
 @pytest.mark.parametrize("mixer", ["performer", {"preset": "performer"}])
