@@ -57,14 +57,13 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not _is_integer(in_channels) or in_channels < 1:
-            raise ValueError(f"in_channels={in_channels!r} is illegal; give an integer from 1 on")
+        check_positive(in_channels=in_channels)
         self.in_channels = int(in_channels)
         self.out_indices = _normalise_out_indices(out_indices, num_stages, self.unit)
         if not _is_integer(frozen_stages) or not -1 <= frozen_stages < num_stages:
             raise ValueError(
-                f"frozen_stages={frozen_stages!r} is illegal; give -1 (nothing frozen) "
-                f"to {num_stages - 1}"
+                f"frozen_stages must be an integer from -1 (nothing frozen) to {num_stages - 1}, "
+                f"got {frozen_stages!r}"
             )
         self.frozen_stages = int(frozen_stages)
         self.norm_eval = norm_eval
@@ -183,10 +182,11 @@ class PyramidBackbone(Backbone):
     of blocks up to this one, itself included, in the whole network.
 
     Attributes:
-        stem: Modules that run one after the other in front of everything, and parameters that
+        stem_names: Modules that run one after the other in front of everything, and parameters that
             belong to them. They are frozen with stage 0 and have layer id 0.
         embedding: The module in front of a stage's blocks; None if there is none. It has the layer
-            id of the block behind it. Stage 0 has one where there is no ``stem``: it is the stem.
+            id of the block behind it. Stage 0 has one where there are no
+            ``stem_names``: it is the stem.
         block: A block.
         output_norm: The norm of a stage's output; None if there is none. A stage that is no output
             needs no such module.
@@ -205,7 +205,7 @@ class PyramidBackbone(Backbone):
         ``stages.0.0``, ... and output norms ``norm0``, ...::
 
             class MyNet(PyramidBackbone):
-                stem = ("stem",)
+                stem_names = ("stem",)
                 embedding = "merges.{before}"
 
                 def __init__(self, arch="tiny", **options):
@@ -216,10 +216,15 @@ class PyramidBackbone(Backbone):
                     self.train()  # freezes what frozen_stages and norm_eval ask for
     """
 
-    stem: tuple[str, ...] = ()
+    stem_names: tuple[str, ...] = ()
     embedding: str | None = None
     block: str = "stages.{stage}.{block}"
     output_norm: str | None = "norm{stage}"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if isinstance(vars(cls).get("stem"), tuple):
+            raise TypeError(f"{cls.__name__}.stem would hide a module stem; call it stem_names")
 
     def __init__(
         self,
@@ -296,7 +301,7 @@ class PyramidBackbone(Backbone):
         """Switch the mode; parameters of the stem's own are frozen with stage 0."""
         super().train(mode)
         if self.frozen_stages >= 0:
-            for part in map(self._parameters.get, self.stem):
+            for part in map(self._parameters.get, self.stem_names):
                 if part is not None:
                     part.requires_grad_(False)
         return self
@@ -324,8 +329,8 @@ class PyramidBackbone(Backbone):
         return num_layers - 1 if place is None else place[0], num_layers
 
     def _embedding_names(self, stage: int) -> tuple[str, ...]:
-        if stage == 0 and self.stem:
-            return self.stem
+        if stage == 0 and self.stem_names:
+            return self.stem_names
         return (self.embedding.format(**_numbers(stage)),) if self.embedding else ()
 
     def _block_name(self, stage: int, block: int) -> str:
@@ -410,4 +415,21 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[Arc
 def check_rate(name: str, rate: float) -> None:
     """Raise a ValueError unless ``rate`` is in [0, 1)."""
     if not isinstance(rate, Real) or not 0 <= rate < 1:
-        raise ValueError(f"{name}={rate!r} is illegal; give a number in [0, 1)")
+        raise ValueError(f"{name} must be a number in [0, 1), got {rate!r}")
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise a ValueError unless all sizes are integers of at least 1."""
+    for name, size in sizes.items():
+        if not _is_integer(size) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def check_stages(**values: Sequence[float]) -> None:
+    """Raise a ValueError unless all have a positive number for each of the same stages."""
+    if len({len(numbers) for numbers in values.values()}) != 1 or not all(values.values()):
+        given = ", ".join(f"{name}={numbers}" for name, numbers in values.items())
+        raise ValueError(f"{' and '.join(values)} must have one entry for each stage, got {given}")
+    for name, numbers in values.items():
+        if min(numbers) <= 0:
+            raise ValueError(f"{name} must be positive, got {numbers}")

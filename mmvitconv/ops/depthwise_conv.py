@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmvitconv.ops.conv_gelu import can_fuse_gelu, conv2d_gelu
+from mmvitconv.ops.memory_format import is_channels_last
+from mmvitconv.ops.traced import is_transformed
 
 # Below this size torch's own backward is as fast.
 _MIN_KERNEL_SIZE = 5
-# The largest kernel for which oneDNN's channels_last kernel with a GELU is faster than two steps.
-_MAX_FUSED_KERNEL_SIZE = 7
 
 
 class Rule(NamedTuple):
@@ -80,8 +79,8 @@ def depthwise_conv2d(
     """
     kernel_size = weight.shape[-1]
     algorithm = _choose(x, kernel_size, algorithm)
-    plain = algorithm == "direct"
-    if plain and (x.device.type != "cpu" or kernel_size < _MIN_KERNEL_SIZE):
+    plain = algorithm == "direct" and (x.device.type != "cpu" or kernel_size < _MIN_KERNEL_SIZE)
+    if plain or is_transformed() or torch.jit.is_tracing():
         return _direct(x, weight, bias)
     dtype = x.dtype
     device = x.device.type
@@ -94,45 +93,6 @@ def depthwise_conv2d(
         return _compute(x.to(dtype), weight, bias, algorithm)
 
 
-def depthwise_conv2d_gelu(
-    x: Tensor, weight: Tensor, bias: Tensor, algorithm: str | None = None
-) -> Tensor:
-    """Exact GELU of :func:`depthwise_conv2d`; one pass where oneDNN has it and it pays.
-
-    Args:
-        x: Input, shape (B, C, H, W).
-        weight: One square kernel for each channel, shape (C, 1, K, K).
-        bias: Shape (C,).
-        algorithm: As in :func:`depthwise_conv2d`; anything but ``'direct'`` takes two steps.
-
-    Returns:
-        Tensor of x's shape.
-    """
-    kernel_size = weight.shape[-1]
-    if (
-        kernel_size % 2
-        and kernel_size <= _MAX_FUSED_KERNEL_SIZE
-        and can_fuse_gelu(x)
-        and _choose(x, kernel_size, algorithm) == "direct"
-    ):
-        return conv2d_gelu(x, weight, bias, padding=kernel_size // 2, groups=x.shape[1])
-    x = depthwise_conv2d(x, weight, bias, algorithm)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return F.gelu(x)
-    return torch.ops.aten.gelu_(x)
-
-
-def cpu_memory_format(kernel_size: int) -> torch.memory_format:
-    """The layout in which a network of such convolutions and 1x1 ones is fastest on a CPU.
-
-    The weight gradient wants the default layout, whatever the kernel; inference wants channels_last
-    for kernels up to 8x8 and beyond 13x13.
-    """
-    if torch.is_grad_enabled() or 9 <= kernel_size <= 13:
-        return torch.contiguous_format
-    return torch.channels_last
-
-
 def _choose(x: Tensor, kernel_size: int, algorithm: str | None) -> str:
     algorithm = algorithm or os.environ.get(_ENVIRONMENT)
     if algorithm:
@@ -142,17 +102,13 @@ def _choose(x: Tensor, kernel_size: int, algorithm: str | None) -> str:
                 f"argument or in {_ENVIRONMENT}, or None for the measured rules"
             )
         return algorithm
-    device, channels_last = x.device.type, _is_channels_last(x)
+    device, channels_last = x.device.type, is_channels_last(x)
     for rule in RULES:
         if (rule.device, rule.channels_last) == (device, channels_last) and (
             rule.min_kernel_size <= kernel_size <= rule.max_kernel_size
         ):
             return rule.algorithm
     return "direct"
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _before(kernel_size: int) -> int:
@@ -206,7 +162,7 @@ def _unfold(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _compute(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
     """The convolution without autograd, in at least float32 where reduced precision is slower."""
-    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     dtype = x.dtype
     if x.device.type == "cpu" or algorithm == "fft":
         x, weight, bias = _float(x), _float(weight), _float(bias)

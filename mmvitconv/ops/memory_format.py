@@ -7,7 +7,7 @@ and ``torch.func`` the order is not theirs to choose, and they leave it alone.
 import torch
 from torch import Tensor
 
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.traced import is_traced, is_transformed
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -16,9 +16,23 @@ def is_channels_last(x: Tensor) -> bool:
     Args:
         x: Shape (B, C, H, W).
     """
-    if torch._C._functorch.is_batchedtensor(x):  # torch cannot tell under vmap
+    if is_transformed():  # torch cannot tell under vmap
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def cpu_memory_format(kernel_size: int) -> torch.memory_format:
+    """Return the format in which depth-wise and 1x1 convolutions in turn are fastest on CPUs.
+
+    The weight gradient wants the default format, whatever the kernel; without gradients
+    channels_last is faster for kernels up to 8x8 and beyond 13x13.
+
+    Args:
+        kernel_size: Of the depth-wise convolutions.
+    """
+    if torch.is_grad_enabled() or 9 <= kernel_size <= 13:
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def convolution_format(x: Tensor, kernel_size: int | None = None) -> Tensor:
@@ -28,19 +42,16 @@ def convolution_format(x: Tensor, kernel_size: int | None = None) -> Tensor:
 
     Args:
         x: Shape (B, C, H, W).
-        kernel_size: Of the depth-wise convolutions that take most of the time. Their weight
-            gradient wants the default format, whatever the kernel; without gradients channels_last
-            is faster for kernels up to 8x8 and beyond 13x13. None where other layers dominate,
-            which want channels_last.
+        kernel_size: Of the depth-wise convolutions that take most of the time, see
+            :func:`cpu_memory_format`; None where other layers do, which want channels_last.
 
     Returns:
         The same values.
     """
     if x.device.type != "cpu" or is_traced():
         return x
-    if kernel_size is not None and (torch.is_grad_enabled() or 9 <= kernel_size <= 13):
-        return x.contiguous()
-    return x.contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if kernel_size is None else cpu_memory_format(kernel_size)
+    return x.contiguous(memory_format=layout)
 
 
 def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:

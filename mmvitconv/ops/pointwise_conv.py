@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvitconv.ops.traced import is_traced
+
 # Up to so many positions the product wins: a convolution first reorders its weights at each call.
 _MAX_TOKENS = 512
 
@@ -22,7 +24,7 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     batch, channels, height, width = x.shape
     if (
         x.device.type != "cpu"
-        or torch.compiler.is_compiling()
+        or is_traced()
         or batch * height * width > _MAX_TOKENS
         or not x.is_contiguous(memory_format=torch.channels_last)
     ):

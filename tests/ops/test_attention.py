@@ -1,4 +1,4 @@
-"""Attention operators and fused GELUs against plain formulas: values, gradients, dtypes, layouts.
+"""Attention operators against plain formulas: values, gradients, dtypes.
 
 The window attention is held to a loop over windows whose padded slots are written out.
 """
@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_sums_close
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmvitconv.ops import attention, conv2d_gelu, linear_gelu, window_attention
+from mmvitconv.ops import attention, window_attention
 
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 REDUCED = [torch.bfloat16, torch.float16]
 
 
@@ -37,27 +34,6 @@ def gradients(operator: Callable[..., Tensor], tensors: list[Tensor | None]) -> 
 def assert_all_close(ours: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-class Recorder(TorchDispatchMode):
-    """Names of the operators that ran."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Callable,
-        types: tuple[type, ...],
-        args: tuple = (),
-        kwargs: dict | None = None,
-    ) -> object:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-    def saw(self, part: str) -> bool:
-        return any(part in name for name in self.names)
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -277,165 +253,6 @@ def test_window_attention_takes_views():
     )
 
 
-# --- convolution and GELU ------------------------------------------------------------------------
-
-# channels in, channels out, kernel, stride, padding, groups
-CONVOLUTIONS = {
-    "full": (3, 8, 3, 2, 1, 1),
-    "depthwise": (8, 8, 3, 1, 1, 8),
-    "depthwise, stride 2": (8, 8, 3, 2, 1, 8),
-    "grouped": (8, 12, 3, 1, 0, 4),
-    "pointwise": (6, 10, 1, 1, 0, 1),
-    "large kernel": (4, 4, 5, 3, 2, 2),
-}
-
-
-def plain_conv(kind: str) -> Callable[..., Tensor]:
-    *_, stride, padding, groups = CONVOLUTIONS[kind]
-    return lambda x, w, b=None: F.gelu(F.conv2d(x, w, b, stride, padding, groups=groups))
-
-
-def our_conv(kind: str) -> Callable[..., Tensor]:
-    *_, stride, padding, groups = CONVOLUTIONS[kind]
-    return lambda x, w, b=None: conv2d_gelu(x, w, b, stride, padding, groups)
-
-
-def conv_inputs(kind: str, size: tuple[int, int], layout: str = "nchw") -> list[Tensor]:
-    c_in, c_out, kernel, _, _, groups = CONVOLUTIONS[kind]
-    x = 3 * torch.randn(2, c_in, *size, dtype=torch.float64)
-    weight = torch.randn(c_out, c_in // groups, kernel, kernel, dtype=torch.float64)
-    bias = torch.randn(c_out, dtype=torch.float64)
-    return [x.contiguous(memory_format=LAYOUTS[layout]), weight, bias]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_conv2d_gelu_equals_plain(kind: str, layout: str, has_bias: bool):
-    for size in ((5, 3), (17, 12), (32, 32)):
-        x, weight, bias = conv_inputs(kind, size, layout)
-        tensors = [x, weight, bias if has_bias else None]
-        expected = gradients(plain_conv(kind), tensors)
-        assert_all_close(gradients(our_conv(kind), tensors), expected, 1e-10)
-        *_, stride, padding, groups = CONVOLUTIONS[kind]
-        magnitude = F.conv2d(x.abs(), weight.abs(), bias.abs(), stride, padding, 1, groups)
-        single = [None if t is None else t.float() for t in tensors]
-        before = [None if t is None else t.clone() for t in single]
-        for grad in (False, True):
-            with torch.set_grad_enabled(grad):
-                out = our_conv(kind)(*single)
-            assert_sums_close(out, expected[0], magnitude, weight[0].numel() + 1)
-        for a, b in zip(single, before, strict=True):
-            assert a is b is None or torch.equal(a, b)
-
-
-@pytest.mark.parametrize("kind", ["full", "depthwise"])
-def test_conv2d_gelu_takes_the_fused_pass_for_inference_only(kind: str):
-    tensors = [t.float() for t in conv_inputs(kind, (16, 16), "nhwc")]
-
-    def is_fused(*tensors: Tensor, grad: bool = False) -> bool:
-        with torch.set_grad_enabled(grad), Recorder() as recorder:
-            our_conv(kind)(*tensors)
-        return recorder.saw("_convolution_pointwise")
-
-    assert is_fused(*tensors) == torch.backends.mkldnn.is_available()
-    assert not is_fused(*tensors, grad=True)
-    assert not is_fused(tensors[0].contiguous(), *tensors[1:])
-    assert not is_fused(*[t.double() for t in tensors])
-    assert not is_fused(*[t.bfloat16() for t in tensors])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_fused(*tensors)
-
-
-@pytest.mark.parametrize("dtype", REDUCED)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("autocast", [False, True])
-def test_conv2d_gelu_reduced_precision(dtype: torch.dtype, layout: str, autocast: bool):
-    tensors = conv_inputs("depthwise", (19, 12), layout)
-    given_dtype = torch.float32 if autocast else dtype
-    given = [t.to(given_dtype) for t in tensors]
-    expected = plain_conv("depthwise")(*[t.double() for t in given])
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype, enabled=autocast):
-            out = our_conv("depthwise")(*given)
-        assert out.dtype == dtype
-        error = (out.double() - expected).abs().max()
-        assert error <= 2 * torch.finfo(dtype).eps * expected.abs().max()
-
-
-# --- linear layer and GELU -----------------------------------------------------------------------
-
-
-def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.gelu(F.linear(x, weight, bias))
-
-
-def linear_inputs(*shape: int, width: int = 24) -> list[Tensor]:
-    new = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
-    return [3 * new(*shape), new(width, shape[-1]), new(width)]
-
-
-SHAPES = [(1, 7), (511, 16), (512, 16), (3, 5, 8), (2, 30, 30, 12), (16,)]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_linear_gelu_equals_plain(shape: tuple[int, ...], has_bias: bool):
-    x, weight, bias = linear_inputs(*shape)
-    tensors = [x, weight, bias if has_bias else None]
-    expected = gradients(plain_linear, tensors)
-    assert_all_close(gradients(linear_gelu, tensors), expected, 1e-10)
-    magnitude = F.linear(x.abs(), weight.abs(), bias.abs())
-    single = [None if t is None else t.float() for t in tensors]
-    before = [None if t is None else t.clone() for t in single]
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            out = linear_gelu(*single)
-        assert_sums_close(out, expected[0], magnitude, shape[-1] + 1)
-    for a, b in zip(single, before, strict=True):
-        assert a is b is None or torch.equal(a, b)
-
-
-def test_linear_gelu_takes_the_fused_pass_where_it_pays():
-    def is_fused(rows: int, grad: bool = False, dtype: torch.dtype = torch.float32) -> bool:
-        tensors = [t.to(dtype) for t in linear_inputs(rows, 16)]
-        with torch.set_grad_enabled(grad), Recorder() as recorder:
-            linear_gelu(*tensors)
-        return recorder.saw("_linear_pointwise")
-
-    assert is_fused(512) == torch.backends.mkldnn.is_available()
-    assert not is_fused(511)
-    assert not is_fused(512, grad=True)
-    assert not is_fused(512, dtype=torch.float64)
-    assert not is_fused(512, dtype=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_fused(512)
-
-
-@pytest.mark.parametrize("dtype", REDUCED)
-@pytest.mark.parametrize("rows", [5, 600])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_linear_gelu_reduced_precision(dtype: torch.dtype, rows: int, autocast: bool):
-    given = [t.to(torch.float32 if autocast else dtype) for t in linear_inputs(rows, 16)]
-    expected = plain_linear(*[t.double() for t in given])
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype, enabled=autocast):
-            out = linear_gelu(*given)
-        assert out.dtype == dtype
-        error = (out.double() - expected).abs().max()
-        assert error <= 2 * torch.finfo(dtype).eps * expected.abs().max()
-
-
-def test_linear_gelu_takes_strided_inputs():
-    x, weight, bias = (t.float() for t in linear_inputs(2, 400, 8))
-    strided = x.transpose(0, 1)
-    with torch.no_grad():
-        out = linear_gelu(strided, weight, bias)
-    doubles = [t.double() for t in (strided, weight, bias)]
-    magnitude = F.linear(*[t.abs() for t in doubles])
-    assert_sums_close(out, plain_linear(*doubles), magnitude, 8 + 1)
-
-
 # --- all of them ---------------------------------------------------------------------------------
 
 
@@ -444,13 +261,10 @@ def cases() -> Iterator[tuple[str, Callable[..., Tensor], list[Tensor]]]:
     q, kv, pad, biases, sizes = window_inputs("four")
     tensors = [t.float() for t in (q, kv, pad, *biases)]
     yield "windows", lambda q, kv, pad, *b: window_attention(q, kv, pad, b, sizes), tensors
-    convolution = [t.float() for t in conv_inputs("full", (16, 16), "nhwc")]
-    yield "conv2d_gelu", our_conv("full"), convolution
-    yield "linear_gelu", linear_gelu, [t.float() for t in linear_inputs(600, 8)]
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(2))
 def test_operators_compile_without_graph_break(index: int):
     _, operator, tensors = list(cases())[index]
     torch._dynamo.reset()
@@ -461,7 +275,7 @@ def test_operators_compile_without_graph_break(index: int):
         assert_all_close([compiled(*tensors)], [operator(*tensors)], 1e-5)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(2))
 def test_parameters_are_accepted_in_inference_mode(index: int):
     _, operator, tensors = list(cases())[index]
     expected = operator(*tensors)

@@ -5,11 +5,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import assert_sums_close
 from torch import Tensor
 
 from mmvitconv.ops import depthwise_conv as depthwise_module
-from mmvitconv.ops import depthwise_conv2d, depthwise_conv2d_gelu, pointwise_conv2d
+from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
 from mmvitconv.ops import pointwise_conv as pointwise_module
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -93,34 +92,6 @@ def test_depthwise_reduced_precision_is_as_good_as_its_inputs(dtype, autocast, t
     if training:
         out.float().sum().backward()
         assert weight.grad.dtype == weight.dtype
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@pytest.mark.parametrize("size", [(1, 1), (7, 4), (33, 20)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_depthwise_gelu_equals_plain(layout, kernel_size, size, dtype):
-    torch.manual_seed(0)
-    x = 3 * torch.randn(2, 20, *size, dtype=dtype).contiguous(memory_format=layout)
-    weight = torch.randn(20, 1, kernel_size, kernel_size, dtype=dtype)
-    bias = torch.randn(20, dtype=dtype)
-    before = x.clone()
-    doubles = [t.double() for t in (x, weight, bias)]
-    expected, magnitude = F.gelu(plain(*doubles)), plain(*[t.abs() for t in doubles])
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            out = depthwise_conv2d_gelu(x, weight, bias)
-        assert_sums_close(out, expected, magnitude, kernel_size**2 + 1)
-        assert torch.equal(x, before)
-    assert out.is_contiguous(memory_format=layout) or 1 in size
-
-
-def test_depthwise_gelu_under_autocast():
-    x, weight, bias = torch.randn(1, 8, 9, 9), torch.randn(8, 1, 3, 3), torch.randn(8)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        out = depthwise_conv2d_gelu(x, weight, bias)
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), F.gelu(plain(x, weight, bias)), rtol=0.02, atol=0.1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -11,7 +11,8 @@ BatchNorm. :class:`~mmvitconv.models.necks.IsotropicPyramid` makes several scale
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,14 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
+from mmvitconv.models.base import PyramidBackbone, check_positive, check_rate, resolve_arch
 from mmvitconv.models.layers import (
     DepthwiseConv2d,
+    ScaledResidual,
     build_activation,
     build_norm,
-    draw_kept,
-    is_plain,
-    keep_memory_format,
 )
-from mmvitconv.ops import cpu_memory_format, depthwise_conv2d_gelu
+from mmvitconv.ops import convolution_format
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ConvMixer", "ConvMixerArch"]
@@ -56,13 +55,7 @@ class ConvMixerArch:
     act: str = "GELU"
 
     def __post_init__(self) -> None:
-        sizes = (self.embed_dims, self.depth, self.kernel_size, self.patch_size)
-        if any(not isinstance(size, int) or size < 1 for size in sizes):
-            raise ValueError(
-                f"embed_dims={self.embed_dims}, depth={self.depth}, kernel_size="
-                f"{self.kernel_size} and patch_size={self.patch_size} must be integers of at "
-                "least 1"
-            )
+        check_positive(**{name: size for name, size in vars(self).items() if name != "act"})
 
 
 ARCHS: Mapping[str, ConvMixerArch] = {
@@ -75,7 +68,20 @@ ARCHS: Mapping[str, ConvMixerArch] = {
 }
 
 
-class Stem(nn.Sequential):
+class ActivatedNorm(nn.Sequential):
+    """Layers in a row of which a BatchNorm comes last, behind an activation."""
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Name the layers, the BatchNorm first.
+
+        Tools that fold BatchNorms, such as mmcv's ``fuse_conv_bn``, take the child in front of a
+        norm for the convolution whose output it norms. Here it is the activation's output.
+        """
+        *layers, norm = super().named_children()
+        return iter([norm, *layers])
+
+
+class Stem(ActivatedNorm):
     """Patch embedding: strided convolution, activation, BatchNorm (section 1).
 
     Args:
@@ -93,6 +99,11 @@ class Stem(nn.Sequential):
             build_activation(act_cfg),
             build_norm(norm_cfg, arch.embed_dims),
         )
+        self.kernel_size = arch.kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images of shape (B, in_channels, H, W)."""
+        return super().forward(convolution_format(x, self.kernel_size))
 
     def accepts_kernel(self, shape: Sequence[int]) -> bool:
         """Whether a kernel of this shape is a patch embedding, of whatever patch size."""
@@ -131,28 +142,25 @@ def resize_kernel(kernel: Tensor, size: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """Holds the spatial half of a block, around which the skip goes.
+    """Adds its input to what layers make of it: the spatial half of a block.
 
     Args:
         fn: Depth-wise convolution, activation, BatchNorm.
+        drop_path_rate: Chance that a sample skips them while training.
     """
 
-    def __init__(self, fn: nn.Sequential) -> None:
+    def __init__(self, fn: nn.Module, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.fn = fn
+        self.add = ScaledResidual(drop_path_rate)
 
-    def forward(self, x: Tensor, drop_path_rate: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Mix space in a map of shape (B, C, H, W)."""
-        conv, act, norm = self.fn
-        y = norm(_activate(x, conv, act))
-        if self.training and drop_path_rate > 0:
-            return torch.addcmul(x, y.to(x.dtype), draw_kept(x, drop_path_rate))
-        # A norm does not need its output again, so that no third map is written.
-        return y.add_(x) if is_plain(norm, nn.BatchNorm2d) and y.dtype == x.dtype else y + x
+        return self.add(x, self.fn(x))
 
 
-class Block(nn.Sequential):
-    """Spatial half with a skip, channel half without (section 1).
+class Block(ActivatedNorm):
+    """``x + norm(act(depthwise(x)))``, then ``norm(act(pointwise(x)))`` (section 1).
 
     Args:
         arch: The sizes.
@@ -171,62 +179,21 @@ class Block(nn.Sequential):
         algorithm: str | None,
     ) -> None:
         dims = arch.embed_dims
+        mix = ActivatedNorm(
+            DepthwiseConv2d(dims, arch.kernel_size, algorithm),
+            build_activation(act_cfg),
+            build_norm(norm_cfg, dims),
+        )
         super().__init__(
-            Residual(
-                nn.Sequential(
-                    DepthwiseConv2d(dims, arch.kernel_size, algorithm),
-                    build_activation(act_cfg),
-                    build_norm(norm_cfg, dims),
-                )
-            ),
+            Residual(mix, drop_path_rate),
             nn.Conv2d(dims, dims, 1),
             build_activation(act_cfg),
             build_norm(norm_cfg, dims),
         )
-        self.drop_path_rate = drop_path_rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform a map of shape (B, C, H, W)."""
-        residual, conv, act, norm = self
-        return norm(_activate(residual(x, self.drop_path_rate), conv, act))
-
-
-def _activate(x: Tensor, conv: nn.Conv2d, act: nn.Module) -> Tensor:
-    """Convolution and activation; in inference without a second map, or in one pass."""
-    watched = not is_plain(conv, nn.Conv2d, DepthwiseConv2d)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or watched:
-        return act(conv(x))
-    if is_plain(act, nn.GELU) and act.approximate == "none":
-        if isinstance(conv, DepthwiseConv2d):
-            return depthwise_conv2d_gelu(x, conv.weight, conv.bias, conv.algorithm)
-        return torch.ops.aten.gelu_(conv(x))
-    return conv(x).relu_() if is_plain(act, nn.ReLU) else act(conv(x))
-
-
-class FusedResidual(nn.Module):
-    """:class:`Residual` for inference: skip plus scaled activation in one pass.
-
-    The norm's shift is in the bias of the 1x1 convolution, the only reader of the result.
-
-    Args:
-        conv: Depth-wise convolution.
-        act: Activation.
-        scale: The norm's factor for each channel, shape (C,).
-    """
-
-    def __init__(self, conv: DepthwiseConv2d, act: nn.Module, scale: Tensor) -> None:
-        super().__init__()
-        self.conv, self.act = conv, act
-        self.register_buffer("scale", scale.view(-1, 1, 1))
-
-    def forward(self, x: Tensor, drop_path_rate: float = 0.0) -> Tensor:
-        """Mix space in a map of shape (B, C, H, W)."""
-        y = _activate(x, self.conv, self.act).to(x.dtype)
-        return torch.addcmul(x, y, self.scale.to(x.dtype))
 
 
 @MODELS.register_module()
-class ConvMixer(Backbone):
+class ConvMixer(PyramidBackbone):
     """ConvMixer backbone (arXiv:2201.09792); every output has the stride of the patch size.
 
     Outputs are taken after blocks, so ``out_indices`` and ``frozen_stages`` count blocks. Each
@@ -260,6 +227,9 @@ class ConvMixer(Backbone):
     """
 
     unit = "blocks"
+    stem_names = ("stem",)
+    block = "blocks.{stage}"
+    output_norm = None
 
     def __init__(
         self,
@@ -286,7 +256,9 @@ class ConvMixer(Backbone):
         if out_indices is None:
             out_indices = tuple(sorted({-(-depth * i // 4) - 1 for i in (1, 2, 3, 4)}))
         super().__init__(
-            num_stages=depth,
+            depths=(1,) * depth,
+            channels=(sizes.embed_dims,) * depth,
+            strides=(sizes.patch_size,) * depth,
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -304,75 +276,48 @@ class ConvMixer(Backbone):
             Block(sizes, act_cfg, norm_cfg, drop_path_rate * i / max(depth - 1, 1), algorithm)
             for i in range(self.num_stages)
         )
-        self.out_channels = (sizes.embed_dims,) * len(self.out_indices)
-        self.strides = (sizes.patch_size,) * len(self.out_indices)
         self.train()
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the blocks in ``out_indices``."""
-        image, outs = x, []
-        patch_size = self.arch.patch_size
-        if self.pad_to_patch:
-            x = F.pad(x, (0, -x.shape[3] % patch_size, 0, -x.shape[2] % patch_size))
-        elif min(x.shape[2:]) < patch_size:
+    def embed(self, stage: int, x: Tensor) -> Tensor:
+        """Pad images to whole patches, or check that there is one, and embed them."""
+        size = self.arch.patch_size
+        if stage == 0 and self.pad_to_patch:
+            x = F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
+        elif stage == 0 and min(x.shape[2:]) < size:
             raise ValueError(
-                f"an image of {x.shape[2]} x {x.shape[3]} pixels has no whole patch of "
-                f"{patch_size}; give a larger one or pad_to_patch=True"
+                f"an image of {x.shape[2]} x {x.shape[3]} pixels has no whole patch of {size}; "
+                "give a larger one or pad_to_patch=True"
             )
-        # A compiler chooses for itself; on GPUs the user does.
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=cpu_memory_format(self.arch.kernel_size))
-        x = self.stem(x)
-        for index, block in enumerate(self.blocks):
-            x = self.run_block(block, x)
-            if index in self.out_indices:
-                outs.append(keep_memory_format(x, image))
-        return outs
+        return super().embed(stage, x)
 
     def fuse(self) -> "ConvMixer":
-        """Fold what can be folded exactly of the norms, in place, for inference only.
-
-        The activation stands between a convolution and its norm, so a norm can only move forward.
-        That of a spatial half becomes a factor in the skip's addition, and its shift goes into the
-        1x1 convolution's bias. That of a channel half feeds a zero-padded convolution and a skip,
-        where folding would be wrong at the borders; it stays.
+        """Fold the shift of the spatial halves' norms; take ``mmvitconv.runtime.fold`` instead.
 
         Returns:
-            The backbone itself, in evaluation mode; its state dict has another layout now.
+            The backbone itself, in evaluation mode.
 
         Raises:
             RuntimeError: It is in training mode, or a norm has no running statistics.
         """
+        warnings.warn(
+            "ConvMixer.fuse() is deprecated; mmvitconv.runtime.fold(model) folds more",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         if self.training:
             raise RuntimeError("fuse() is for inference; call eval() first")
-        with torch.no_grad():
-            for block in self.blocks:
-                if isinstance(block[0], FusedResidual):
-                    continue
-                conv, act, norm = block[0].fn
-                if norm.running_var is None:
-                    raise RuntimeError(
-                        "fuse() needs norms with running statistics; this one has "
-                        "track_running_stats=False"
-                    )
-                scale = (norm.running_var + norm.eps).rsqrt()
-                scale = scale if norm.weight is None else scale * norm.weight
-                shift = -norm.running_mean * scale
-                shift = shift if norm.bias is None else shift + norm.bias
-                block[0] = FusedResidual(conv, act, scale)
-                block[1].bias.add_(block[1].weight.flatten(1) @ shift)
+        for block in self.blocks:
+            norm, conv = block[0].fn[-1], block[1]
+            if norm.running_var is None or norm.bias is None:
+                raise RuntimeError(
+                    "fuse() needs affine norms with running statistics; this one has "
+                    f"affine={norm.affine} and track_running_stats={norm.track_running_stats}"
+                )
+            with torch.no_grad():  # only the 1x1 convolution reads the shift
+                shift = norm(norm.bias.new_zeros(1, len(norm.bias), 1, 1)).flatten()
+                norm.bias -= shift
+                conv.bias += conv.weight.flatten(1) @ shift
         return self
-
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """A block, and the stem with the first one."""
-        return [*([] if stage else [self.stem]), self.blocks[stage]]
-
-    def is_optional_key(self, key: str) -> bool:
-        """Blocks behind the last output are not built."""
-        part, _, rest = key.partition(".")
-        return part == "blocks" and (
-            self.num_stages <= int(rest.partition(".")[0]) < self.arch.depth
-        )
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """A stem of another patch size, to start from."""
@@ -411,24 +356,3 @@ class ConvMixer(Backbone):
                 logger="current",
                 level=logging.WARNING,
             )
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, a block each.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem, 1 to depth for the blocks, then everything outside the backbone; and
-            the number of ids.
-        """
-        num_layers = self.num_stages + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part == "stem":
-            return 0, num_layers
-        if part == "blocks":
-            return int(rest.partition(".")[0]) + 1, num_layers
-        return num_layers - 1, num_layers

@@ -10,7 +10,6 @@ bottleneck, twice; the channel mixer is an inverted bottleneck with a small dept
 inside.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,16 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
+from mmvitconv.models.base import (
+    PyramidBackbone,
+    check_rate,
+    check_stages,
+    resolve_arch,
+)
 from mmvitconv.models.layers import (
     CanvasNorm,
     DepthwiseConv2d,
     PointwiseConv2d,
     ScaledResidual,
     drop_path_rates,
-    is_plain,
 )
-from mmvitconv.ops import convolution_format, depthwise_conv2d_gelu, pointwise_conv2d
+from mmvitconv.ops import add_head_products, convolution_format, head_similarity
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -78,19 +81,9 @@ class FCViTArch:
     channel_att_sizes: tuple[int, int] = (3, 5)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.depths), len(self.embed_dims), len(self.mlp_ratios)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios="
-                f"{self.mlp_ratios} must have one entry for each stage"
-            )
-        if min(self.depths) < 1 or min(self.embed_dims) < 1 or min(self.mlp_ratios) <= 0:
-            raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims} and mlp_ratios="
-                f"{self.mlp_ratios} must be positive"
-            )
+        check_stages(depths=self.depths, embed_dims=self.embed_dims, mlp_ratios=self.mlp_ratios)
         if len(self.mix_sizes) not in (1, 2):
-            raise ValueError(f"mix_sizes={self.mix_sizes} is illegal; give one or two kernel sizes")
+            raise ValueError(f"mix_sizes must be one or two kernel sizes, got {self.mix_sizes}")
         sizes = (
             *self.mix_sizes,
             *self.channel_att_sizes,
@@ -99,7 +92,7 @@ class FCViTArch:
         )
         if any(size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(
-                f"kernel sizes must be odd and positive, but mix_sizes={self.mix_sizes}, "
+                f"kernel sizes must be odd and positive, got mix_sizes={self.mix_sizes}, "
                 f"dwconv_size={self.dwconv_size}, spatial_att_size={self.spatial_att_size}, "
                 f"channel_att_sizes={self.channel_att_sizes}"
             )
@@ -109,8 +102,7 @@ class FCViTArch:
                 divisor < 1 or any(dims % divisor for dims in self.embed_dims)
             ):
                 raise ValueError(
-                    f"{name}={divisor} is illegal; it must divide every entry of embed_dims="
-                    f"{self.embed_dims}"
+                    f"{name} must divide every entry of embed_dims={self.embed_dims}, got {divisor}"
                 )
 
 
@@ -154,10 +146,9 @@ class PatchEmbed(nn.Module):
 class GlobalContext(nn.Module):
     """Adds a context vector to each position, weighted by its similarity to the mean (section 1.3).
 
-    The similarity of a token to the mean token is standardised over all heads and tokens of a
-    sample, rescaled per head and multiplied with a vector made from the mean. The map is read twice
-    and written
-    once: a matrix product gives the similarities, a fused multiply-add the result.
+    ``x + weight * vector``: the vector is made from the mean over all positions by a bottleneck,
+    and a position's weight, one for each head, is its scaled dot product with that mean,
+    standardised over all heads and positions of an image and then rescaled for each head.
 
     Args:
         embed_dims: Channels C.
@@ -180,71 +171,27 @@ class GlobalContext(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.rescale_weight = nn.Parameter(torch.ones(num_heads)) if weighted else None
         self.rescale_bias = nn.Parameter(torch.zeros(num_heads)) if weighted else None
-        if weighted:  # (C, heads): which channel is in which head
-            heads = torch.eye(num_heads).repeat_interleave(embed_dims // num_heads, dim=0)
-            self.register_buffer("head_mask", heads, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` of shape (B, C, H, W) plus its global context."""
-        batch, channels, height, width = x.shape
+        """Add the context to a map of shape (B, C, H, W)."""
         mean = x.mean(dim=(2, 3))
-        vector = self.fc1(mean)
-        if self.compete:
-            first, second = vector.chunk(2, dim=1)
-            vector = self.fc2(torch.maximum(first, second))
-        else:
-            vector = self.fc2(F.gelu(vector))
-        vector = vector.to(x.dtype)
+        hidden = self.fc1(mean)
+        hidden = torch.maximum(*hidden.chunk(2, dim=1)) if self.compete else F.gelu(hidden)
+        vector = self.fc2(hidden).to(x.dtype)
         if self.rescale_weight is None:
             return x + vector[:, :, None, None]
+        weight = self._standardise(head_similarity(x, mean, self.num_heads)).to(x.dtype)
+        return add_head_products(x, weight, vector)
 
-        heads, head_dims, length = self.num_heads, channels // self.num_heads, height * width
-        query = (mean * head_dims**-0.5).to(x.dtype)
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-            tokens = x.permute(0, 2, 3, 1).view(batch, length, channels)
-            # All heads in one product, by a block-diagonal matrix.
-            similarity = torch.bmm(tokens, query.unsqueeze(2) * self.head_mask.to(x.dtype))
-            weights = self._standardise(similarity, heads_last=True).to(x.dtype)
-            out = torch.addcmul(
-                tokens.view(batch, length, heads, head_dims),
-                weights.unsqueeze(3),
-                vector.view(batch, 1, heads, head_dims),
-            )
-            return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        tokens = x.reshape(batch * heads, head_dims, length)
-        similarity = torch.bmm(query.view(batch * heads, 1, head_dims), tokens)
-        weights = self._standardise(similarity.view(batch, heads, length), heads_last=False)
-        out = torch.addcmul(
-            tokens.view(batch, heads, head_dims, length),
-            weights.to(x.dtype).unsqueeze(2),
-            vector.view(batch, heads, head_dims, 1),
-        )
-        return out.view(batch, channels, height, width)
-
-    def _standardise(self, similarity: Tensor, heads_last: bool) -> Tensor:
-        """Standardise over heads and tokens of a sample in float32, then rescale each head."""
-        if similarity.dtype != torch.float64:
-            similarity = similarity.float()
-        # One value has no unbiased deviation; the biased one (0) keeps a single token finite.
-        count = similarity.shape[1] * similarity.shape[2]
+    def _standardise(self, similarity: Tensor) -> Tensor:
+        """Standardise (B, heads, H, W) for each image, then rescale each head."""
+        # One value has no unbiased deviation; the biased one (0) keeps it finite.
+        correction = int(similarity[0].numel() > 1)
         deviation, mean = torch.std_mean(
-            similarity.flatten(1), dim=1, correction=min(1, count - 1), keepdim=True
+            similarity, dim=(1, 2, 3), correction=correction, keepdim=True
         )
-        scale = self.rescale_weight / (deviation + self.eps)  # (B, heads)
-        shift = self.rescale_bias - mean * scale
-        dim = 1 if heads_last else 2
-        return torch.addcmul(shift.unsqueeze(dim), similarity, scale.unsqueeze(dim))
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    return is_plain(layer, DepthwiseConv2d, PointwiseConv2d)
-
-
-def _gelu(x: Tensor, layer: nn.Module) -> Tensor:
-    """GELU of a layer's output, in place when neither gradients nor listeners need that."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_plain(layer):
-        return F.gelu(x)
-    return torch.ops.aten.gelu_(x)
+        scale = self.rescale_weight.view(-1, 1, 1) / (deviation + self.eps)
+        return torch.addcmul(self.rescale_bias.view(-1, 1, 1) - mean * scale, similarity, scale)
 
 
 class Mix(nn.Module):
@@ -274,8 +221,8 @@ class Mix(nn.Module):
         """Mix a map of shape (B, C, H, W)."""
         if self.context is not None:
             x = self.context(x)
-        x = _gelu(self.fc1(self.dwconv(x)), self.fc1)
-        return x if self.fc2 is None else _gelu(self.fc2(x), self.fc2)
+        x = F.gelu(self.fc1(self.dwconv(x)))
+        return x if self.fc2 is None else F.gelu(self.fc2(x))
 
 
 class SpatialAtt(nn.Module):
@@ -321,8 +268,6 @@ class TokenMixer(nn.Sequential):
 class ChannelMixer(nn.Module):
     """Inverted bottleneck with a depth-wise convolution before its activation (section 1.4)."""
 
-    slice_bytes = 4 * 2**20
-
     def __init__(
         self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch
     ) -> None:
@@ -337,57 +282,11 @@ class ChannelMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels of a map of shape (B, C, H, W)."""
-        if self._pays_to_slice(x):
-            x = self._forward_sliced(x)
-        else:
-            x = self.fc1(x)
-            if self.dwconv is None:
-                x = _gelu(x, self.fc1)
-            elif torch.is_grad_enabled() or not _is_plain(self.dwconv):
-                x = F.gelu(self.dwconv(x))
-            else:
-                x = depthwise_conv2d_gelu(x, self.dwconv.weight, self.dwconv.bias)
-            x = self.drop(self.fc2(self.drop(x)))
+        x = self.fc1(x)
+        if self.dwconv is not None:
+            x = self.dwconv(x)
+        x = self.drop(self.fc2(self.drop(F.gelu(x))))
         return x if self.channel_att is None else self.channel_att(x)
-
-    def _pays_to_slice(self, x: Tensor) -> bool:
-        """Whether the hidden map is so large that CPUs are better off to make it slice by slice.
-
-        The allocator returns blocks of 32 MB and more to the system at once, so that every
-        operation on them pays for fresh pages. Only without gradients, where no hidden map is kept,
-        and when nobody listens to the layers.
-        """
-        layers = (self.fc1, self.dwconv, self.fc2)
-        return (
-            x.device.type == "cpu"
-            and not torch.is_grad_enabled()
-            and not (self.training and self.drop.p > 0)
-            and not torch.compiler.is_compiling()
-            and self._hidden_bytes(x) > 1.5 * self.slice_bytes
-            and all(layer is None or _is_plain(layer) for layer in layers)
-        )
-
-    def _hidden_bytes(self, x: Tensor) -> int:
-        return x.numel() // x.shape[1] * self.fc1.out_channels * x.element_size()
-
-    def _forward_sliced(self, x: Tensor) -> Tensor:
-        """The same without the full hidden map: slices of it are made, used and summed up."""
-        hidden_dims = self.fc1.out_channels
-        num_slices = math.ceil(self._hidden_bytes(x) / self.slice_bytes)
-        step = 16 * math.ceil(hidden_dims / num_slices / 16)  # whole vectors
-        out = None
-        for start in range(0, hidden_dims, step):
-            rows = slice(start, start + step)
-            hidden = pointwise_conv2d(x, self.fc1.weight[rows], self.fc1.bias[rows])
-            if self.dwconv is None:
-                hidden = torch.ops.aten.gelu_(hidden)
-            else:
-                weight, bias = self.dwconv.weight[rows], self.dwconv.bias[rows]
-                hidden = depthwise_conv2d_gelu(hidden, weight, bias)
-            bias = self.fc2.bias if out is None else None
-            part = pointwise_conv2d(hidden, self.fc2.weight[:, rows], bias)
-            out = part if out is None else out.add_(part)
-        return out
 
 
 class Block(nn.Module):
@@ -424,9 +323,9 @@ class Block(nn.Module):
 class FCViT(PyramidBackbone):
     """FCViT backbone (arXiv:2212.12552), strides 4, 8, 16 and 32.
 
-    Each output is normalised by a GroupNorm of one group over the whole canvas, so features depend
-    on padding. A classifier takes ``out_indices=(3,)``, global average pooling and a linear head:
-    that is the original order norm, mean, head.
+    Each output is normalised by a GroupNorm of one group over the whole map, padding included, so
+    features depend on padding. A classifier takes ``out_indices=(3,)``, global average pooling and
+    a linear head: that is the original order norm, mean, head.
 
     Args:
         arch: ``'tiny'``, ``'s12'``, ``'s24'``, ``'s48'`` (in the original code ``'b12'``,

@@ -22,10 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import draw_kept, drop_path_rates, is_plain, keep_memory_format
+from mmvitconv.models.base import (
+    PyramidBackbone,
+    check_positive,
+    check_rate,
+    check_stages,
+    resolve_arch,
+)
+from mmvitconv.models.layers import draw_kept, drop_path_rates
 from mmvitconv.models.layers.window import relative_position_index
-from mmvitconv.ops import attention, conv2d_gelu, linear_gelu, window_attention
+from mmvitconv.ops import attention, convolution_format, window_attention
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "LightViT", "LightViTArch"]
@@ -57,32 +63,23 @@ class LightViTArch:
     reduction_ratio: float = 0.25
 
     def __post_init__(self) -> None:
-        stages = (self.depths, self.embed_dims, self.num_heads, self.mlp_ratios)
-        if len({len(values) for values in stages}) != 1 or not self.depths:
-            raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims}, num_heads={self.num_heads} "
-                f"and mlp_ratios={self.mlp_ratios} must have one entry for each stage"
-            )
-        if min(value for values in stages for value in values) <= 0:
-            raise ValueError(
-                f"depths={self.depths}, embed_dims={self.embed_dims}, num_heads={self.num_heads} "
-                f"and mlp_ratios={self.mlp_ratios} must be positive"
-            )
+        check_stages(
+            depths=self.depths,
+            embed_dims=self.embed_dims,
+            num_heads=self.num_heads,
+            mlp_ratios=self.mlp_ratios,
+        )
+        check_positive(num_global_tokens=self.num_global_tokens, window_size=self.window_size)
         pairs = zip(self.embed_dims, self.num_heads, strict=True)
         if any(dims % heads for dims, heads in pairs) or self.embed_dims[0] % 2:
             raise ValueError(
-                f"embed_dims={self.embed_dims} is illegal; the first must be even, and each must "
-                f"be divisible by its entry of num_heads={self.num_heads}"
-            )
-        if self.num_global_tokens < 1 or self.window_size < 1:
-            raise ValueError(
-                f"num_global_tokens={self.num_global_tokens} and window_size={self.window_size} "
-                "must be at least 1"
+                "the first of embed_dims must be even and each must be divisible by its entry of "
+                f"num_heads={self.num_heads}, got {self.embed_dims}"
             )
         if not 0 < self.reduction_ratio <= 1 or self.reduction_ratio * min(self.embed_dims) < 1:
             raise ValueError(
-                f"reduction_ratio={self.reduction_ratio} is illegal; give a number in (0, 1] that "
-                f"leaves at least one channel of embed_dims={self.embed_dims}"
+                "reduction_ratio must be a number in (0, 1] that leaves at least one channel of "
+                f"embed_dims={self.embed_dims}, got {self.reduction_ratio}"
             )
 
 
@@ -181,20 +178,6 @@ class WindowGrid:
         return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
 
 
-class StemConv(nn.Conv2d):
-    """3x3 convolution without bias, so that a norm can be folded into it.
-
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        stride: Stride.
-        groups: Groups of channels.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int, groups: int) -> None:
-        super().__init__(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
-
-
 class Stem(nn.Sequential):
     """Convolutions to stride 4, each with BatchNorm and GELU (section 2.1 of the specification).
 
@@ -204,42 +187,13 @@ class Stem(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        convs = [
-            StemConv(in_channels, channels, 2, 1),
-            StemConv(channels, channels, 1, channels),
-            StemConv(channels, channels, 1, channels),
-            StemConv(channels, channels, 2, channels),
-        ]
-        super().__init__(
-            *[layer for conv in convs for layer in (conv, nn.BatchNorm2d(channels), nn.GELU())]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed images (B, in_channels, H, W) at a quarter of their size, rounded up."""
-        layers = list(self)
-        if any(norm.training for norm in layers[1::3]) or not self._is_plain():
-            return super().forward(x)
-        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            x = conv2d_gelu(
-                x,
-                conv.weight * scale.view(-1, 1, 1, 1),
-                norm.bias - norm.running_mean * scale,
-                conv.stride[0],
-                1,
-                conv.groups,
-            )
-        return x
-
-    def _is_plain(self) -> bool:
-        """Whether nobody replaced a layer or listens to it, so that norms can be folded."""
-        layers, kinds = list(self), (StemConv, nn.BatchNorm2d, nn.GELU) * 4
-        return (
-            len(layers) == len(kinds)
-            and all(map(is_plain, layers, kinds))
-            and all(n.affine and n.track_running_stats for n in layers[1::3])
-            and all(act.approximate == "none" for act in layers[2::3])
-        )
+        layers: list[nn.Module] = []
+        for stride in (2, 1, 1, 2):
+            groups = channels if layers else 1
+            conv = nn.Conv2d(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
+            layers += [conv, nn.BatchNorm2d(channels), nn.GELU()]
+            in_channels = channels
+        super().__init__(*layers)
 
 
 class PatchEmbed(nn.Module):
@@ -270,7 +224,8 @@ class PatchEmbed(nn.Module):
         Returns:
             Image tokens (B, ceil(H / 8), ceil(W / 8), C), global tokens (B, T, C).
         """
-        tokens = self.norm(self.proj(self.stem(x)).permute(0, 2, 3, 1))
+        x = self.proj(self.stem(convolution_format(x)))
+        tokens = self.norm(x.permute(0, 2, 3, 1))
         return tokens, self.global_token.expand(x.shape[0], -1, -1)
 
     def accepts_tokens(self, shape: Sequence[int]) -> bool:
@@ -387,10 +342,7 @@ class Attention(nn.Module):
         ]
         pad = None
         if grid.has_padding:  # the original pads after the norm: a padded slot is a row of zeros
-            if is_plain(self.kv, nn.Linear) and self.kv.bias is not None:
-                pad = self.kv.bias.view(kv.shape[2:])
-            else:
-                pad = self.kv(q.new_zeros(1, self.kv.in_features)).view(kv.shape[2:])
+            pad = self.kv(q.new_zeros(1, self.kv.in_features)).view(kv.shape[2:])
         return window_attention(q, kv, pad, biases, grid.sizes)
 
 
@@ -433,11 +385,7 @@ class FeedForward(nn.Module):
         Returns:
             Image tokens (B, N, C) and, if there are any, global tokens (B, T, C).
         """
-        if is_plain(self.fc1, nn.Linear):
-            hidden = linear_gelu(rows, self.fc1.weight, self.fc1.bias)
-        else:
-            hidden = F.gelu(self.fc1(rows))
-        values = self.fc2(self._drop(hidden))
+        values = self.fc2(self.drop(F.gelu(self.fc1(rows))))
         normed = self.norm(values)
         parts = tokens.split(normed)
         total = tokens.num_image + tokens.num_global  # not a sum of all: float16 would overflow
@@ -453,14 +401,11 @@ class FeedForward(nn.Module):
         return [
             torch.addcmul(
                 x,
-                self._drop(value * channel_gate).to(x.dtype),
-                (score + offset).sigmoid_().to(x.dtype),
+                self.drop(value * channel_gate).to(x.dtype),
+                (score + offset).sigmoid().to(x.dtype),
             )
             for x, value, score in parts
         ]
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return self.drop(x) if self.training and self.drop.p > 0 else x
 
 
 class Block(nn.Module):
@@ -472,7 +417,7 @@ class Block(nn.Module):
         mlp_ratio: Hidden width of the feed-forward network over C.
         arch: The other sizes.
         drop_rate: Dropout in the feed-forward network.
-        drop_path_rate: Chance that an image skips a branch while training.
+        drop_path_rate: Chance that an image skips the attention, or the network, while training.
         drop_globals: Drop the global tokens after the attention, as the original detection code
             does in its last block.
     """
@@ -504,16 +449,16 @@ class Block(nn.Module):
         """Transform image tokens (B, N, C) in window order and global tokens (B, T, C)."""
         tokens = Tokens(x.shape[0], x.shape[1], g.shape[1])
         rows = torch.cat([x.flatten(0, 1), g.flatten(0, 1)])
-        branch = self.attn(self.norm1(rows), tokens, grid, self.drop_globals)
+        attended = self.attn(self.norm1(rows), tokens, grid, self.drop_globals)
         if self.drop_globals:
             tokens, rows = tokens._replace(num_global=0), x.flatten(0, 1)
         kept = None  # all tokens of an image share their fate
         if self.training and self.drop_path_rate > 0:
             kept = draw_kept(x, self.drop_path_rate)
-            rows = torch.addcmul(rows, branch.to(rows.dtype), tokens.expand(kept))
+            rows = torch.addcmul(rows, attended.to(rows.dtype), tokens.expand(kept))
             kept = draw_kept(x, self.drop_path_rate)
         else:
-            rows = rows + branch
+            rows = rows + attended
         outs = self.ffn(self.norm2(rows), tokens, rows, kept)
         return outs[0], outs[1] if tokens.num_global else None
 
@@ -544,12 +489,12 @@ class Merge(nn.Module):
 
 
 @MODELS.register_module()
-class LightViT(Backbone):
+class LightViT(PyramidBackbone):
     """LightViT backbone (arXiv:2207.05557), strides 8, 16 and 32.
 
     The original classification and detection codes differ; ``out_type`` chooses between their
     rules. Both take images of any size here: grids are padded as the original detection code does
-    it, and padded slots take part in the windows' attention. Global tokens see the whole canvas, so
+    it, and padded slots take part in the windows' attention. Global tokens see the whole map, so
     features depend on padding.
 
     Args:
@@ -577,6 +522,9 @@ class LightViT(Backbone):
         ValueError: Unknown ``arch`` or an argument outside its legal range.
     """
 
+    stem_names = ("patch_embed",)
+    embedding = "merges.{before}"
+
     def __init__(
         self,
         arch: str | Mapping = "tiny",
@@ -593,7 +541,9 @@ class LightViT(Backbone):
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, LightViTArch)
         super().__init__(
-            num_stages=len(sizes.depths),
+            depths=sizes.depths,
+            channels=sizes.embed_dims,
+            strides=[8 * 2**stage for stage in range(len(sizes.depths))],
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
@@ -605,11 +555,11 @@ class LightViT(Backbone):
         check_rate("drop_rate", drop_rate)
         if num_global_tokens is not None and num_global_tokens < 1:
             raise ValueError(
-                f"num_global_tokens={num_global_tokens} is illegal; give at least 1, or None for "
-                "the number that the weights have"
+                "num_global_tokens must be at least 1, or None for the number that the weights "
+                f"have, got {num_global_tokens}"
             )
         if out_type not in ("featmap", "raw"):
-            raise ValueError(f"out_type={out_type!r} is illegal; give 'featmap' or 'raw'")
+            raise ValueError(f"out_type must be 'featmap' or 'raw', got {out_type!r}")
         self.arch = sizes
         self.out_type = out_type
         self.patch_embed = PatchEmbed(
@@ -644,79 +594,34 @@ class LightViT(Backbone):
                 self.add_module(f"norm{stage}", nn.LayerNorm(dims, eps=_EPS))
         if out_type == "featmap" and self.num_stages == len(sizes.depths):
             self.stages[-1][-1].drop_globals = True
-        self.out_channels = tuple(sizes.embed_dims[stage] for stage in self.out_indices)
-        self.strides = tuple(8 * 2**stage for stage in self.out_indices)
         self.apply(_init_linear)
         self.train()
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The normalised features of ``out_indices``."""
-        image, outs = x, []
-        # On CPUs convolutions are faster so; a compiler chooses for itself.
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=torch.channels_last)
-        x, g = self.patch_embed(x)
-        for stage, blocks in enumerate(self.stages):
-            if stage:
-                x, g = self.merges[stage - 1](x, g)
-            grid = WindowGrid(
-                x.shape[1], x.shape[2], self.arch.window_size, self.relative_position_index
-            )
-            x = grid.to_windows(x)
-            for block in blocks:
-                x, g = self.run_block(block, x, g, grid)
-            x = grid.to_map(x)
-            if stage in self.out_indices:
-                norm = getattr(self, f"norm{stage}")
-                if self.out_type == "raw":
-                    outs.append(norm(torch.cat([g, x.flatten(1, 2)], dim=1)))
-                else:
-                    outs.append(keep_memory_format(norm(x).permute(0, 3, 1, 2), image))
-        return outs
+    def embed(self, stage: int, x: Any) -> tuple[Tensor, Tensor]:
+        """Make image tokens (B, H, W, C) and global tokens (B, T, C)."""
+        return self.merges[stage - 1](*x) if stage else self.patch_embed(x)
 
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """Embedding or merge, blocks and output norm of a stage."""
-        norm = getattr(self, f"norm{stage}", None)
-        before = self.merges[stage - 1] if stage else self.patch_embed
-        return [before, self.stages[stage], *([] if norm is None else [norm])]
+    def run_stage(self, stage: int, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Run the blocks on image tokens in window order."""
+        x, g = x
+        size = self.arch.window_size
+        grid = WindowGrid(x.shape[1], x.shape[2], size, self.relative_position_index)
+        x = grid.to_windows(x)
+        for block in self.stages[stage]:
+            x, g = self.run_block(block, x, g, grid)
+        return grid.to_map(x), g
 
-    def is_optional_key(self, key: str) -> bool:
-        """Output norms depend on ``out_indices``; so does the number of stages."""
-        part, _, rest = key.partition(".")
-        depth = len(self.arch.depths)
-        if part in ("stages", "merges"):
-            stage = int(rest.partition(".")[0]) + (part == "merges")
-            return self.num_stages <= stage < depth
-        return part in {f"norm{stage}" for stage in range(depth)}
+    def output(self, stage: int, x: tuple[Tensor, Tensor]) -> Tensor:
+        """Norm the image tokens as a map or, for ``out_type='raw'``, all tokens."""
+        x, g = x
+        norm = getattr(self, f"norm{stage}")
+        if self.out_type == "raw":
+            return norm(torch.cat([g, x.flatten(1, 2)], dim=1))
+        return norm(x).permute(0, 3, 1, 2)
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """Any number of global tokens, unless one was asked for."""
         return key == "patch_embed.global_token" and self.patch_embed.accepts_tokens(shape)
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter: a block each, merges with the block after them.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem and the global tokens, 1 to sum(depths) for the blocks, then the output
-            norms and everything outside the backbone; and the number of ids.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part == "patch_embed":
-            return 0, num_layers
-        if part == "merges":
-            return sum(depths[: int(rest.partition(".")[0]) + 1]) + 1, num_layers
-        if part == "stages":
-            stage, block = (int(index) for index in rest.split(".")[:2])
-            return sum(depths[:stage]) + block + 1, num_layers
-        return num_layers - 1, num_layers
 
 
 def _init_linear(module: nn.Module) -> None:

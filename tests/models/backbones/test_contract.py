@@ -132,7 +132,7 @@ def test_illegal_inputs(build, shape):
     ],
 )
 def test_illegal_arguments(build, kwargs):
-    with pytest.raises(ValueError, match=f"{next(iter(kwargs))}=.* is illegal; give"):
+    with pytest.raises(ValueError, match=f"{next(iter(kwargs))} must be .*, got"):
         build(**kwargs)
 
 

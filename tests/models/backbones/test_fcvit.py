@@ -200,44 +200,12 @@ def test_dropout_sits_after_the_activation_and_after_fc2():
     torch.testing.assert_close(out, F.dropout(mixer.fc2(hidden), 0.5))
 
 
-def test_sliced_channel_mixer_equals_the_whole(monkeypatch):
-    torch.manual_seed(0)
-    for arch in ("tiny", {**SMALL_ARCH, "dwconv_size": None}, {**SMALL_ARCH, "dwconv_size": 5}):
-        mixer = ChannelMixer(24, 100, 0.0, FCViT(arch).arch).eval()
-        x = torch.randn(2, 24, 19, 13).contiguous(memory_format=torch.channels_last)
-        whole = mixer(x)  # gradients are on: never sliced
-        for slice_bytes in (1, 20_000, 60_000):
-            monkeypatch.setattr(ChannelMixer, "slice_bytes", slice_bytes)
-            with torch.no_grad():
-                assert mixer._pays_to_slice(x)
-                torch.testing.assert_close(mixer(x), whole, rtol=0, atol=2e-6)
-        handle = mixer.fc1.register_forward_hook(lambda *args: None)
-        with torch.no_grad():
-            assert not mixer._pays_to_slice(x)  # a listener sees every layer
-        handle.remove()
-
-
-def test_hooks_see_outputs_before_the_activation():
-    """The in-place GELU of inference must not change what a hook kept."""
-    model = FCViT(SMALL_ARCH).eval()
-    mix = model.stages[0][0].token_mixer.mixes[0]
-    kept = []
-    mix.fc1.register_forward_hook(lambda module, args, out: kept.append((args[0], out)))
-    with torch.no_grad():
-        model(torch.randn(1, 3, 32, 32))
-    x, out = kept[0]
-    torch.testing.assert_close(out, F.conv2d(x, mix.fc1.weight, mix.fc1.bias))
-
-
-@pytest.mark.parametrize("slice_bytes", [1, 2**40])
-def test_a_replaced_layer_is_called(slice_bytes: int, monkeypatch):
-    monkeypatch.setattr(ChannelMixer, "slice_bytes", slice_bytes)
+def test_a_replaced_layer_is_called():
     mixer = ChannelMixer(8, 32, 0.0, FCViT(SMALL_ARCH).arch).eval()
     x = torch.randn(1, 8, 6, 6)
     hidden = mixer.fc1(x)
     mixer.dwconv = nn.Identity()
-    with torch.no_grad():
-        torch.testing.assert_close(mixer(x), mixer.fc2(F.gelu(hidden)))
+    torch.testing.assert_close(mixer(x), mixer.fc2(F.gelu(hidden)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -290,13 +258,13 @@ def test_padding_is_seen_and_other_images_are_not():
         ({"arch": 12}, "must be a name or a dict"),
         ({"arch": {"depths": (1,)}}, "lacks \\['embed_dims'\\]"),
         ({"arch": {**SMALL_ARCH, "heads": 4}}, "unknown entries \\['heads'\\]"),
-        ({"arch": {**SMALL_ARCH, "num_heads": 5}}, "num_heads=5 .* must divide"),
+        ({"arch": {**SMALL_ARCH, "num_heads": 5}}, "num_heads must divide .*got 5"),
         ({"arch": {**SMALL_ARCH, "mix_sizes": (4, 11)}}, "kernel sizes must be odd"),
         ({"arch": {**SMALL_ARCH, "mix_sizes": ()}}, "one or two kernel sizes"),
         ({"arch": {**SMALL_ARCH, "depths": (1, 1)}}, "one entry for each stage"),
         ({"arch": {**SMALL_ARCH, "depths": (1, 0, 1, 1)}}, "must be positive"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 is illegal"),
-        ({"drop_rate": -0.1}, "drop_rate=-0.1 is illegal"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be a number in .*got 1.0"),
+        ({"drop_rate": -0.1}, "drop_rate must be .*, got -0.1"),
     ],
 )
 def test_wrong_arguments(options: dict, message: str):

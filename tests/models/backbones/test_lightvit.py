@@ -636,73 +636,7 @@ def test_reduced_precision_stays_finite(dtype: torch.dtype, out_type: str):
             assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-# --- fast paths ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_folded_stem_equals_its_layers(grad: bool, layout: str, monkeypatch: pytest.MonkeyPatch):
-    stem = small_backbone().patch_embed.stem
-    x = torch.randn(2, 3, 49, 62).contiguous(memory_format=LAYOUTS[layout])
-    with torch.no_grad():
-        expected = nn.Sequential.forward(stem, x)
-    called = []
-    for conv in list(stem)[::3]:
-        monkeypatch.setattr(conv, "forward", lambda x, conv=conv: called.append(conv))
-    with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(stem(x), expected, rtol=0, atol=3e-6)
-    assert not called  # it was folded, so this test compares two paths
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("before", [False, True])
-def test_hooks_are_called(training: bool, grad: bool, before: bool):
-    model = small_backbone(norm_eval=True).train(training)
-    block = model.stages[1][0]
-    watched = {f"stem.{i}": layer for i, layer in enumerate(model.patch_embed.stem)}
-    watched |= {name: block.get_submodule(name) for name in ("ffn.fc1", "attn.kv", "attn.q")}
-    x = torch.randn(2, 3, 40, 40)
-    with torch.no_grad():
-        expected = model(x)
-    for name, layer in watched.items():
-        seen = []
-        register = layer.register_forward_pre_hook if before else layer.register_forward_hook
-        handle = register(lambda *args, seen=seen: seen.append(args[1:]))
-        with torch.set_grad_enabled(grad):
-            outs = model(x)
-        handle.remove()
-        assert seen, name
-        for a, b in zip(outs, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(
-    "name", ["patch_embed.stem.0", "patch_embed.stem.11", "stages.0.0.ffn.fc1"]
-)
-def test_backward_hooks_are_called(name: str, training: bool):
-    model = small_backbone(norm_eval=True).train(training)
-    seen: list[str] = []
-    layer = model.get_submodule(name)
-    for kind in ("full_backward_hook", "full_backward_pre_hook"):
-        handle = getattr(layer, f"register_{kind}")(lambda *args, kind=kind: seen.append(kind))
-        x = torch.randn(2, 3, 40, 40, requires_grad=True)
-        sum(out.sum() for out in model(x)).backward()
-        handle.remove()
-    assert seen == ["full_backward_hook", "full_backward_pre_hook"]
-
-
-def test_hooks_see_outputs_before_the_activation():
-    """The in-place GELU of inference must not change what a hook kept."""
-    model = small_backbone()
-    fc1 = model.stages[0][0].ffn.fc1
-    kept = []
-    fc1.register_forward_hook(lambda module, args, out: kept.append((args[0], out)))
-    with torch.no_grad():
-        model(torch.randn(1, 3, 64, 64))
-    ((x, out),) = kept
-    torch.testing.assert_close(out, F.linear(x, fc1.weight, fc1.bias))
+# --- replaced layers -----------------------------------------------------------------------------
 
 
 class Scaled(nn.Linear):
@@ -732,21 +666,6 @@ def test_a_replaced_linear_is_used(name: str, grad: bool):
     assert (before[0] - expected[0]).abs().max() > 1e-2
     for a, b in zip(outs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("position", range(12))
-def test_a_replaced_stem_layer_is_used(position: int, grad: bool):
-    stem = small_backbone().patch_embed.stem
-    x = torch.randn(1, 3, 30, 30)
-    before = stem(x)
-    stem[position] = nn.Sequential(stem[position], nn.Hardtanh(-0.1, 0.1))
-    with torch.set_grad_enabled(grad):
-        out = stem(x)
-    assert (out - before).abs().max() > 1e-2
-    for layer in stem:
-        x = layer(x)
-    torch.testing.assert_close(out, x, rtol=0, atol=3e-6)
 
 
 # --- windows -------------------------------------------------------------------------------------
@@ -827,17 +746,17 @@ def test_rows_of_the_bias_table(height: int, width: int, size: int):
         ({"arch": {**SMALL, "depths": (1, 0, 1)}}, "must be positive"),
         ({"arch": {**SMALL, "mlp_ratios": (4, -1, 4)}}, "must be positive"),
         ({"arch": {**SMALL, "num_heads": (1, 3, 3)}}, "each must be divisible by .*num_heads"),
-        ({"arch": {**SMALL, "embed_dims": (15, 32, 48)}}, "the first must be even"),
-        ({"arch": {**SMALL, "num_global_tokens": 0}}, "num_global_tokens=0 .* at least 1"),
-        ({"arch": {**SMALL, "window_size": 0}}, "window_size=0 must be at least 1"),
-        ({"arch": {**SMALL, "reduction_ratio": 0}}, r"reduction_ratio=0 .* number in \(0, 1\]"),
-        ({"arch": {**SMALL, "reduction_ratio": 1.5}}, r"reduction_ratio=1.5 is illegal"),
+        ({"arch": {**SMALL, "embed_dims": (15, 32, 48)}}, "the first of embed_dims must be even"),
+        ({"arch": {**SMALL, "num_global_tokens": 0}}, "num_global_tokens must be .*, got 0"),
+        ({"arch": {**SMALL, "window_size": 0}}, "window_size must be a positive integer, got 0"),
+        ({"arch": {**SMALL, "reduction_ratio": 0}}, r"reduction_ratio must .* in \(0, 1\] .*got 0"),
+        ({"arch": {**SMALL, "reduction_ratio": 1.5}}, r"reduction_ratio must be .*got 1.5"),
         ({"arch": {**SMALL, "reduction_ratio": 0.05}}, "leaves at least one channel"),
-        ({"num_global_tokens": 0}, "num_global_tokens=0 is illegal; give at least 1, or None"),
-        ({"out_type": "tokens"}, "out_type='tokens' is illegal; give 'featmap' or 'raw'"),
-        ({"drop_rate": 1.0}, "drop_rate=1.0 is illegal"),
-        ({"drop_path_rate": -0.1}, "drop_path_rate=-0.1 is illegal"),
-        ({"frozen_stages": 3}, "frozen_stages=3 is illegal"),
+        ({"num_global_tokens": 0}, "num_global_tokens must be at least 1, or None .*got 0"),
+        ({"out_type": "tokens"}, "out_type must be 'featmap' or 'raw', got 'tokens'"),
+        ({"drop_rate": 1.0}, "drop_rate must be .*, got 1.0"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate must be .*, got -0.1"),
+        ({"frozen_stages": 3}, "frozen_stages must be .*, got 3"),
         ({"out_indices": (0, 1, 2, 3)}, "out_indices=.* is illegal; give stages 0 to 2"),
     ],
 )  # fmt: skip
@@ -852,26 +771,6 @@ def test_other_numbers_of_stages():
     assert (model.strides, model.out_channels) == ((8, 16), (16, 24))
     outs = model(torch.randn(1, 3, 33, 20))
     assert [tuple(o.shape) for o in outs] == [(1, 16, 5, 3), (1, 24, 3, 2)]
-
-
-@pytest.mark.parametrize(
-    ("position", "layer"),
-    [
-        (0, nn.Conv2d(3, 32, 3, 2, 1, bias=True)),
-        (3, nn.Conv2d(32, 32, 3, 1, 1, groups=32, bias=False, padding_mode="reflect")),
-        (3, nn.Conv2d(32, 32, 3, 1, 2, 2, groups=32, bias=False)),
-        (1, nn.BatchNorm2d(32, affine=False)),
-        (4, nn.BatchNorm2d(32, track_running_stats=False)),
-        (5, nn.GELU("tanh")),
-    ],
-)
-def test_a_replaced_stem_layer_is_used_as_it_is(position: int, layer: nn.Module):
-    stem = LightViT("tiny").patch_embed.stem
-    stem[position] = layer
-    stem.eval()
-    x = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(stem(x), nn.Sequential.forward(stem, x))
 
 
 def test_keys_and_values_without_bias():

@@ -1,0 +1,51 @@
+"""Products of a feature map with one vector for each image, head by head, in the map's own layout.
+
+The map is read once by each: a matrix product gives the similarities, a fused multiply-add the
+weighted sum.
+"""
+
+import torch
+from torch import Tensor
+
+from mmvitconv.ops.memory_format import is_channels_last
+
+
+def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
+    """Compute ``query . x / sqrt(d)`` at each position, for each head of d channels.
+
+    Args:
+        x: Shape (B, C, H, W).
+        query: A vector for each image, shape (B, C).
+        num_heads: Heads: contiguous groups of channels.
+
+    Returns:
+        Shape (B, num_heads, H, W), at least float32.
+    """
+    batch, channels, height, width = x.shape
+    query = (query * (channels // num_heads) ** -0.5).to(x.dtype).unflatten(1, (num_heads, -1))
+    if is_channels_last(x):
+        # All heads in one product, by a block-diagonal matrix (B, C, heads).
+        blocks = torch.diag_embed(query.transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+        tokens = x.permute(0, 2, 3, 1).view(batch, height * width, channels)
+        out = torch.bmm(tokens, blocks).view(batch, height, width, num_heads).permute(0, 3, 1, 2)
+    else:
+        tokens = x.reshape(batch * num_heads, -1, height * width)
+        out = torch.bmm(query.reshape(batch * num_heads, 1, -1), tokens)
+        out = out.view(batch, num_heads, height, width)
+    return out if out.dtype == torch.float64 else out.float()
+
+
+def add_head_products(x: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
+    """Compute ``x + weight * vector``, where the channels of a head share a weight.
+
+    Args:
+        x: Shape (B, C, H, W).
+        weight: A weight for each head and position, shape (B, heads, H, W).
+        vector: A vector for each image, shape (B, C).
+
+    Returns:
+        Tensor of x's shape and memory format.
+    """
+    heads = weight.shape[1]
+    vector = vector.unflatten(1, (heads, -1))[..., None, None]
+    return torch.addcmul(x.unflatten(1, (heads, -1)), weight.unsqueeze(2), vector).flatten(1, 2)
