@@ -132,7 +132,7 @@ class DynConvSwin(PyramidBackbone):
         ValueError: Unknown ``arch`` or an argument outside its legal range.
     """
 
-    stem = ("patch_embed",)
+    stem_names = ("patch_embed",)
     embedding = "downsamples.{stage}"
 
     def __init__(

@@ -211,7 +211,7 @@ class DynConvViT(PyramidBackbone):
     """
 
     unit = "blocks"
-    stem = ("patch_embed", "pos_embed", "cls_token")
+    stem_names = ("patch_embed", "pos_embed", "cls_token")
     block = "blocks.{stage}"
 
     def __init__(
