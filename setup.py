@@ -5,10 +5,11 @@ A wheel holds configs, tools and ``model-index.yml`` in ``mmvitconv/.mim``, wher
 source folder stays as it is.
 
 Besides the package, an installation places one file, ``mmvitconv.pth``, beside it: Python runs its
-line at start-up, which imports mmvitconv (no torch, about a millisecond). Without it an
-interpreter that has imported nothing of ours could not build ``type='mmvitconv.FCViT'`` from
-mmdet's registry: mmengine imports all of mmdet, and with it ``mmcv.ops``, before it looks at the
-type, and without compiled operators that import needs our stand-in.
+line at every start. It imports nothing and takes 0.1 ms; it only registers who is asked when
+``mmcv._ext`` is wanted and no compiled one is found. Without it an interpreter that has imported
+nothing of ours could not build ``type='mmvitconv.FCViT'`` from mmdet's registry: mmengine imports
+all of mmdet, and with it ``mmcv.ops``, before it looks at the type, and without compiled operators
+that import needs our stand-in. ``MMVITCONV_NO_STARTUP=1`` turns it off.
 """
 
 from __future__ import annotations
@@ -26,10 +27,21 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 
-# Sorts after the `__editable__*.pth` of an editable installation, which Python must have run before
-# it can find the package. A broken or removed mmvitconv must not disturb other programs.
 START_FILE = "mmvitconv.pth"
-START_LINE = r'import sys; exec("try: import mmvitconv\nexcept Exception: pass")' + "\n"
+# A broken or removed mmvitconv must not disturb other programs.
+START_CODE = """
+if not os.environ.get("MMVITCONV_NO_STARTUP"):
+    class MmvitconvStartUp:
+        def find_spec(name, path=None, target=None):
+            if name == "mmcv._ext":
+                try:
+                    from mmvitconv.compat import StandInFinder
+                    return StandInFinder.find_spec(name)
+                except Exception:
+                    pass
+    sys.meta_path.append(MmvitconvStartUp)
+"""
+START_LINE = f"import os, sys; exec({START_CODE!r})\n"
 
 # What a wheel holds in mmvitconv/.mim, by path in the repository.
 SHIPPED = (
@@ -37,6 +49,7 @@ SHIPPED = (
     *("configs/**/*.py", "configs/**/*.yml", "configs/**/*.md"),
     *("tools/**/*.py", "tools/**/*.sh"),
 )
+LEFT_OUT = ROOT / "tools" / "studies"  # writes the reports in docs/studies
 
 
 class BuildWithStartFile(build_py):
@@ -66,7 +79,11 @@ class BuildWithStartFile(build_py):
         """Return the files of ``.mim``: where each is, and where it goes."""
         folder = Path(self.build_lib, "mmvitconv", ".mim")
         files = sorted({path for pattern in SHIPPED for path in ROOT.glob(pattern)})
-        return [(path, folder / path.relative_to(ROOT)) for path in files]
+        return [
+            (path, folder / path.relative_to(ROOT))
+            for path in files
+            if not path.is_relative_to(LEFT_OUT)
+        ]
 
 
 class EditableWithStartFile(editable_wheel):
@@ -150,7 +167,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmvitconv", "mmvitconv.*"]),
-    install_requires=["torch>=2.4", "torchvision>=0.19"],
+    package_data={"mmvitconv.zoo": ["table.json"]},
+    install_requires=["torch>=2.6", "torchvision>=0.21"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mmvitconv=mmvitconv.cli:main"]},
     cmdclass={"build_py": BuildWithStartFile, "editable_wheel": EditableWithStartFile},

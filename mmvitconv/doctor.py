@@ -1,20 +1,24 @@
 """``mmvitconv doctor``: one screen about the environment, and what is wrong with it.
 
 Prints versions, which OpenMMLab stack is installed, who runs mmcv's operators, and every problem
-with the one line that mends it. Exit code 1 when there is a problem, 0 otherwise.
+with the one line that fixes it. Exit code 1 when there is a problem, 0 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from textwrap import shorten
 
 from mmvitconv import compat
 
@@ -39,6 +43,9 @@ ONEDL = {
 }
 """Distributions of the maintained forks, and the package that each of them installs."""
 
+STACKS = {"upstream": UPSTREAM, "onedl": ONEDL}
+DISTRIBUTIONS = {**UPSTREAM, **ONEDL}
+
 INSTALL = {
     "upstream": "pip install mmengine==0.10.7 mmcv-lite==2.1.0 mmpretrain==1.2.0 mmdet==3.3.0 "
     "mmsegmentation==1.2.2 timm ftfy regex 'setuptools<82'",
@@ -51,27 +58,33 @@ OTHERS = ("torch", "torchvision", "timm", "setuptools", "ftfy", "regex", "mmseg"
 TASKS = {"mmdet": "det", "mmseg": "seg", "mmpretrain": "cls"}
 """Task packages of OpenMMLab, and the extra of mmvitconv that installs each of them."""
 
-MINIMUM_TORCH = (2, 4)
+NO_GPU = "no GPU: CPU only"
+NO_STARTUP = "MMVITCONV_NO_STARTUP"
+MINIMUM_TORCH = (2, 6)
 MMCV_RANGE_OF_UPSTREAM = ((2, 0, 0), (2, 2, 0))
 
 
 @dataclass(frozen=True)
 class Probes:
-    """What can only be found out by trying.
+    """What version numbers do not say.
 
     Attributes:
         operators: Who runs mmcv's operators: 'compiled', 'stand-in', or '' when none works.
         operators_error: Why a call of an operator failed; '' when it worked or was not tried.
         import_errors: Error text by name of the package that failed to import.
         has_pkg_resources: Whether ``pkg_resources`` (part of setuptools < 82) can be found.
-        device: GPUs that torch sees, in words.
+        device: GPUs, in words.
+        start_up: Where the start-up file is, in words.
+        is_full: Packages were imported and operators run; otherwise only files were looked at.
     """
 
     operators: str = ""
     operators_error: str = ""
     import_errors: Mapping[str, str] = field(default_factory=dict)
     has_pkg_resources: bool = True
-    device: str = "no GPU: CPU only"
+    device: str = NO_GPU
+    start_up: str = ""
+    is_full: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +93,11 @@ class Problem:
 
     Attributes:
         what: One sentence that says what is wrong.
-        mend: The one shell line that mends it.
+        fix: The one shell line that fixes it.
     """
 
     what: str
-    mend: str
+    fix: str
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -102,11 +115,8 @@ def stack_of(installed: Mapping[str, str]) -> str:
     Returns:
         'upstream', 'onedl', 'mixed' or 'none'.
     """
-    upstream = any(name in installed for name in UPSTREAM)
-    onedl = any(name in installed for name in ONEDL)
-    if upstream and onedl:
-        return "mixed"
-    return "upstream" if upstream else "onedl" if onedl else "none"
+    found = [stack for stack, names in STACKS.items() if any(name in installed for name in names)]
+    return "mixed" if len(found) > 1 else next(iter(found), "none")
 
 
 def find_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]:
@@ -114,215 +124,201 @@ def find_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]
 
     Args:
         installed: Version by distribution name, as in ``pip list``.
-        probes: What was found out by trying.
+        probes: What version numbers do not say.
 
     Returns:
         The problems, causes before consequences; empty when all is well.
     """
     stack = stack_of(installed)
+    problems = [*_torch_problems(installed, probes)]
     if stack == "mixed":
         # Both write into the same folders, so that removing one breaks the other: start again.
-        names = " ".join(sorted(name for name in {**UPSTREAM, **ONEDL} if name in installed))
-        return [
-            *_torch_problems(installed, probes),
-            Problem(
-                f"upstream OpenMMLab and its onedl forks are mixed ({names}): they overwrite each "
-                "other's files.",
-                f"pip uninstall -y {names} && {INSTALL['upstream']}",
-            ),
-        ]
-    problems = _torch_problems(installed, probes)
+        names = " ".join(sorted(name for name in DISTRIBUTIONS if name in installed))
+        what = (
+            f"upstream OpenMMLab and its onedl forks are mixed ({names}): they overwrite each "
+            "other's files."
+        )
+        return [*problems, Problem(what, f"pip uninstall -y {names} && {INSTALL['upstream']}")]
     problems += _stack_problems(installed, stack)
     problems += _helper_problems(installed, probes, stack)
-    if not problems:  # otherwise these are most likely consequences
-        problems += _import_problems(installed, probes, stack)
-    return problems
+    # after others, failing imports are most likely their consequences
+    return problems or [*_import_problems(installed, probes, stack)]
 
 
-def _torch_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]:
-    """Return what is wrong with torch and torchvision."""
-    problems = []
-    latest = "pip install --upgrade torch torchvision"
-    if "torch" not in installed:
-        problems.append(Problem("torch is not installed.", "pip install torch torchvision"))
-    elif release(installed["torch"]) < MINIMUM_TORCH:
-        problems.append(
-            Problem(f"torch {installed['torch']} is too old: 2.4 or newer is needed.", latest)
+def _torch_problems(installed: Mapping[str, str], probes: Probes) -> Iterator[Problem]:
+    """Yield what is wrong with torch and torchvision."""
+    torch = installed.get("torch")
+    if torch is None:
+        yield Problem("torch is not installed.", "pip install torch torchvision")
+    elif release(torch) < MINIMUM_TORCH:
+        needed = ".".join(map(str, MINIMUM_TORCH))
+        yield Problem(
+            f"torch {torch} is too old: {needed} or newer is needed.",
+            "pip install --upgrade torch torchvision",
         )
     elif "torchvision" not in installed:
-        problems.append(
-            Problem(
-                "torchvision is not installed: timm, mmpretrain and the operators need it.",
-                # Unpinned, pip could replace torch to suit the newest torchvision.
-                f"pip install torchvision torch=={installed['torch']}",
-            )
+        yield Problem(
+            "torchvision is not installed: timm, mmpretrain and the operators need it.",
+            # Unpinned, pip could replace torch to suit the newest torchvision.
+            f"pip install torchvision torch=={torch}",
         )
-    for package in ("torch", "torchvision"):
-        if package in installed and package in probes.import_errors and not problems:
-            problems.append(
-                Problem(
-                    f"{package} {installed[package]} cannot be imported "
-                    f"({probes.import_errors[package]}); torch {installed['torch']} and "
-                    "torchvision must come from the same index and belong together.",
-                    "pip install --force-reinstall torch torchvision",
-                )
+    else:
+        broken = [name for name in ("torch", "torchvision") if name in probes.import_errors]
+        for package in broken[:1]:
+            yield Problem(
+                f"{package} {installed[package]} cannot be imported "
+                f"({probes.import_errors[package]}); torch {torch} and torchvision must come from "
+                "the same index and belong together.",
+                "pip install --force-reinstall torch torchvision",
             )
-    return problems
 
 
-def _stack_problems(installed: Mapping[str, str], stack: str) -> list[Problem]:
-    """Return which OpenMMLab distributions are missing, doubled, unrelated or refused."""
-    problems = []
+def _stack_problems(installed: Mapping[str, str], stack: str) -> Iterator[Problem]:
+    """Yield which OpenMMLab distributions are missing, doubled, unrelated or refused."""
     if "mmseg" in installed:
         line = "pip uninstall -y mmseg"
-        if "mmsegmentation" in installed or "onedl-mmsegmentation" in installed:
-            name = "mmsegmentation" if "mmsegmentation" in installed else "onedl-mmsegmentation"
-            line += f" && pip install --force-reinstall --no-deps {name}=={installed[name]}"
+        names = [name for name in ("mmsegmentation", "onedl-mmsegmentation") if name in installed]
+        if names:
+            again = f"{names[0]}=={installed[names[0]]}"
+            line += f" && pip install --force-reinstall --no-deps {again}"
         elif stack == "upstream":
             line += " && pip install mmsegmentation==1.2.2"
-        problems.append(
-            Problem(
-                f"the distribution mmseg {installed['mmseg']} is a Chinese word segmenter that "
-                "hides OpenMMLab's mmseg (whose distribution is called mmsegmentation).",
-                line,
-            )
+        yield Problem(
+            f"the distribution mmseg {installed['mmseg']} is a Chinese word segmenter that hides "
+            "OpenMMLab's mmseg (whose distribution is called mmsegmentation).",
+            line,
         )
     if stack == "none":
-        return [*problems, Problem("no OpenMMLab package is installed.", INSTALL["upstream"])]
-    names = ONEDL if stack == "onedl" else UPSTREAM
-    present = {package for name, package in names.items() if name in installed}
-    problems.extend(
-        Problem(f"{package} is not installed.", INSTALL[stack])
-        for package in ("mmengine", "mmcv")
-        if package not in present
-    )
+        yield Problem("no OpenMMLab package is installed.", INSTALL["upstream"])
+        return
+    present = {package for name, package in STACKS[stack].items() if name in installed}
+    for package in ("mmengine", "mmcv"):
+        if package not in present:
+            yield Problem(f"{package} is not installed.", INSTALL[stack])
     if stack == "onedl":
-        return problems
+        return
     if "mmcv-full" in installed:
-        problems.append(
-            Problem(
-                f"mmcv-full {installed['mmcv-full']} belongs to the old OpenMMLab 1.x.",
-                "pip uninstall -y mmcv-full && "
-                "pip install --force-reinstall --no-deps mmcv-lite==2.1.0",
-            )
+        yield Problem(
+            f"mmcv-full {installed['mmcv-full']} belongs to the old OpenMMLab 1.x.",
+            "pip uninstall -y mmcv-full && "
+            "pip install --force-reinstall --no-deps mmcv-lite==2.1.0",
         )
     if "mmcv" in installed and "mmcv-lite" in installed:
-        problems.append(
-            Problem(
-                "mmcv and mmcv-lite are both installed and overwrite each other's files.",
-                "pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite==2.1.0",
-            )
+        yield Problem(
+            "mmcv and mmcv-lite are both installed and overwrite each other's files.",
+            "pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite==2.1.0",
         )
     lowest, first_refused = MMCV_RANGE_OF_UPSTREAM
+    refusing = [task for task in ("mmdet", "mmsegmentation") if task in installed]
     for name in ("mmcv", "mmcv-lite"):
         version = installed.get(name)
-        refusing = [task for task in ("mmdet", "mmsegmentation") if task in installed]
         if version and refusing and not lowest <= release(version) < first_refused:
-            problems.append(
-                Problem(
-                    f"{name} {version} is refused by {' and '.join(refusing)}, "
-                    "which accept 2.0.0 up to, not including, 2.2.0.",
-                    f"pip uninstall -y {name} && pip install mmcv-lite==2.1.0",
-                )
+            yield Problem(
+                f"{name} {version} is refused by {' and '.join(refusing)}, which accept 2.0.0 up "
+                "to, not including, 2.2.0.",
+                f"pip uninstall -y {name} && pip install mmcv-lite==2.1.0",
             )
-    return problems
 
 
-def _helper_problems(installed: Mapping[str, str], probes: Probes, stack: str) -> list[Problem]:
-    """Return which small packages are missing that OpenMMLab imports without declaring them."""
-    problems = []
+def _helper_problems(installed: Mapping[str, str], probes: Probes, stack: str) -> Iterator[Problem]:
+    """Yield which small packages are missing that OpenMMLab imports without declaring them."""
     if stack == "upstream" and not probes.has_pkg_resources:
         setuptools = installed.get("setuptools", "(none)")
-        problems.append(
-            Problem(
-                f"setuptools {setuptools} has no pkg_resources, which upstream mmengine imports.",
-                "pip install 'setuptools<82'",
-            )
+        yield Problem(
+            f"setuptools {setuptools} has no pkg_resources, which upstream mmengine imports.",
+            "pip install 'setuptools<82'",
         )
-    if "mmsegmentation" in installed or "onedl-mmsegmentation" in installed:
-        missing = [name for name in ("ftfy", "regex") if name not in installed]
-        if missing:
-            names = " ".join(missing)
-            problems.append(
-                Problem(f"mmseg imports {names} but does not declare it.", f"pip install {names}")
-            )
+    missing = " ".join(name for name in ("ftfy", "regex") if name not in installed)
+    if missing and ("mmsegmentation" in installed or "onedl-mmsegmentation" in installed):
+        yield Problem(f"mmseg imports {missing} but does not declare it.", f"pip install {missing}")
     if "timm" not in installed and stack != "none":
-        problems.append(Problem("timm is not installed.", "pip install timm"))
-    return problems
+        yield Problem("timm is not installed.", "pip install timm")
 
 
-def _import_problems(installed: Mapping[str, str], probes: Probes, stack: str) -> list[Problem]:
-    """Return operators and packages that fail although nothing else explains it."""
-    names = {
-        package: name
-        for name, package in (ONEDL if stack == "onedl" else UPSTREAM).items()
-        if name in installed
-    }
-    if not probes.operators:
+def _import_problems(installed: Mapping[str, str], probes: Probes, stack: str) -> Iterator[Problem]:
+    """Yield operators and packages that fail although nothing else explains it."""
+    names = {package: name for name, package in STACKS[stack].items() if name in installed}
+    if not probes.operators:  # whatever else fails needs them
         name = names["mmcv"]
         plain = "mmcv-lite==2.1.0" if stack == "upstream" else f"{name}=={installed[name]}"
         reason = probes.operators_error or probes.import_errors.get("mmcv", "not tried")
-        # The cache may hold the wheel that does not work.
-        line = f"pip uninstall -y {name} && pip install --no-cache-dir {plain}"
-        what = f"the operators of {name} {installed[name]} do not work ({reason})."
-        return [Problem(what, line)]  # whatever else fails needs them
-    return [
-        Problem(
-            f"{names[package]} {installed[names[package]]} cannot be imported ({error}).",
-            f"pip install --force-reinstall --no-deps {names[package]}=="
-            f"{installed[names[package]]}",
+        yield Problem(
+            f"the operators of {name} {installed[name]} do not work ({reason}).",
+            # The cache may hold the wheel that does not work.
+            f"pip uninstall -y {name} && pip install --no-cache-dir {plain}",
         )
-        for package, error in probes.import_errors.items()
-        if package in names
-    ]
+        return
+    for package, error in probes.import_errors.items():
+        if package in names:
+            pinned = f"{names[package]}=={installed[names[package]]}"
+            yield Problem(
+                f"{pinned.replace('==', ' ')} cannot be imported ({error}).",
+                f"pip install --force-reinstall --no-deps {pinned}",
+            )
 
 
 def installed_versions() -> dict[str, str]:
     """Return the version of every distribution that matters here and is installed."""
     versions = {}
-    for name in (*OTHERS, *UPSTREAM, *ONEDL):
-        try:
+    for name in (*OTHERS, *DISTRIBUTIONS):
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
-def _one_line(error: BaseException) -> str:
-    """Return an error as one short line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def probe(installed: Mapping[str, str]) -> Probes:
-    """Try what cannot be read from version numbers: imports, one operator, the GPU.
+def probe(installed: Mapping[str, str], full: bool = False) -> Probes:
+    """Look at what cannot be read from version numbers.
 
     Args:
         installed: Version by distribution name.
+        full: Import the packages, run two operators and ask torch for its GPUs, which takes
+            seconds. Otherwise only files are looked at.
 
     Returns:
         What was found out; no error is raised.
     """
-    import_errors = {}
     packages = ["torch", "torchvision"]
-    mm_names = {**UPSTREAM, **ONEDL}
-    packages += sorted({mm_names[name] for name in mm_names if name in installed})
-    for package in packages:
-        try:
-            # Their models need mmcv's operators and what OpenMMLab forgets to declare.
-            import_module(f"{package}.models" if package in TASKS else package)
-        except Exception as error:  # whatever a broken installation raises is the finding
-            import_errors[package] = _one_line(error)
+    packages += sorted({DISTRIBUTIONS[name] for name in DISTRIBUTIONS if name in installed})
+    errors = {package: error for package in packages if (error := _import_error(package, full))}
     operators, operators_error = "", ""
-    if "mmcv" in packages and "mmcv" not in import_errors:
-        operators, operators_error = _try_operators()
+    if "mmcv" in packages and "mmcv" not in errors:
+        operators, operators_error = _try_operators() if full else (_find_operators(), "")
+    device = NO_GPU
+    if "torch" not in errors:
+        device = _ask_torch_for_gpus() if full else _find_gpus()
     return Probes(
         operators=operators,
         operators_error=operators_error,
-        import_errors=import_errors,
+        import_errors=errors,
         has_pkg_resources=util.find_spec("pkg_resources") is not None,
-        device=Probes.device if "torch" in import_errors else _describe_device(),
+        device=device,
+        start_up=_find_start_up(),
+        is_full=full,
     )
+
+
+def _import_error(package: str, full: bool) -> str:
+    """Return why a package cannot be imported, '' when it can or, if not full, is there."""
+    if not full:
+        return "" if util.find_spec(package) else "its files are missing"
+    try:
+        # Their models need mmcv's operators and what OpenMMLab forgets to declare.
+        import_module(f"{package}.models" if package in TASKS else package)
+    except Exception as error:  # whatever a broken installation raises is the finding
+        return _one_line(error)
+    return ""
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an error as one short line."""
+    return shorten(f"{type(error).__name__}: {error}", 160, placeholder="...")
+
+
+def _find_operators() -> str:
+    """Return who will run mmcv's operators, by mmcv's files."""
+    folder = Path(util.find_spec("mmcv").origin).parent
+    is_compiled = any((folder / f"_ext{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
+    return "compiled" if is_compiled else "stand-in"
 
 
 def _try_operators() -> tuple[str, str]:
@@ -343,14 +339,44 @@ def _try_operators() -> tuple[str, str]:
         return "", _one_line(error)
 
 
-def _describe_device() -> str:
+def _find_gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """Return the GPUs of this machine in words, from what torch and NVIDIA's driver have written.
+
+    Args:
+        driver: Folder with a file about each GPU, which only NVIDIA's driver on Linux has.
+    """
+    texts = [path.read_text(errors="replace") for path in sorted(driver.glob("*/information"))]
+    models = re.findall(r"^Model:\s*(.+?)\s*$", "\n".join(texts), flags=re.MULTILINE)
+    if not models:
+        return NO_GPU
+    version = Path(util.find_spec("torch").origin).with_name("version.py").read_text()
+    cuda = re.search(r"^cuda\b.*= '([\d.]+)'", version, flags=re.MULTILINE)
+    return _name_gpus(cuda.group(1) if cuda else None, models)
+
+
+def _ask_torch_for_gpus() -> str:
     """Return the GPUs that torch sees, in words."""
     import torch
 
     if not torch.cuda.is_available():
-        return Probes.device
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"CUDA {torch.version.cuda}: {len(names)} x {', '.join(sorted(set(names)))}"
+        return NO_GPU
+    count = torch.cuda.device_count()
+    return _name_gpus(torch.version.cuda, map(torch.cuda.get_device_name, range(count)))
+
+
+def _name_gpus(cuda: str | None, models: Iterable[str]) -> str:
+    """Return GPUs in words."""
+    models = list(models)
+    names = f"{len(models)} x {', '.join(sorted(set(models)))}"
+    return f"CUDA {cuda}: {names}" if cuda else f"{names}, but this torch is for CPUs only"
+
+
+def _find_start_up() -> str:
+    """Return the state of the start-up file in words."""
+    found = [file for folder in sys.path if (file := Path(folder, "mmvitconv.pth")).is_file()]
+    if not found:
+        return "none: import mmvitconv before mmcv.ops"
+    return f"off by {NO_STARTUP}" if os.environ.get(NO_STARTUP) else str(found[0])
 
 
 def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]) -> str:
@@ -358,62 +384,71 @@ def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]
 
     Args:
         installed: Version by distribution name.
-        probes: What was found out by trying.
+        probes: What version numbers do not say.
         problems: What :func:`find_problems` found.
 
     Returns:
         Aligned lines, the problems last.
     """
-    backends = {
+    operators = {
         "compiled": "compiled mmcv",
-        "stand-in": "stand-in of mmvitconv on torchvision (nms and roi_align tried)",
+        "stand-in": "stand-in of mmvitconv on torchvision",
         "": "none works",
-    }
+    }[probes.operators]
+    if probes.operators:
+        operators += f" ({'nms and roi_align tried' if probes.is_full else 'not tried'})"
+    stack = stack_of(installed)
     rows = [("python", f"{platform.python_version()} ({sys.executable})")]
     rows += [(name, installed.get(name, "not installed")) for name in ("torch", "torchvision")]
-    rows += [("device", probes.device), ("OpenMMLab stack", stack_of(installed))]
-    rows += [(name, installed[name]) for name in (*UPSTREAM, *ONEDL) if name in installed]
-    rows += [("mmcv operators", backends[probes.operators])]
+    rows += [("device", probes.device), ("OpenMMLab stack", stack)]
+    rows += [(name, installed[name]) for name in DISTRIBUTIONS if name in installed]
+    rows += [("mmcv operators", operators), ("start-up file", probes.start_up)]
     rows += [("timm", installed.get("timm", "not installed"))]
-    if stack_of(installed) in ("upstream", "mixed"):
+    if stack in ("upstream", "mixed"):
         resources = "with" if probes.has_pkg_resources else "without"
         version = installed.get("setuptools", "not installed")
         rows += [("setuptools", f"{version} ({resources} pkg_resources)")]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    present = {{**UPSTREAM, **ONEDL}.get(name) for name in installed}
-    absent = [
-        f"{package} ([{extra}])" for package, extra in TASKS.items() if package not in present
-    ]
+    present = {DISTRIBUTIONS.get(name) for name in installed}
+    absent = [f"{task} ([{extra}])" for task, extra in TASKS.items() if task not in present]
     if absent:
-        lines.append(f"{'not installed':<{width}}  {', '.join(absent)}")
-    if not problems:
-        return "\n".join([*lines, "", "No problems."])
-    lines += ["", f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
+        rows += [("not installed", ", ".join(absent))]
+    width = max(len(name) for name, _ in rows)
+    lines = [*(f"{name:<{width}}  {value}" for name, value in rows), ""]
+    if problems:
+        lines += [f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
     for number, problem in enumerate(problems, start=1):
-        lines += [f"{number}. {problem.what}", f"   mend: {problem.mend}"]
+        lines += [f"{number}. {problem.what}", f"   fix: {problem.fix}"]
+    if not problems:
+        lines += ["No problems."]
+    if not probes.is_full:
+        lines += ["'mmvitconv doctor --full' imports all packages and runs two operators as well."]
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the screen.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="import all packages, run two operators and ask torch for its GPUs (takes seconds)",
+    )
 
-    Args:
-        arguments: The command line, which has no options; None for ``sys.argv``.
+
+def run(options: argparse.Namespace) -> int:
+    """Print the screen.
 
     Returns:
         1 when something is wrong, 0 otherwise.
     """
-    argparse.ArgumentParser(
-        "mmvitconv doctor", description="What is installed and what is wrong."
-    ).parse_args(arguments)
     warnings.simplefilter("ignore")  # deprecations inside OpenMMLab would bury the screen
     installed = installed_versions()
-    probes = probe(installed)
+    probes = probe(installed, options.full)
     problems = find_problems(installed, probes)
     print(report(installed, probes, problems))
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main_parser = argparse.ArgumentParser("mmvitconv doctor", description=__doc__)
+    add_arguments(main_parser)
+    sys.exit(run(main_parser.parse_args()))

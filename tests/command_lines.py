@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def check_command(words: Sequence[str], folder: Path, block: object) -> None:
         command = name.split()[1]
         if command not in cli.COMMANDS:
             raise DocumentationError(f"{block}: mmvitconv has no command {command!r}")
-        parse(cli.load_command(command), rest, block)
+        parse(partial(cli.parse, command), rest, block)
     elif name.endswith(".py"):
         parse(main_of(folder / name), rest, block)
     elif re.search(r"tools/(dist|slurm)_(train|test)\.sh$", name):
@@ -119,8 +120,8 @@ class Parsed(BaseException):
     """A command line is legal; carries what argparse made of it."""
 
 
-def parse(main: Callable[[Sequence[str]], Any], arguments: list[str], block: object) -> None:
-    """Let a command parse its arguments, and stop it there.
+def parse(main: Callable[..., Any], arguments: list[str], block: object) -> None:
+    """Let a program parse its arguments, and stop it there.
 
     Architectures that are named are looked up; a config is loaded, and the ``--cfg-options`` for it
     are applied.
@@ -134,7 +135,7 @@ def parse(main: Callable[[Sequence[str]], Any], arguments: list[str], block: obj
     argparse.ArgumentParser.parse_args = parse_args
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-            main(arguments)
+            main(*arguments)
     except Parsed as parsed:
         options = vars(parsed.args[0])
     except SystemExit as error:
@@ -164,10 +165,10 @@ def named_by(options: Mapping[str, Any]) -> Iterator[str]:
                 yield name
 
 
-def main_of(script: Path) -> Callable[[Sequence[str]], Any]:
+def main_of(script: Path) -> Callable[..., Any]:
     """A function that runs a script of tools/ with arguments."""
 
-    def main(arguments: Sequence[str]) -> None:
+    def main(*arguments: str) -> None:
         before = sys.argv
         sys.argv = [str(script), *arguments]
         try:
@@ -194,7 +195,7 @@ def parse_launcher(name: str, words: list[str], block: object) -> None:
         if not words[place].isdigit():
             raise DocumentationError(f"{block}: {words[place]!r} is no number of processes")
         rest = words[:place] + words[place + 1 :]
-    parse(cli.load_command("test" if is_test else "train"), rest, block)
+    parse(partial(cli.parse, "test" if is_test else "train"), rest, block)
 
 
 def check_make(words: Sequence[str], block: object) -> None:

@@ -1,13 +1,17 @@
 """The doctor's judgement of fake environments, and one real run."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmvitconv import doctor
+from mmvitconv.cli import run
 from mmvitconv.doctor import Probes, find_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +51,7 @@ def without(installed: dict, *names: str) -> dict:
         ({**without(UPSTREAM, "mmcv-lite"), "mmcv": "2.1.0"}, Probes(operators="compiled")),
         (without(UPSTREAM, "mmdet", "mmsegmentation", "ftfy", "regex"), WELL),
         ({**without(UPSTREAM, "mmdet", "mmsegmentation"), "mmcv-lite": "2.2.0"}, WELL),
-        ({**UPSTREAM, "torch": "2.4.0+cu121"}, WELL),
+        ({**UPSTREAM, "torch": "2.6.0+cu124"}, WELL),
     ],
 )
 def test_healthy_environments(installed, probes):
@@ -55,10 +59,10 @@ def test_healthy_environments(installed, probes):
 
 
 @pytest.mark.parametrize(
-    ("installed", "probes", "what", "mend"),
+    ("installed", "probes", "what", "fix"),
     [
         ({**UPSTREAM, "onedl-mmcv": "2.3.6"}, WELL, "mixed", "pip uninstall -y .*onedl-mmcv"),
-        ({**UPSTREAM, "torch": "2.3.1+cpu"}, WELL, "2.3.1.* too old", "--upgrade torch"),
+        ({**UPSTREAM, "torch": "2.5.1+cpu"}, WELL, "2.5.1.* too old: 2.6", "--upgrade torch"),
         (without(UPSTREAM, "torch"), Probes(), "torch is not inst", "pip install torch torchv"),
         (
             without(UPSTREAM, "torchvision"),
@@ -125,13 +129,11 @@ def test_healthy_environments(installed, probes):
         ),
     ],
 )
-def test_one_problem_and_the_line_that_mends_it(installed, probes, what, mend):
+def test_one_problem_and_the_line_that_fixes_it(installed, probes, what, fix):
     (problem,) = find_problems(installed, probes)
-    import re
-
     assert re.search(what, problem.what), problem.what
-    assert re.search(mend, problem.mend), problem.mend
-    assert "\n" not in problem.mend
+    assert re.search(fix, problem.fix), problem.fix
+    assert "\n" not in problem.fix
 
 
 def test_several_problems_are_all_listed():
@@ -140,14 +142,14 @@ def test_several_problems_are_all_listed():
     assert len(problems) == 3
     screen = doctor.report(installed, WELL, problems)
     assert "3 problems:" in screen
-    assert all(f"mend: {problem.mend}" in screen for problem in problems)
+    assert all(f"fix: {problem.fix}" in screen for problem in problems)
 
 
-def test_mending_lines_never_mix_the_stacks():
+def test_fixing_lines_never_mix_the_stacks():
     for installed in ({**ONEDL, "mmseg": "1"}, without(ONEDL, "onedl-mmcv"), ONEDL):
         for problem in find_problems(installed, Probes()):
-            for word in problem.mend.replace("==", " ").split():
-                assert word not in doctor.UPSTREAM, problem.mend
+            for word in problem.fix.replace("==", " ").split():
+                assert word not in doctor.UPSTREAM, problem.fix
 
 
 @pytest.mark.parametrize(
@@ -175,18 +177,61 @@ def test_screen_names_what_is_not_installed():
 
 def test_exit_code_follows_the_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "installed_versions", lambda: BASE)
-    monkeypatch.setattr(doctor, "probe", lambda installed: Probes())
-    assert doctor.main([]) == 1
+    monkeypatch.setattr(doctor, "probe", lambda installed, full: Probes())
+    assert run("doctor") == 1
     assert "no OpenMMLab package" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "installed_versions", lambda: UPSTREAM)
-    monkeypatch.setattr(doctor, "probe", lambda installed: WELL)
-    assert doctor.main([]) == 0
+    monkeypatch.setattr(doctor, "probe", lambda installed, full: WELL)
+    assert run("doctor") == 0
 
 
-@pytest.mark.smoke
-def test_real_environment():
+@pytest.mark.parametrize(
+    ("information", "version", "text"),
+    [
+        ("", "cuda = None", "no GPU: CPU only"),
+        (
+            "Model: \t\t NVIDIA H200\nIRQ: 3",
+            "cuda: Optional[str] = '13.0'",
+            "CUDA 13.0: 2 x NVIDIA H200",
+        ),
+        ("Model: NVIDIA H200", "cuda = None", "2 x NVIDIA H200, but this torch is for CPUs only"),
+    ],
+)
+def test_gpus_are_found_without_torch(tmp_path, monkeypatch, information, version, text):
+    for gpu in ("0000:01", "0000:02") if information else ():
+        (tmp_path / gpu).mkdir()
+        (tmp_path / gpu / "information").write_text(information)
+    (tmp_path / "version.py").write_text(f"debug = False\n{version}\nhip = '1.0'\n")
+    origin = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(doctor.util, "find_spec", {"torch": origin}.get)
+    assert doctor._find_gpus(tmp_path) == text
+
+
+def test_compiled_operators_are_found_by_their_file(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mmcv", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mmcv").mkdir()
+    (tmp_path / "mmcv" / "__init__.py").write_text("")
+    assert doctor._find_operators() == "stand-in"
+    (tmp_path / "mmcv" / f"_ext{EXTENSION_SUFFIXES[0]}").write_text("")
+    assert doctor._find_operators() == "compiled"
+
+
+def test_packages_without_files_and_the_state_of_the_start_up_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(doctor.util, "find_spec", lambda name: None)
+    probes = doctor.probe({"mmengine": "0.10.7"})
+    assert probes.import_errors["mmengine"] == "its files are missing"
+    assert probes.start_up == "none: import mmvitconv before mmcv.ops"
+    (tmp_path / "mmvitconv.pth").touch()
+    assert doctor._find_start_up() == str(tmp_path / "mmvitconv.pth")
+    monkeypatch.setenv("MMVITCONV_NO_STARTUP", "1")
+    assert doctor._find_start_up() == "off by MMVITCONV_NO_STARTUP"
+
+
+def run_doctor(*options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "mmvitconv.doctor"],
+        [sys.executable, *options],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -195,6 +240,24 @@ def test_real_environment():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mmcv operators" in done.stdout
     assert done.stderr == ""
-    assert len(done.stdout.splitlines()) <= 24
+    return done.stdout
+
+
+@pytest.mark.smoke
+def test_real_environment():
+    screen = run_doctor("-m", "mmvitconv.doctor", "--full")
+    assert "nms and roi_align tried" in screen
+    assert len(screen.splitlines()) <= 24
+
+
+def test_only_the_full_report_imports_packages():
+    """Importing torch takes seconds."""
+    code = (
+        "import sys; from mmvitconv.cli import run; run('doctor')\n"
+        "print(sorted({'torch', 'mmcv', 'mmengine', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    *screen, imported = run_doctor("-c", code).splitlines()
+    assert imported == "[]"
+    assert screen[-1].startswith("'mmvitconv doctor --full' imports all packages")
+    assert any(line.startswith("mmcv operators") and "not tried" in line for line in screen)

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmvitconv.engine.launch import run_testing
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_testing())
+    sys.exit(run("test", *sys.argv[1:], program="test.py"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmvitconv.engine.launch import run_training
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_training())
+    sys.exit(run("train", *sys.argv[1:], program="train.py"))

@@ -34,7 +34,7 @@ from mmvitconv.apis.images import (
 )
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
 from mmvitconv.engine.configuration import load_config
-from mmvitconv.engine.launch import require
+from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.loading import find_test_dataset, load_model
 

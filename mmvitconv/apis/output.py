@@ -16,7 +16,7 @@ from mmvitconv.apis.images import UnreadableImageError, find_images
 from mmvitconv.apis.inference import TOP_K, Predictor
 from mmvitconv.apis.results import Prediction, Segmentation
 from mmvitconv.datasets.progress import progress
-from mmvitconv.engine.launch import require_writable
+from mmvitconv.engine.runner import require_writable
 from mmvitconv.errors import UserError
 from mmvitconv.version import __version__
 

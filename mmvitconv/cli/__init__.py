@@ -1,71 +1,75 @@
-"""The command line ``mmvitconv COMMAND ...``: one module here per command, loaded when asked for.
+"""The command line ``mmvitconv COMMAND ...``: one module per command, imported when needed.
 
-Every command is a function ``main(arguments) -> exit code``, so that the same can be done from
-Python and from the scripts in ``tools/``.
+To add a command, add one line to :data:`COMMANDS` and write its module, which has
+
+- a docstring: what ``--help`` says before the arguments,
+- ``add_arguments(parser)``: adds the arguments to an :class:`argparse.ArgumentParser`,
+- ``run(options)``: does the work; returns an exit code, or None for 0.
+
+A command raises :class:`~mmvitconv.errors.UserError` for a mistake of the user and
+:class:`UsageError` for a wrong command line. :func:`execute` is the only place that prints errors
+and decides on exit codes; the scripts in ``tools/`` use it as well.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from types import ModuleType
 
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, message_of, root_cause
 from mmvitconv.version import __version__
 
-INTERRUPTED = 130  # as shells have it
+__all__ = ["COMMANDS", "UsageError", "execute", "load_command", "main", "parse", "run", "speaks"]
 
-# name: where its function is, what it does
+INTERRUPTED = 130  # what shells return for a program that Ctrl-C has ended
+LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+
+# name: its module, what it does
 COMMANDS = {
-    "doctor": ("mmvitconv.doctor:main", "what is installed, what is wrong, what mends it"),
-    "list": ("mmvitconv.cli.list:main", "all architectures with size, cost and published accuracy"),
-    "info": ("mmvitconv.cli.info:main", "everything about one architecture, and its configs"),
-    "train": ("mmvitconv.cli.train:main", "train a classifier, detector or segmentor"),
-    "test": ("mmvitconv.cli.test:main", "evaluate a checkpoint"),
-    "predict": ("mmvitconv.cli.predict:main", "pictures and JSON for an image or a folder"),
-    "serve": ("mmvitconv.cli.serve:main", "a local web page that compares checkpoints"),
-    "benchmark": ("mmvitconv.cli.benchmark:main", "speed and memory beside timm's models"),
-    "flops": ("mmvitconv.cli.flops:main", "parameters and multiply-adds of a config"),
-    "export": ("mmvitconv.cli.export:main", "torch.export, ONNX or TorchScript, checked"),
-    "convert": ("mmvitconv.cli.convert:main", "an original checkpoint in our layout"),
-    "erf": ("mmvitconv.cli.erf:main", "picture: effective receptive fields"),
-    "similarity": ("mmvitconv.cli.similarity:main", "picture: tokens against the global context"),
-    "attention": ("mmvitconv.cli.attention:main", "picture: global-token attention"),
+    "doctor": ("mmvitconv.doctor", "what is installed, what is wrong, what fixes it"),
+    "list": ("mmvitconv.cli.list", "all architectures with size, cost and published accuracy"),
+    "info": ("mmvitconv.cli.info", "everything about one architecture, and its configs"),
+    "print-config": ("mmvitconv.cli.print_config", "a config with its bases and options merged"),
+    "train": ("mmvitconv.cli.train", "train a classifier, detector or segmentor"),
+    "test": ("mmvitconv.cli.test", "evaluate a checkpoint"),
+    "predict": ("mmvitconv.cli.predict", "pictures and JSON for an image or a folder"),
+    "serve": ("mmvitconv.cli.serve", "a local web page that compares checkpoints"),
+    "benchmark": ("mmvitconv.cli.benchmark", "speed and memory beside timm's models"),
+    "flops": ("mmvitconv.cli.flops", "parameters and multiply-adds of a config"),
+    "export": ("mmvitconv.cli.export", "torch.export, ONNX or TorchScript, checked"),
+    "convert": ("mmvitconv.cli.convert", "an original checkpoint in our layout"),
+    "erf": ("mmvitconv.cli.erf", "picture: effective receptive fields"),
+    "similarity": ("mmvitconv.cli.similarity", "picture: tokens against the global context"),
+    "attention": ("mmvitconv.cli.attention", "picture: global-token attention"),
     "attention-stats": (
-        "mmvitconv.cli.attention_stats:main",
+        "mmvitconv.cli.attention_stats",
         "pictures: how much attention depends on the query and the head",
     ),
-    "gradcam": ("mmvitconv.cli.gradcam:main", "picture: where a class is seen"),
+    "gradcam": ("mmvitconv.cli.gradcam", "picture: where a class is seen"),
 }
+
+
+class UsageError(UserError):
+    """The arguments do not fit together: the usage is printed before the message, exit code 2."""
 
 
 def usage() -> str:
     """Return the list of commands."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: mmvitconv COMMAND [arguments]",
             "",
-            *lines,
+            *(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()),
             "",
             "mmvitconv COMMAND --help says more; mmvitconv --version",
         ]
     )
-
-
-def load_command(name: str) -> Callable[[Sequence[str]], int]:
-    """Import a command.
-
-    Args:
-        name: A key of :data:`COMMANDS`.
-
-    Returns:
-        Its function: arguments to exit code.
-    """
-    module, _, function = COMMANDS[name][0].partition(":")
-    return getattr(import_module(module), function)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None for ``sys.argv``.
 
     Returns:
-        Exit code: 0, 1 after an error that the user can mend, 2 after a wrong command line, 130
+        Exit code: 0, 1 after an error that the user can fix, 2 after a wrong command line, 130
         after Ctrl-C.
     """
     # not list(...): once imported, the command of that name hides it in this module
@@ -89,33 +93,142 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(*arguments)
 
 
-def run(name: str, *arguments: str) -> int:
-    """Run one command; an error that the user can mend becomes one sentence.
+def run(name: str, *arguments: str, program: str | None = None) -> int:
+    """Run one command.
 
     Args:
-        name: A key of :data:`COMMANDS`; another one is such an error.
+        name: A key of :data:`COMMANDS`.
         *arguments: Its command line.
+        program: Its name in the usage and before errors; default: ``mmvitconv NAME``.
 
     Returns:
-        Exit code as of :func:`main`.
+        Exit code, see :func:`main`.
+
+    Raises:
+        SystemExit: After ``--help``, or with exit code 2 after a wrong command line.
     """
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(COMMANDS)}"
         print(f"mmvitconv: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
+    parser = argparse.ArgumentParser(program or f"mmvitconv {name}")
+    options = argparse.Namespace(program=parser.prog, arguments=arguments)
+
+    def work() -> int | None:
+        return _parse(name, parser, options).run(options)
+
+    return execute(parser, work, options)
+
+
+def parse(name: str, *arguments: str) -> argparse.Namespace:
+    """Parse the command line of a command without running it.
+
+    Args:
+        name: A key of :data:`COMMANDS`.
+        *arguments: Its command line.
+
+    Returns:
+        What the command's ``run`` takes: its options, all words as ``arguments`` and the name
+        of the ``program``.
+
+    Raises:
+        SystemExit: The command line is wrong.
+    """
+    parser = argparse.ArgumentParser(f"mmvitconv {name}")
+    options = argparse.Namespace(program=parser.prog, arguments=arguments)
+    _parse(name, parser, options)
+    return options
+
+
+def load_command(name: str) -> ModuleType:
+    """Import the module of a command.
+
+    Args:
+        name: A key of :data:`COMMANDS`.
+
+    Returns:
+        A module with ``add_arguments`` and ``run``.
+    """
+    return import_module(COMMANDS[name][0])
+
+
+def execute(
+    parser: argparse.ArgumentParser,
+    work: Callable[[], int | None],
+    options: argparse.Namespace | None = None,
+) -> int:
+    """Do the work of a program and turn its errors into one line and an exit code each.
+
+    With an option ``--debug``, errors show their traceback instead. In a distributed run
+    (``options.launcher``) the first process of each machine prints, the others are silent.
+
+    Args:
+        parser: The program's parser; it knows its name and usage.
+        work: Does everything, the parsing included.
+        options: What the parser fills while ``work`` runs.
+
+    Returns:
+        Exit code: that of ``work`` (None counts as 0), 1 after an error, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With exit code 2 after a :class:`UsageError`.
+    """
+    options = argparse.Namespace() if options is None else options
+    program = parser.prog
     try:
-        return load_command(name)(arguments)
-    except UserError as error:
-        print(f"mmvitconv {name}: error: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        package = (error.name or "mmvitconv").partition(".")[0]
-        if package == "mmvitconv":
+        return work() or 0
+    except UsageError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt as stop:
+        if getattr(options, "debug", False):
             raise
-        advice = "'mmvitconv doctor' says what to install"
-        print(f"mmvitconv {name}: error: {package} is not installed; {advice}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nmmvitconv {name}: interrupted", file=sys.stderr)
+        advice = "".join(f". {text}" for text in stop.args)
+        if speaks(getattr(options, "launcher", "none")):
+            print(f"\n{program}: interrupted{advice}", file=sys.stdout if advice else sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        cause = root_cause(error)
+        if getattr(options, "debug", False):
+            raise
+        if isinstance(cause, UserError):
+            message = message_of(cause)
+        elif (package := _missing_package(cause)) is not None:
+            message = f"{package} is not installed; 'mmvitconv doctor' says what to install"
+        else:
+            raise
+        if speaks(getattr(options, "launcher", "none")) or getattr(cause, "of_one_process", False):
+            hint = " (--debug shows the traceback)" if hasattr(options, "debug") else ""
+            print(f"{program}: error: {message}{hint}", file=sys.stderr, flush=True)
+        return 1
+
+
+def speaks(launcher: str) -> bool:
+    """Tell whether this process prints for its machine.
+
+    Args:
+        launcher: How the processes were started, ``'none'`` for a single one.
+
+    Returns:
+        True for a single process and for the first process of each machine.
+    """
+    ranks = [os.environ[name] for name in LOCAL_RANK_VARIABLES if name in os.environ]
+    return launcher == "none" or not ranks or ranks[0] == "0"
+
+
+def _parse(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> ModuleType:
+    """Parse ``options.arguments`` as a command does; return its module."""
+    command = load_command(name)
+    parser.description = command.__doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.add_arguments(parser)
+    parser.parse_args(options.arguments, options)
+    return command
+
+
+def _missing_package(error: BaseException) -> str | None:
+    """Return the package of others that could not be found, None for any other error."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    package = (error.name or "mmvitconv").partition(".")[0]
+    return None if package == "mmvitconv" else package

@@ -9,23 +9,16 @@ with a global mixer, and timm's plain Transformers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 
-from mmvitconv.cli.picture_arguments import add_model_arguments, picture_parser, square
+from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments
 from mmvitconv.errors import UserError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    parser = picture_parser("attention", __doc__)
-    add_model_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_picture_arguments(parser, "attention")
+    add_image_arguments(parser)
     parser.add_argument(
         "--layer", help="one layer by its name (default: the last of each stage; with --query all)"
     )
@@ -41,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="pixel of the image as it is drawn whose attention is shown (default, where there are "
         "no global tokens: its centre)",
     )
-    options = parser.parse_args(arguments)
-    size = square(parser, options.size)
 
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the picture."""
     from mmvitconv.analysis.attention import (
         capture_attention,
         choose_layers,
@@ -55,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     out = check_picture_path(options.out)
     pixels, image = load_source(options.image)
-    subject = load_subject(options.model, options.checkpoint, options.seed, size, options.device)
+    subject = load_subject(
+        options.model, options.checkpoint, options.seed, options.size, options.device
+    )
     height, width = subject.shape
     query = options.query
     if query is not None and not (0 <= query[0] < height and 0 <= query[1] < width):
@@ -71,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = choose_layers(tokens, options.layer)
         draw_tokens(chosen, source, note, out, options.head)
         print(f"wrote {out}")
-        return 0
+        return
     whole = [one for one in found if one.kind == "global" and one.grid is not None]
     if not whole or options.read:
         raise UserError(
@@ -85,4 +81,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     position = ((y + 0.5) / height, (x + 0.5) / width)
     draw_queries(chosen, position, source, note, out, options.head)
     print(f"wrote {out}")
-    return 0

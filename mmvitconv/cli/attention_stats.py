@@ -7,38 +7,28 @@ The numbers of all layers are written to a CSV file beside the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mmvitconv.cli.picture_arguments import (
-    add_model_arguments,
-    picture_parser,
-    positive,
-    square,
-)
+from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments, positive
 from mmvitconv.errors import UserError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    parser = picture_parser("attention-stats", __doc__)
-    add_model_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_picture_arguments(parser, "attention-stats")
+    add_image_arguments(parser)
     parser.add_argument("--images", help="folder of images, instead of one")
     parser.add_argument(
         "--count", type=positive, default=10, help="how many of them (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
-    size = square(parser, options.size)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the pictures and write the numbers."""
     if options.images and options.image:
         raise UserError("--image and --images were given; give one of them")
 
@@ -60,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         first, name = load_source(options.image)
         pictures = [first]
-    subject = load_subject(options.model, options.checkpoint, options.seed, size, options.device)
+    subject = load_subject(
+        options.model, options.checkpoint, options.seed, options.size, options.device
+    )
     sources = [fit(picture, subject.shape) for picture in pictures]
     inputs = (subject.to_input(source) for source in sources)
     rows = attention_statistics(subject.model, progress(inputs, f"attention of {subject.name}"))
@@ -75,4 +67,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console().print(shown)
     for path in (out, table):
         print(f"wrote {path}")
-    return 0

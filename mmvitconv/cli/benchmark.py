@@ -1,4 +1,8 @@
-"""``mmvitconv benchmark``: speed and memory of our backbones beside timm's."""
+"""Measure the speed and memory of backbones, all in one process and taking turns.
+
+They are backbones with the features of all stages, without heads and with random weights, beside
+models of timm.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +56,8 @@ def parse_shape(text: str) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mmvitconv benchmark",
-        description="Measure the speed and memory of backbones, all in one process and taking "
-        "turns, beside models of timm. They are backbones with the features of all stages, without "
-        "heads and with random weights.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument(
         "models",
         nargs="*",
@@ -129,14 +128,13 @@ def _parser() -> argparse.ArgumentParser:
         help="with --regress: a model may take so many times longer, measured in times of the "
         "calibration model (default: %(default)s)",
     )
-    return parser
 
 
-def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> int:
+def run(options: argparse.Namespace, timer: Timer | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: The command line; None for ``sys.argv``.
+        options: The command line.
         timer: Takes the time of a call; None for the device's clock.
 
     Returns:
@@ -145,8 +143,6 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
     Raises:
         UserError: Something that was given cannot work.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
     if not options.tolerance >= 1:
         raise UserError(f"--tolerance {options.tolerance} is illegal; give a factor from 1 on")
     shapes = [parse_shape(text) for text in options.shapes or ()]
@@ -164,7 +160,7 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
         check_calibration(before, calibration.name, options.regress)
     plan = _plan(options, shapes, before, calibration)
     check_plan(plan)
-    rows = _measure(plan, options, given, calibration, timer)
+    rows = _measure(plan, options, calibration, timer)
     if not rows:
         raise UserError("nothing could be measured; the lines above say why")
     if not before:
@@ -239,7 +235,6 @@ def _name_in_file(row: Row) -> str:
 def _measure(
     plan: Plan,
     options: argparse.Namespace,
-    given: Sequence[str],
     calibration: Entry,
     timer: Timer | None,
 ) -> list[Row]:
@@ -252,7 +247,9 @@ def _measure(
     from mmvitconv.analysis.benchmark import Listener, run_benchmark
     from mmvitconv.analysis.benchmark_results import environment, table_of, write_results
 
-    about = environment(plan.device) | {"command": shlex.join(["mmvitconv", "benchmark", *given])}
+    about = environment(plan.device) | {
+        "command": shlex.join(["mmvitconv", "benchmark", *options.arguments])
+    }
     rows: list[Row] = []
     left_out: list[str] = []
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)

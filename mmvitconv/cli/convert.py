@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmvitconv.errors import CheckpointError, UserError
@@ -54,25 +53,16 @@ def convert_file(family: str, source: Path, target: Path) -> str:
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        UserError: As :func:`convert_file` does.
-    """
-    parser = argparse.ArgumentParser("mmvitconv convert", description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument(
         "family", help="whose layout it is, e.g. fcvit; a wrong name shows them all"
     )
     parser.add_argument("source", type=Path, help="the original authors' file")
     parser.add_argument("target", type=Path, help="the file to write")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert the file and print its sha256."""
     digest = convert_file(options.family, options.source, options.target)
     print(f"{options.target}\nsha256 {digest}")
-    return 0

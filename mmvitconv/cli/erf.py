@@ -8,26 +8,19 @@ Beside the picture a CSV and a JSON file tell how large a centred square has to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mmvitconv.cli.picture_arguments import MODEL_HELP, picture_parser, positive
+from mmvitconv.cli.arguments import MODEL_HELP, add_picture_arguments, positive
 from mmvitconv.errors import UserError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    parser = picture_parser("erf", __doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_picture_arguments(parser, "erf")
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
     parser.add_argument(
         "--checkpoint",
@@ -51,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="leave the layer scales of random weights as they start, so that blocks add next to "
         "nothing; otherwise they are set to 1",
     )
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the picture and write its numbers."""
     checkpoints = options.checkpoint or ["-"] * len(options.models)
     if len(checkpoints) != len(options.models):
         raise UserError(
@@ -119,4 +115,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console().print(shown)
     for path in (out, table, full):
         print(f"wrote {path}")
-    return 0

@@ -10,30 +10,16 @@ for what can be had.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmvitconv.engine.configuration import OptionAction
+from mmvitconv.cli.arguments import add_config_options
 
 if TYPE_CHECKING:
     from mmvitconv.export import ExportReport
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Its options.
-    """
-    parser = argparse.ArgumentParser(
-        prog="mmvitconv export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("source", metavar="CONFIG_OR_ARCH", help="config, or a name of the list")
     parser.add_argument("checkpoint", nargs="?", help="weights (default: random ones)")
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
@@ -61,14 +47,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--backbone-only", action="store_true", help="of a config, the backbone's feature maps"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionAction,
-        metavar="KEY=VALUE",
-        help="change settings of the config",
-    )
-    return parser.parse_args(arguments)
+    add_config_options(parser)
 
 
 def show(report: ExportReport) -> None:
@@ -89,30 +68,13 @@ def show(report: ExportReport) -> None:
     print(f"written: {report.path} ({kind}, {report.path.stat().st_size / 1e6:.1f} MB)")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Export a model.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code: 0.
-
-    Raises:
-        UserError: As :func:`mmvitconv.export.export_model`.
-    """
-    options = parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Export the model and print what was written."""
     from mmvitconv.export import export_model
 
     values = vars(options)
+    del values["arguments"]
     source, checkpoint = values.pop("source"), values.pop("checkpoint")
     if values["shape"] is not None:
         values["shape"] = tuple(values["shape"])
     show(export_model(source, checkpoint, **values, say=lambda text: print(text, flush=True)))
-    return 0
-
-
-if __name__ == "__main__":
-    from mmvitconv.cli import run
-
-    sys.exit(run("export", *sys.argv[1:]))

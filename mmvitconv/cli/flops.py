@@ -6,14 +6,12 @@ mmvitconv flops CONFIG [--shape H W] [--cfg-options KEY=VALUE ...]
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
+from mmvitconv.cli.arguments import SidesAction, add_config_arguments, read_config
 
 if TYPE_CHECKING:
     from mmvitconv.zoo.config_costs import ConfigComplexity
@@ -26,35 +24,15 @@ RULE = (
 )
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Its options.
-    """
-    parser = argparse.ArgumentParser(
-        "mmvitconv flops",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_config_arguments(parser)
     parser.add_argument(
         "--shape",
-        type=int,
-        nargs="+",
-        metavar="SIDE",
+        action=SidesAction,
         help="height and width of the image in pixels, or one number for a square; default: the "
         "test size of the config, 800 1280 for the usual COCO pipeline",
     )
-    options = parser.parse_args(arguments)
-    if options.shape is not None:
-        if len(options.shape) > 2:
-            parser.error(f"--shape takes one or two numbers, got {len(options.shape)}")
-        options.shape = (options.shape[0], options.shape[-1])
-    return options
 
 
 def show(result: ConfigComplexity, console: Console) -> None:
@@ -91,23 +69,8 @@ def show(result: ConfigComplexity, console: Console) -> None:
         console.print("Every operator that ran is counted or free.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        UserError: The config, an option or the shape cannot work.
-    """
-    options = parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Count and print."""
     from mmvitconv.zoo.config_costs import count_config
 
-    config = load_config(options.config)
-    for note in apply_options(config, options.cfg_options):
-        print(note, file=sys.stderr)
-    show(count_config(config, options.shape), Console())
-    return 0
+    show(count_config(read_config(options), options.shape), Console())

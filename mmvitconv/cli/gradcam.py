@@ -5,23 +5,15 @@ mmvitconv gradcam CONFIG CHECKPOINT IMAGE [--target CLASS] [--layer NAME] [--out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
-from mmvitconv.cli.picture_arguments import picture_parser
-from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
+from mmvitconv.cli.arguments import add_config_arguments, add_picture_arguments, read_config
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    parser = picture_parser("gradcam", __doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_picture_arguments(parser, "gradcam")
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="file with its weights; - for random ones")
     parser.add_argument("image", help="image file; - for a drawn sample image")
@@ -29,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--layer", help="module whose output is looked at (default: the backbone's last map)"
     )
-    options = parser.parse_args(arguments)
 
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the picture."""
     from mmvitconv.analysis.grad_cam import draw_class_map, grad_cam, load_model
     from mmvitconv.analysis.pictures import check_picture_path, load_source
 
     out = check_picture_path(options.out)
-    cfg = load_config(options.config)
-    for note in apply_options(cfg, options.cfg_options):
-        print(f"note: {note}")
+    cfg = read_config(options)
     pixels, image = load_source(None if options.image == "-" else options.image)
     checkpoint = None if options.checkpoint == "-" else options.checkpoint
     model, names = load_model(cfg, checkpoint, options.seed, options.device)
@@ -50,4 +42,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_class_map(found, f"{Path(options.config).stem} ({weights}), {image}", out)
     print(f"{found.name}: {found.score:.3f}")
     print(f"wrote {out}")
-    return 0

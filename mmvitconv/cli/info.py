@@ -19,28 +19,17 @@ if TYPE_CHECKING:
 SHAPES = ((224, 224), (512, 512), (800, 1280))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        UserError: The name means no architecture, or several.
-    """
-    parser = argparse.ArgumentParser(
-        "mmvitconv info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("arch", nargs="+", help="e.g. fcvit_s12, 'FCViT s12', s12, or a config")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Find the architecture and print its facts."""
     with Console(stderr=True).status("loading"):
         from mmvitconv.zoo.catalogue import find_arch
 
     show(find_arch(" ".join(options.arch)), Console())
-    return 0
 
 
 def show(arch: Arch, console: Console) -> None:

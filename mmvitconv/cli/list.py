@@ -25,25 +25,15 @@ RULE = (
 NARROWEST = 100  # columns, where the output goes to a file or a pipe
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code 0.
-
-    Raises:
-        UserError: Unknown family or task.
-    """
-    parser = argparse.ArgumentParser(
-        "mmvitconv list", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("--family", help="only this one, e.g. FCViT, or a folder of configs: parc")
     parser.add_argument("--task", help="only what configs use: classification, detection, ...")
     parser.add_argument("--json", action="store_true", help="print JSON, with all configs")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table or JSON."""
     with Console(stderr=True).status("loading"):
         from mmvitconv.zoo.catalogue import list_archs
 
@@ -56,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not console.is_terminal:
             console = Console(width=max(NARROWEST, console.width))
         show(archs, console)
-    return 0
 
 
 def show(archs: Sequence[Arch], console: Console) -> None:

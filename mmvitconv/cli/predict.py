@@ -1,24 +1,18 @@
-"""``mmvitconv predict``: pictures and JSON for an image or a folder of images."""
+"""Write a picture for each image, and predictions.json: classes, boxes and masks, or a map."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
 
-from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
+from mmvitconv.cli.arguments import add_config_arguments, add_device_argument, read_config
 
 NO_CHECKPOINT = "none"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mmvitconv predict",
-        description="Write a picture for each image, and predictions.json: classes, boxes and "
-        "masks, or the class of each pixel.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_config_arguments(parser)
     parser.add_argument(
         "checkpoint", help=f"its trained weights, or {NO_CHECKPOINT!r} for random ones"
@@ -27,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="where to write; created when missing"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add_device_argument(parser)
     parser.add_argument(
         "--batch-size", type=int, default=8, help="images at once (default: %(default)s)"
     )
@@ -46,41 +40,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recursive", action="store_true", help="look into the folders inside the folder, too"
     )
-    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict, and print where the results are.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    args = build_parser().parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Predict, and print where the results are."""
     from mmvitconv.apis.inference import Predictor, check_settings
     from mmvitconv.apis.output import choose_images, save_predictions
 
-    check_settings(args.batch_size, args.score_threshold or 0.0, args.top_k)
-    choose_images(args.image, args.out, args.recursive)  # before the model is built
-    cfg = load_config(args.config)
-    for note in apply_options(cfg, args.cfg_options):
-        print(note, file=sys.stderr)
-    checkpoint = None if args.checkpoint == NO_CHECKPOINT else args.checkpoint
+    check_settings(options.batch_size, options.score_threshold or 0.0, options.top_k)
+    choose_images(options.image, options.out, options.recursive)  # before the model is built
+    cfg = read_config(options)
+    checkpoint = None if options.checkpoint == NO_CHECKPOINT else options.checkpoint
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what the config says on purpose
-        predictor = Predictor(cfg, checkpoint, args.device)
+        predictor = Predictor(cfg, checkpoint, options.device)
     if checkpoint is None:
         print("the weights are random: the predictions mean nothing", file=sys.stderr)
     summary = save_predictions(
         predictor,
-        args.image,
-        args.out,
-        batch_size=args.batch_size,
-        score_threshold=args.score_threshold,
-        top_k=args.top_k,
-        recursive=args.recursive,
+        options.image,
+        options.out,
+        batch_size=options.batch_size,
+        score_threshold=options.score_threshold,
+        top_k=options.top_k,
+        recursive=options.recursive,
     )
     for error in summary.errors:
         print(f"left out: {error['image']}: {error['error']}", file=sys.stderr)
@@ -91,4 +74,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{summary.images / summary.seconds:.1f} images/s with pictures on {predictor.device}: "
         f"{summary.file}"
     )
-    return 0

@@ -1,21 +1,18 @@
-"""``mmvitconv serve``: a local web page that shows what one or two checkpoints say."""
+"""Open a web page on this machine: drop an image, compare one or two models."""
 
 from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
 
+from mmvitconv.cli import UsageError
+from mmvitconv.cli.arguments import add_device_argument
 from mmvitconv.cli.predict import NO_CHECKPOINT
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mmvitconv serve",
-        usage="%(prog)s [options] CONFIG CHECKPOINT [CONFIG2 CHECKPOINT2]",
-        description="Open a web page on this machine: drop an image, compare one or two models.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.usage = "%(prog)s [options] CONFIG CHECKPOINT [CONFIG2 CHECKPOINT2]"
     parser.add_argument(
         "models",
         nargs="+",
@@ -30,37 +27,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, help="port to listen on (default: the first free one from 7860)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    return parser
+    add_device_argument(parser)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code.
-    """
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    if len(args.models) not in (2, 4):
-        parser.error(
+def run(options: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    if len(options.models) not in (2, 4):
+        raise UsageError(
             "give CONFIG CHECKPOINT, or two such pairs: CONFIG CHECKPOINT CONFIG2 CHECKPOINT2; "
-            f"got {len(args.models)} names"
+            f"got {len(options.models)} names"
         )
     from mmvitconv.apis.inference import Predictor
     from mmvitconv.apis.page import serve
 
-    pairs = zip(args.models[::2], args.models[1::2], strict=True)
+    pairs = zip(options.models[::2], options.models[1::2], strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what the config says on purpose
         predictors = [
-            Predictor(config, None if checkpoint == NO_CHECKPOINT else checkpoint, args.device)
+            Predictor(config, None if checkpoint == NO_CHECKPOINT else checkpoint, options.device)
             for config, checkpoint in pairs
         ]
-    page = serve(predictors, args.host, args.port)
+    page = serve(predictors, options.host, options.port)
     print(f"ready: {page.local_url} (Ctrl-C ends it)", flush=True)
     page.block_thread()
-    return 0

@@ -1,19 +1,68 @@
-"""``mmvitconv train``: train a classifier, detector or segmentor."""
+"""Train a classifier, detector or segmentor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 
-from mmvitconv.engine.launch import run_training
+from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, start
+from mmvitconv.datasets.layout import check_data
+from mmvitconv.engine import runner as engine
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint, or without PATH from the last one in the work directory",
+    )
+    parser.add_argument(
+        "--amp", action="store_true", help="mixed precision with bfloat16, on GPU and CPU"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="multiply the learning rate by total batch / auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument("--no-validate", action="store_true", help="train without validation")
 
-    Args:
-        arguments: The command line; None for ``sys.argv``.
 
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C.
+def run(options: argparse.Namespace) -> None:
+    """Train a model and say where the results are.
+
+    Raises:
+        UserError: The input cannot work.
+        KeyboardInterrupt: After Ctrl-C, with the command that goes on.
     """
-    return run_training(arguments, program="mmvitconv train")
+    say = make_say(options)
+    with errors_before_loop() as loop:
+        cfg = start(options)
+        engine.require(cfg, ("train_dataloader", "train_cfg", "optim_wrapper"), "to train")
+        if options.no_validate:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        splits = ("train",) if cfg.get("val_dataloader") is None else ("train", "val")
+        check_data(cfg, splits=splits)
+        for note in engine.choose_start(cfg, options.resume):
+            say(note)
+        engine.check_pretrained(cfg)
+        if options.auto_scale_lr:
+            engine.enable_learning_rate_scaling(cfg)
+        if options.amp:
+            engine.enable_amp(cfg)
+        engine.choose_exact_loop(cfg)
+        try:
+            runner = engine.build(cfg, loop.begin, compile_backbone=options.compile)
+            engine.check_batch_size(runner)
+            loop.explain_by_annotations(cfg, splits)
+            runner.train()
+        except KeyboardInterrupt as stop:
+            command = "python tools/train.py" if options.program == "train.py" else options.program
+            raise KeyboardInterrupt(
+                f"Go on from the last checkpoint: {command} {options.config} "
+                f"--work-dir {cfg.work_dir} --resume"
+            ) from stop
+        say(engine.summarise(runner))
+        engine.leave_process_group()

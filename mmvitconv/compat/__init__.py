@@ -4,16 +4,20 @@
 ``mmcv._ext``. :func:`provide_operators` makes Python find a stand-in
 (:mod:`mmvitconv.compat.ext`) under that name, built on torchvision's operators. It is asked last,
 so a compiled ``mmcv._ext`` always wins, and nothing heavy is imported before mmcv itself asks.
+
+Importing mmvitconv calls it. Where nothing of ours is imported, the start-up file of an
+installation (``mmvitconv.pth``, see ``setup.py``) asks :class:`StandInFinder` as soon as
+``mmcv._ext`` is wanted.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from mmvitconv.errors import UserError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # this file is imported at every start of Python: import nothing at run time
+if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType

@@ -5,16 +5,14 @@ This module is used before anything heavy is imported.
 
 from __future__ import annotations
 
-import argparse
-import ast
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmvitconv.errors import UserError
 from mmvitconv.resources import CONFIG_SUFFIXES, find_config
@@ -66,64 +64,6 @@ UNTYPED = {
     "optim_wrapper.paramwise_cfg": PARAMWISE_OPTIONS,
 }
 DATALOADER_EXTRAS = frozenset(("dataset", "num_batch_per_epoch", "_delete_"))
-
-
-class OptionAction(DictAction):
-    """MMEngine's parser of ``KEY=VALUE`` pairs that also takes dicts and names what is no pair."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[str],
-        option_string: str | None = None,
-    ) -> None:
-        """Parse the pairs and add them to earlier ones.
-
-        Args:
-            parser: Where a usage error is reported.
-            namespace: Receives a dict of dotted keys and values.
-            values: The arguments, each ``KEY=VALUE``.
-            option_string: The option as given.
-        """
-        for pair in values:
-            key, equals, _ = pair.partition("=")
-            if not key or not equals:
-                parser.error(f"{option_string} takes KEY=VALUE pairs, got {pair!r}")
-        super().__call__(parser, namespace, values, option_string)
-
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        """Parse one value; MMEngine's parser, which this one replaces, knows no dicts."""
-        if "{" not in val and "dict(" not in val:
-            return DictAction._parse_iterable(val)
-        try:
-            return ast.literal_eval(val)
-        except (SyntaxError, ValueError) as error:
-            raise UserError(
-                f"--cfg-options: a value with dicts is written as in Python, "
-                f"\"[{{'type': 'EMAHook'}}]\", got {val!r}"
-            ) from error
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument ``config`` and the option ``--cfg-options``.
-
-    Args:
-        parser: The parser to extend.
-    """
-    parser.add_argument(
-        "config", help="a config file, or the name of a shipped one, e.g. maskrcnn_fcvit_s12_coco"
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionAction,
-        default=None,
-        metavar="KEY=VALUE",
-        help="change settings of the config, e.g. train_cfg.max_epochs=3 "
-        "param_scheduler.0.end=100 model.backbone.out_indices='(2,3)'",
-    )
 
 
 def load_config(path: str | Path) -> Config:
@@ -333,15 +273,23 @@ def _note_on_variable(cfg: Config, key: str) -> str | None:
     old = cfg[key]
     users = [
         place
-        for place, value in _walk(cfg, "")
+        for place, value in walk(cfg)
         if place != key and not isinstance(value, (bool, type(None))) and value == old
     ]
     hint = f"set {' '.join(users[:4])} instead" if users else "set the values derived from it"
     return f"--cfg-options {key} has no effect: it is a helper variable of the config file; {hint}"
 
 
-def _walk(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of everything inside ``node``."""
+def walk(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk through everything inside a part of a config.
+
+    Args:
+        node: The part.
+        place: Its own dotted key.
+
+    Yields:
+        Dotted key and value of everything inside.
+    """
     items: Any = ()
     if isinstance(node, (Config, dict)):
         items = node.items()
@@ -350,4 +298,4 @@ def _walk(node: Any, place: str) -> Iterator[tuple[str, Any]]:
     for key, value in items:
         inside = f"{place}.{key}" if place else str(key)
         yield inside, value
-        yield from _walk(value, inside)
+        yield from walk(value, inside)

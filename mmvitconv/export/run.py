@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mmvitconv.engine.launch import require_writable
+from mmvitconv.engine.runner import require_writable
 from mmvitconv.errors import UserError
 from mmvitconv.export.check import Check, check_graph, find_least_side, inputs_of
 from mmvitconv.export.graphs import (

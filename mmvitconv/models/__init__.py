@@ -10,7 +10,6 @@ from mmvitconv.models.backbones import (
     ParCMobileNetV2,
     ParCNet,
     ParCResNet,
-    WithParC,
 )
 from mmvitconv.models.necks import (
     GlobalPooling,
@@ -18,6 +17,7 @@ from mmvitconv.models.necks import (
     LightViTFPN,
     LightViTPooling,
 )
+from mmvitconv.models.plugin import WithParC, replace_with_parc
 
 __all__ = [
     "ConvMixer",
@@ -34,4 +34,5 @@ __all__ = [
     "ParCNet",
     "ParCResNet",
     "WithParC",
+    "replace_with_parc",
 ]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from mmvitconv.checks.bad_data import BadDataError, BadDataHook, GuardedPipeline
 from mmvitconv.checks.samples import Roots, innermost
-from mmvitconv.engine.launch import run_testing, run_training
+from mmvitconv.cli import run
 from mmvitconv.errors import UserError
 
 
@@ -557,7 +557,7 @@ def test_as_a_user(make, tmp_path, capfd):
     work_dir = tmp_path / "work"
     config.write_text(CONFIG.format(root=str(root), workers=2, work_dir=str(work_dir)))
     (broken,) = break_some(root, "classification", numbers=(4,))
-    assert run_training([str(config)]) == 0
+    assert run("train", str(config)) == 0
     (log,) = work_dir.glob("*/*.log")
     assert f"bad data: train: left out: {broken}: file cannot be decoded" in log.read_text()
     capfd.readouterr()
@@ -565,8 +565,8 @@ def test_as_a_user(make, tmp_path, capfd):
     path = images("classification", root, "val")[2]
     path.write_bytes(b"")
     for start in (
-        lambda: run_training([str(config), "--work-dir", str(tmp_path / "other")]),
-        lambda: run_testing([str(config), str(work_dir / "epoch_1.pth")]),
+        lambda: run("train", str(config), "--work-dir", str(tmp_path / "other")),
+        lambda: run("test", str(config), str(work_dir / "epoch_1.pth")),
     ):
         assert start() == 1
         (line,) = capfd.readouterr().err.strip().splitlines()[-1:]

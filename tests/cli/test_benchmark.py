@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmvitconv.analysis import benchmark_models
-from mmvitconv.cli import benchmark, run
+from mmvitconv.cli import benchmark, parse, run
 from mmvitconv.errors import UserError
 
 TINY = ["--peers", "timm:resnet18", "--calibration", "timm:resnet18", "--shapes", "32"]
@@ -32,6 +32,11 @@ def fake_timer(slow: float = 1.0) -> Callable[[Callable[[], object]], float]:
         return 0.01 if names[0].startswith("timm") else 0.01 * slow
 
     return timer
+
+
+def measure(arguments: list[str], timer: Callable | None = None) -> int:
+    """Run the command with a clock of ours; errors stay exceptions."""
+    return benchmark.run(parse("benchmark", *arguments), timer)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -80,7 +85,7 @@ def test_one_sentence_for_what_cannot_work(
 def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "new" / "folder"
     options = ["--passes", "inference", "training", "--dtypes", "fp16", "fp32", "--batch", "2"]
-    assert benchmark.main([MODEL, *FAST, *options, "--out", str(out), "--plot", "accuracy"]) == 0
+    assert measure([MODEL, *FAST, *options, "--out", str(out), "--plot", "accuracy"]) == 0
     rows = read(out / "results.csv")
     assert [(row["model"], row["pass"]) for row in rows] == [
         (MODEL, "inference"),
@@ -98,25 +103,25 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_slowed_model_is_found_and_an_equal_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer()) == 0
+    assert measure([MODEL, *FAST, "--out", str(tmp_path)], fake_timer()) == 0
     assert (tmp_path / "plot-inference-32x32-b1.png").is_file()
     file = tmp_path / "results.csv"
     again = ["--regress", str(file), "--calibration", "timm:resnet18", "--rounds", "2"]
     capsys.readouterr()
-    assert benchmark.main(again, fake_timer(1.2)) == 0
+    assert measure(again, fake_timer(1.2)) == 0
     assert "1 of 1 measurements are not slower" in capsys.readouterr().out
-    assert benchmark.main(again, fake_timer(1.5)) == 1
+    assert measure(again, fake_timer(1.5)) == 1
     printed = capsys.readouterr()
     assert f"slower: {MODEL} fp32 nchw eager" in printed.out
     assert "x 1.50" in printed.out
     assert f"measured again: {MODEL}" in printed.err
-    assert benchmark.main([*again, "--tolerance", "2"], fake_timer(1.5)) == 0
+    assert measure([*again, "--tolerance", "2"], fake_timer(1.5)) == 0
 
 
 def test_a_slowdown_is_found_while_the_calibration_model_is_slow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
+    measure([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
     calls: list[float] = []
     inner = fake_timer(1.5)
 
@@ -130,7 +135,7 @@ def test_a_slowdown_is_found_while_the_calibration_model_is_slow(
         return taken
 
     again = ["--regress", str(tmp_path / "results.csv"), "--calibration", "timm:resnet18"]
-    assert benchmark.main([*again, "--rounds", "2", "--warm-up", "0"], timer) == 1
+    assert measure([*again, "--rounds", "2", "--warm-up", "0"], timer) == 1
     assert len(calls) == 9
     assert "x 1.50" in capsys.readouterr().out
 
@@ -144,7 +149,7 @@ def test_what_no_longer_runs_is_an_alarm(
     refused: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     both = [MODEL, "FCViT:tiny", *FAST, "--batch", "1", "2", "--out", str(tmp_path)]
-    assert benchmark.main(both, fake_timer()) == 0
+    assert measure(both, fake_timer()) == 0
     inner = fake_timer()
 
     def timer(function: Callable[[], object]) -> float:
@@ -164,7 +169,7 @@ def test_what_no_longer_runs_is_an_alarm(
     again = ["--regress", str(tmp_path / "results.csv"), "--calibration", "timm:resnet18"]
     again += ["--rounds", "1", "--warm-up", "0"]
     capsys.readouterr()
-    assert benchmark.main(again, timer) == 1
+    assert measure(again, timer) == 1
     printed = capsys.readouterr()
     assert said in printed.err
     assert (
@@ -172,17 +177,17 @@ def test_what_no_longer_runs_is_an_alarm(
         "batch 2" in printed.out
     )
     # what the user did not ask for is only named
-    assert benchmark.main([*again, MODEL, "--peers", "timm:resnet18", "--batch", "1"], timer) == 0
+    assert measure([*again, MODEL, "--peers", "timm:resnet18", "--batch", "1"], timer) == 0
     printed = capsys.readouterr().out
     assert "missing here, not compared: " in printed
     assert "could not be measured" not in printed
 
 
 def test_regress_measures_what_the_file_has(tmp_path: Path):
-    benchmark.main([MODEL, *FAST, "--batch", "2", "--out", str(tmp_path / "a")], fake_timer())
+    measure([MODEL, *FAST, "--batch", "2", "--out", str(tmp_path / "a")], fake_timer())
     options = ["--regress", str(tmp_path / "a" / "results.json"), "--rounds", "1"]
     options += ["--calibration", "timm:resnet18", "--out", str(tmp_path / "b")]
-    assert benchmark.main(options, fake_timer()) == 0
+    assert measure(options, fake_timer()) == 0
     keys = [
         [(row["model"], row["shape"], row["batch"]) for row in read(tmp_path / run / "results.csv")]
         for run in "ab"
@@ -191,9 +196,9 @@ def test_regress_measures_what_the_file_has(tmp_path: Path):
 
 
 def test_a_file_without_the_calibration_model(tmp_path: Path):
-    benchmark.main([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
+    measure([MODEL, *FAST, "--out", str(tmp_path)], fake_timer())
     with pytest.raises(UserError, match="no row of the calibration model 'resnet50'"):
-        benchmark.main(["--regress", str(tmp_path / "results.csv")], fake_timer())
+        measure(["--regress", str(tmp_path / "results.csv")], fake_timer())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def test_defaults(
     # tested beside its function; builds every architecture
     monkeypatch.setattr(benchmark_models, "smallest_archs", lambda: ["FCViT:tiny"])
     monkeypatch.setattr(benchmark, "_measure", lambda plan, *rest: plans.append(plan) or ["row"])
-    assert benchmark.main([*arguments, "--device", "cpu"]) == 0
+    assert measure([*arguments, "--device", "cpu"]) == 0
     [plan] = plans
     peers = ["resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "convmixer_768_32"]
     assert [entry.name for entry in plan.models] == (models or ["FCViT:tiny", *peers])
@@ -229,4 +234,4 @@ def test_defaults(
 
 def test_nothing_to_measure():
     with pytest.raises(UserError, match="no dtype is left"):
-        benchmark.main([MODEL, *FAST, "--dtypes", "fp16"])
+        measure([MODEL, *FAST, "--dtypes", "fp16"])

@@ -1,24 +1,25 @@
 """The command line as a whole: every command loads, explains itself and names mistakes."""
 
+import argparse
 import subprocess
 import sys
 
 import pytest
 
 from mmvitconv import __version__
-from mmvitconv.cli import COMMANDS, load_command, main, run
+from mmvitconv.cli import COMMANDS, UsageError, execute, main, run
+from mmvitconv.errors import UserError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name, capsys):
-    load_command(name)
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: mmvitconv {name}")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_quick(name):
     code = (
         "import sys\nfrom mmvitconv.cli import main\n"
@@ -69,3 +70,56 @@ def test_training_and_testing_bear_the_name_of_the_command(name, capsys):
         run(name)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"usage: mmvitconv {name} ")
+
+
+def raising(error: BaseException, **options: object) -> tuple:
+    """Arguments of ``execute`` for a program that raises an error."""
+
+    def work() -> None:
+        raise error
+
+    return argparse.ArgumentParser("x.py"), work, argparse.Namespace(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "x.py: error: bad words\n"),
+        ({"debug": False}, "x.py: error: bad words (--debug shows the traceback)\n"),
+    ],
+)
+def test_errors_are_one_line(options, line, capsys):
+    assert execute(*raising(UserError("bad words"), **options)) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        execute(*raising(ZeroDivisionError()))
+    for error in (UserError("bad"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            execute(*raising(error, debug=True))
+
+
+def test_wrong_usage_shows_it(capsys):
+    with pytest.raises(SystemExit) as ended:
+        execute(*raising(UsageError("give two")))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "usage: x.py [-h]\nx.py: error: give two\n"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_the_first_process_prints(rank, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    alone = UserError("bad")
+    alone.of_one_process = True
+    for error, printed in ((UserError("bad"), rank == "0"), (alone, True)):
+        assert execute(*raising(error, launcher="pytorch")) == 1
+        assert bool(capsys.readouterr().err) == printed
+
+
+def test_interruption(capsys):
+    assert execute(*raising(KeyboardInterrupt("Go on: x --resume"))) == 130
+    assert capsys.readouterr().out == "\nx.py: interrupted. Go on: x --resume\n"
+    assert execute(*raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "\nx.py: interrupted\n"

@@ -1,20 +1,32 @@
 """The start-up file: present after both kinds of installation, harmless, gone after removal."""
 
+import os
+import runpy
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COLD_IMPORT = "import sys, mmcv.ops; print('mmvitconv' in sys.modules, mmcv._ext.__file__)"
+COLD_IMPORT = (
+    "import sys; before = 'mmvitconv' in sys.modules\n"
+    "import mmcv.ops; print(before, 'mmvitconv' in sys.modules, mmcv._ext.__file__)"
+)
+MODULES = "import sys; print(sorted(sys.modules))"
 
 
-def run(*command: object) -> subprocess.CompletedProcess:
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -52,7 +64,12 @@ def test_installation(tmp_path, sources, editable):
     assert origin.startswith(str(sources if editable else site))
     # Nothing of ours is imported by hand here.
     cold = run(python, "-I", "-W", "ignore", "-c", COLD_IMPORT).stdout.split()
-    assert cold == ["True", str(Path(origin).parent / "compat" / "ext.py")]
+    assert cold == ["False", "True", str(Path(origin).parent / "compat" / "ext.py")]
+    imported = run(python, "-I", "-c", MODULES).stdout
+    off = {"MMVITCONV_NO_STARTUP": "1"}
+    assert run(python, "-I", "-c", MODULES, **off).stdout == imported
+    refused = "try: import mmcv.ops\nexcept ModuleNotFoundError as error: print(error.name)"
+    assert run(python, "-I", "-W", "ignore", "-c", refused, **off).stdout.strip() == "mmcv._ext"
 
     # The package vanishes without pip (a deleted clone): no word about it.
     moved = (sources if editable else site) / "mmvitconv"
@@ -63,3 +80,18 @@ def test_installation(tmp_path, sources, editable):
 
     run(*pip, "uninstall", "--yes", "--quiet", "mmvitconv")
     assert not list(site.glob("*mmvitconv*"))
+
+
+def test_the_line_takes_less_than_three_tenths_of_a_millisecond(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--name"])
+    line = runpy.run_path(str(ROOT / "setup.py"))["START_LINE"]
+    assert line.count("\n") == 1  # Python executes the lines of such files one by one
+    monkeypatch.setattr(sys, "meta_path", [])
+    times = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        exec(line, {})
+        times.append(time.perf_counter() - begin)
+    assert len(sys.meta_path) == 50
+    assert sys.meta_path[0].find_spec("mmcv.ops") is None
+    assert min(times) < 0.3e-3  # the least: other programs on the machine do not count

@@ -1,11 +1,9 @@
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mmvitconv.engine.configuration import (
-    add_config_arguments,
     apply_options,
     legal_arguments,
     load_config,
@@ -114,24 +112,6 @@ def test_wrong_keys_are_named(key: str, message: str) -> None:
 def test_a_group_of_settings_is_not_replaced_by_a_value(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"{key}={value}: {key} is a group of settings"):
         apply_options(make_config(), {key: value})
-
-
-def parse(*pairs: str) -> dict:
-    parser = ArgumentParser()
-    add_config_arguments(parser)
-    return parser.parse_args(["x.py", "--cfg-options", *pairs]).cfg_options
-
-
-def test_values_may_hold_dicts() -> None:
-    options = parse("a.b=1e-3", "c=[1,(2,x)]", "d=[{'type': 'EMAHook', 'momentum': 0.1}]")
-    expected = {"a.b": 1e-3, "c": [1, (2, "x")], "d": [{"type": "EMAHook", "momentum": 0.1}]}
-    assert options == expected
-
-
-@pytest.mark.parametrize("value", ["[dict(type='EMAHook')]", "{'type': EMAHook}", "{'a'"])
-def test_values_that_are_no_literals(value: str) -> None:
-    with pytest.raises(UserError, match="a value with dicts is written as"):
-        parse(f"custom_hooks={value}")
 
 
 def test_a_new_type_decides_about_the_other_keys() -> None:

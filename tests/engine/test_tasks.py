@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from mmvitconv.engine.launch import run_testing, run_training
+from mmvitconv.cli import run
 from mmvitconv.engine.tasks import enable_pictures, enable_test_time_augmentation
 from mmvitconv.errors import UserError
 
@@ -132,7 +132,7 @@ def test_training_then_testing_with_everything(
     config = tmp_path / f"{name}.py"
     config.write_text(COMMON + text.format(data=str(tmp_path)))
     work = ["--work-dir", str(tmp_path / "work")]
-    assert run_training([str(config), *work]) == 0, capsys.readouterr().err
+    assert run("train", str(config), *work) == 0, capsys.readouterr().err
     checkpoint = str(tmp_path / "work" / "epoch_1.pth")
     for number, extra in enumerate(([], ["--tta"])):
         config = config.rename(tmp_path / f"{name}_{number}.py")  # runs are told apart by name
@@ -140,7 +140,7 @@ def test_training_then_testing_with_everything(
         arguments = [str(config), checkpoint, *work, *extra, "--out", str(out)]
         arguments += ["--show-dir", str(pictures)]
         arguments += ["--cfg-options", f"visualizer.name=test{number}"]  # it outlives its run
-        code = run_testing(arguments)
+        code = run("test", *arguments)
         printed = capsys.readouterr()
         assert code == 0, printed.err
         assert len(pickle.loads(out.read_bytes())) == 2

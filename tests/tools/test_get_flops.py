@@ -33,11 +33,11 @@ def test_the_command_in_a_fresh_process():
 
 def test_shape_and_options(capsys):
     arguments = [CONFIG, "--shape", "64", "96", "--cfg-options", "model.head.num_classes=7"]
-    assert flops.main(arguments) == 0
+    assert run("flops", *arguments) == 0
     printed = capsys.readouterr().out
     assert "64 x 96" in printed
     assert f"{320 * 7 + 7:,}" in printed
-    assert flops.main([CONFIG, "--shape", "32"]) == 0
+    assert run("flops", CONFIG, "--shape", "32") == 0
     assert "32 x 32" in capsys.readouterr().out
 
 

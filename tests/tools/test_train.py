@@ -17,7 +17,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from mmvitconv.engine.launch import run_print_config, run_testing, run_training
+from mmvitconv import cli
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +127,12 @@ def run(tool: str, *arguments: object, folder: Path, **environment: str):
     return subprocess.run(
         [sys.executable, f"tools/{tool}", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), **environment},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=300,
@@ -136,9 +141,6 @@ def run(tool: str, *arguments: object, folder: Path, **environment: str):
 
 def read_spy(config: Path) -> list[dict]:
     return [json.loads(line) for line in config.with_suffix(".jsonl").read_text().splitlines()]
-
-
-TOOLS = {"train": run_training, "test": run_testing, "print_config": run_print_config}
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tr
 
     def run_tool(tool: str, *arguments: object) -> tuple[int, str]:
         try:
-            code = TOOLS[tool]([str(argument) for argument in arguments])
+            code = cli.run(tool, *map(str, arguments))
         except SystemExit as stop:
             code = stop.code
         error = capsys.readouterr().err
@@ -314,7 +316,7 @@ def test_test_merges_mirror_images(trained, call, tmp_path: Path) -> None:
             "--out: the folder",
         ),
         (["train", "{config}", "--cfg-options", "custom_hooks=[EMAHook]"], 1, "list of dicts"),
-        (["print_config", "{config}", "--cfg-options", "modle.x=1"], 1, "'model'"),
+        (["print-config", "{config}", "--cfg-options", "modle.x=1"], 1, "'model'"),
     ],
 )
 def test_wrong_input_is_one_sentence(trained, call, arguments, code, message) -> None:
@@ -341,8 +343,8 @@ def test_debug_shows_the_traceback(trained, call) -> None:
 
 def test_wrong_path_is_noticed_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from mmvitconv.engine.launch import run_training; "
-        "print(run_training(['nowhere.py']), [m for m in sys.modules if m in "
+        "import sys; from mmvitconv.cli import run; "
+        "print(run('train', 'nowhere.py'), [m for m in sys.modules if m in "
         "('torch', 'mmdet', 'mmseg', 'mmpretrain', 'mmcv')])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

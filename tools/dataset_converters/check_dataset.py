@@ -23,7 +23,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmvitconv.checks.annotations import Report, check_ade20k, check_coco, check_imagenet
-from mmvitconv.engine.configuration import add_config_arguments, apply_options, load_config
+from mmvitconv.cli.arguments import add_config_arguments
+from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.errors import UserError
 
 FOLDERS = ("coco", "ade20k", "imagenet")

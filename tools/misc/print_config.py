@@ -2,7 +2,7 @@
 
 import sys
 
-from mmvitconv.engine.launch import run_print_config
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_print_config())
+    sys.exit(run("print-config", *sys.argv[1:], program="print_config.py"))

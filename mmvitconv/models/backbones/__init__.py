@@ -9,7 +9,6 @@ from mmvitconv.models.backbones.parc_convnext import ParCConvNeXt
 from mmvitconv.models.backbones.parc_mobilenetv2 import ParCMobileNetV2
 from mmvitconv.models.backbones.parc_net import ParCNet
 from mmvitconv.models.backbones.parc_resnet import ParCResNet
-from mmvitconv.models.backbones.with_parc import WithParC
 
 __all__ = [
     "ConvMixer",
@@ -21,5 +20,4 @@ __all__ = [
     "ParCMobileNetV2",
     "ParCNet",
     "ParCResNet",
-    "WithParC",
 ]

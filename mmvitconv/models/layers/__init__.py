@@ -1,25 +1,26 @@
 """Layers that two families share."""
 
+import importlib
+import warnings
+from typing import Any
+
 from mmvitconv.models.layers.build import build_activation, build_norm
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.mixers import MIXERS, DynamicConvMixer, make_mixer
 from mmvitconv.models.layers.norm import CanvasNorm
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
 from mmvitconv.models.layers.plain import is_plain
-from mmvitconv.models.layers.replace import DeepStages, ParCReport, replace_with_parc
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 from mmvitconv.ops.memory_format import keep_memory_format
 
 __all__ = [
     "MIXERS",
     "CanvasNorm",
-    "DeepStages",
     "DepthwiseConv2d",
     "DynamicConvMixer",
     "OversizeConv",
     "ParC",
     "ParCPair",
-    "ParCReport",
     "PointwiseConv2d",
     "ScaledResidual",
     "build_activation",
@@ -29,5 +30,15 @@ __all__ = [
     "is_plain",
     "keep_memory_format",
     "make_mixer",
-    "replace_with_parc",
 ]
+
+_MOVED = ("DeepStages", "ParCReport", "replace_with_parc")
+
+
+def __getattr__(name: str) -> Any:
+    """Return what moved to ``mmvitconv.models.plugin``, for one release."""
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"mmvitconv.models.layers.{name} moved; import it from mmvitconv.models.plugin"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module("mmvitconv.models.plugin"), name)

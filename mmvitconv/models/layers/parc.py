@@ -152,7 +152,7 @@ class ParCPair(nn.Module):
 
     Args:
         channels: Channels of input and output; even.
-        length: Length of the stored kernels.
+        length: Length of the stored kernels, or their lengths along the height and the width.
         dense: Mix the channels of each half, as in ParC-ResNet50; else depth-wise.
         position_embedding: See :class:`ParC`.
         bias: See :class:`ParC`.
@@ -171,7 +171,7 @@ class ParCPair(nn.Module):
     def __init__(
         self,
         channels: int,
-        length: int,
+        length: int | tuple[int, int],
         dense: bool = False,
         position_embedding: bool = True,
         bias: bool = True,
@@ -183,8 +183,9 @@ class ParCPair(nn.Module):
             raise ValueError(f"channels must be even and at least 2, got {channels}")
         half = channels // 2
         options = (half if dense else None, position_embedding, bias, None)
-        self.height = ParC(half, "H", length, *options, instance_kernel, algorithm)
-        self.width = ParC(half, "W", length, *options, instance_kernel, algorithm)
+        height, width = (length, length) if isinstance(length, int) else length
+        self.height = ParC(half, "H", height, *options, instance_kernel, algorithm)
+        self.width = ParC(half, "W", width, *options, instance_kernel, algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix a map of shape (B, C, H, W)."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from mmvitconv.models.layers import replace_with_parc
+from mmvitconv.models import replace_with_parc
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "torchvision.resnet": lambda: torchvision.models.ResNet(

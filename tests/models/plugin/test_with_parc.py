@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS as CLS_MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmvitconv.models.backbones.with_parc import WithParC
+from mmvitconv.models import WithParC
 from mmvitconv.models.layers import ParCPair
 from mmvitconv.registry import MODELS
 

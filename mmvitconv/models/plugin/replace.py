@@ -7,7 +7,8 @@ recognised by what they do in one forward pass, without importing any of these l
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,24 +19,28 @@ from torch import Tensor, nn
 
 from mmvitconv.errors import shorten
 from mmvitconv.models.layers.parc import ParCPair
+from mmvitconv.models.plugin.mixers import KEPT_LAYERS, Grid, SwinParCBlock, TokenParC
+from mmvitconv.models.plugin.report import ParCReport, Replacement
+
+__all__ = ["DeepStages", "replace_with_parc"]
 
 # Attention over tokens in one row, class and distillation tokens first: mixer(tokens).
 _TOKEN_ATTENTION = (
-    "timm.layers.attention.Attention",
-    "timm.models.vision_transformer.Attention",
-    "mmpretrain.models.utils.attention.MultiheadAttention",
-    "mmcv.cnn.bricks.transformer.MultiheadAttention",
+    ("timm.layers.attention", "Attention"),
+    ("timm.models.vision_transformer", "Attention"),
+    ("mmpretrain.models.utils.attention", "MultiheadAttention"),
+    ("mmcv.cnn.bricks.transformer", "MultiheadAttention"),
 )
 # Attention in windows that partitions the map itself: mixer(tokens, (H, W)).
 _WINDOW_ATTENTION = (
-    "mmpretrain.models.utils.attention.ShiftWindowMSA",
-    "mmdet.models.backbones.swin.ShiftWindowMSA",
-    "mmseg.models.backbones.swin.ShiftWindowMSA",
+    ("mmpretrain.models.utils.attention", "ShiftWindowMSA"),
+    ("mmdet.models.backbones.swin", "ShiftWindowMSA"),
+    ("mmseg.models.backbones.swin", "ShiftWindowMSA"),
 )
 # A block that partitions the map around its attention: block(map of shape (B, H, W, C)).
-_WINDOW_BLOCK = ("timm.models.swin_transformer.SwinTransformerBlock",)
-# What an attention module does after its projection, under the names that the libraries use.
-_KEPT_LAYERS = ("proj_drop", "gamma1", "out_drop", "dropout_layer", "drop")
+_WINDOW_BLOCK = (("timm.models.swin_transformer", "SwinTransformerBlock"),)
+# Attention that adds its input itself.
+_ADDING = (("mmcv.cnn.bricks.transformer", "MultiheadAttention"),)
 _MAX_PREFIX = 16  # class, distillation and register tokens
 
 
@@ -57,83 +62,6 @@ class DeepStages:
 
 
 Rule = DeepStages | Mapping[str, Any] | str | Sequence[str] | Callable[[str, nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """What became of one module.
-
-    Args:
-        name: Of the module in the model.
-        stage: Index of its stage.
-        before: What it was.
-        after: What it is.
-        parameters: Before and after.
-        multiply_adds: For one image, before and after.
-    """
-
-    name: str
-    stage: int
-    before: str
-    after: str
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ParCReport:
-    """What :func:`replace_with_parc` replaced and what it costs.
-
-    Args:
-        image_size: Height and width of the image that kernel lengths and costs are for.
-        replaced: In the order of execution.
-    """
-
-    image_size: tuple[int, int]
-    replaced: tuple[Replacement, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the replaced modules."""
-        return tuple(item.name for item in self.replaced)
-
-    @property
-    def parameters(self) -> tuple[int, int]:
-        """Parameters of the replaced modules, before and after."""
-        before, after = zip(*(item.parameters for item in self.replaced), strict=True)
-        return sum(before), sum(after)
-
-    @property
-    def multiply_adds(self) -> tuple[int, int]:
-        """Multiply-adds of the replaced modules for one image, before and after."""
-        before, after = zip(*(item.multiply_adds for item in self.replaced), strict=True)
-        return sum(before), sum(after)
-
-    def __str__(self) -> str:
-        """A table."""
-
-        def costs(parameters: tuple[int, int], multiply_adds: tuple[int, int]) -> tuple[str, str]:
-            return (
-                f"{parameters[0]:,} -> {parameters[1]:,}",
-                f"{multiply_adds[0] / 1e6:,.1f}M -> {multiply_adds[1] / 1e6:,.1f}M",
-            )
-
-        rows = [("stage", "name", "was", "is", "parameters", "multiply-adds")]
-        for item in self.replaced:
-            costs_of_item = costs(item.parameters, item.multiply_adds)
-            rows.append((str(item.stage), item.name, item.before, item.after, *costs_of_item))
-        rows.append(("", "all", "", "", *costs(self.parameters, self.multiply_adds)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        height, width = self.image_size
-        title = (
-            f"replaced {len(self.replaced)} modules by ParC (costs for an image of {height} x "
-            f"{width}); their parameters are new, and no weights of the original model fill them"
-        )
-        return "\n".join([title, *lines])
 
 
 def replace_with_parc(
@@ -175,6 +103,13 @@ def replace_with_parc(
     Raises:
         ValueError: The model does not take images of this size, has nothing to replace, or the
             rule is illegal or fits nothing.
+
+    Examples:
+        >>> import torchvision
+        >>> model = torchvision.models.resnet50()
+        >>> report = replace_with_parc(model, "layer4.2.conv2")
+        >>> report.names
+        ('layer4.2.conv2',)
     """
     size = _check_size(image_size)
     candidates = _find_candidates(model, size)
@@ -193,142 +128,15 @@ def replace_with_parc(
         for item in stage:
             if item in chosen:
                 pair = item.build_pair(options)
-                taps = pair.height.weight.numel() + pair.width.weight.numel()
-                lengths = " x ".join(str(length) for length in dict.fromkeys(item.size))
-                replaced.append(
-                    Replacement(
-                        name=item.name,
-                        stage=index,
-                        before=item.describe(),
-                        after=f"{'dense' if item.dense else 'depth-wise'} ParC {lengths}",
-                        parameters=(item.parameters, _count(pair)),
-                        multiply_adds=(item.multiply_adds, math.prod(item.size) * taps),
-                    )
-                )
+                replaced.append(item.report(index, pair))
                 new = item.build(pair, grids)
                 for name in item.names:
-                    parent, _, leaf = name.rpartition(".")
-                    setattr(model.get_submodule(parent), leaf, new)
+                    model.set_submodule(name, new)
     for name, grid in grids.items():
         model.get_submodule(name).register_forward_hook(grid)
     report = ParCReport(size, tuple(replaced))
     print_log(str(report), logger="current")
     return report
-
-
-class Grid:
-    """Height and width of the map of patch tokens, as the patch embedding last made it.
-
-    A forward hook of the patch embedding's convolution, shared with the mixers; copies and pickles
-    of a model share their own.
-    """
-
-    def __init__(self) -> None:
-        self.size: tuple[int, int] | None = None
-
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Remember the size of the output, shape (B, C, H, W)."""
-        self.size = (output.shape[2], output.shape[3])
-
-
-class TokenParC(nn.Module):
-    """ParC in the place of attention: patch tokens are mixed as a map.
-
-    Args:
-        mixer: Mixes maps of shape (B, C, H, W).
-        attention: What it stands for; its dropout and layer scale stay, under their names.
-        prefix: Number of tokens before the patches' (class, distillation). They get the mean of
-            the mixed patch tokens.
-        grid: Where the map's size is found, None when it comes with each call.
-        add_identity: Whether the attention adds its input itself.
-    """
-
-    def __init__(
-        self,
-        mixer: ParCPair,
-        attention: nn.Module,
-        prefix: int = 0,
-        grid: Grid | None = None,
-        add_identity: bool = False,
-    ) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.kept = tuple(name for name, _ in attention.named_children() if name in _KEPT_LAYERS)
-        for name in self.kept:
-            self.add_module(name, getattr(attention, name))
-        self.prefix = prefix
-        self.grid = grid
-        self.add_identity = add_identity
-
-    def forward(
-        self,
-        query: Tensor,
-        hw_shape: tuple[int, int] | None = None,
-        identity: Tensor | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Mix tokens.
-
-        Args:
-            query: Shape (B, prefix + H * W, C).
-            hw_shape: H and W, where the model passes them.
-            identity: What is added to the result if the original adds it; None for ``query``.
-            options: Those of the original that are off, such as ``attn_mask=None``.
-
-        Returns:
-            Shape of ``query``.
-
-        Raises:
-            ValueError: An option is on, or the tokens are not those of the image's patches.
-        """
-        used = [name for name, value in options.items() if value is not None and value is not False]
-        if used:
-            raise ValueError(
-                f"a circular convolution does not take {', '.join(used)}, which the attention "
-                "took; leave this module out of the replacement's rule"
-            )
-        size = self.grid.size if hw_shape is None else hw_shape
-        if size is None or query.shape[1] != self.prefix + size[0] * size[1]:
-            raise ValueError(
-                f"{query.shape[1]} tokens are not {self.prefix} and a map of {size}; a circular "
-                "convolution needs all patches of an image, so switch patch dropout off"
-            )
-        prefix, patches = query[:, : self.prefix], query[:, self.prefix :]
-        patches = patches.transpose(1, 2).unflatten(2, tuple(size))
-        mixed = self.mixer(patches).flatten(2).transpose(1, 2)
-        if self.prefix:
-            mean = mixed.mean(dim=1, keepdim=True).expand_as(prefix)
-            mixed = torch.cat([mean, mixed], dim=1)
-        for name in self.kept:
-            mixed = getattr(self, name)(mixed)
-        if self.add_identity:
-            mixed = (query if identity is None else identity) + mixed
-        return mixed
-
-
-class SwinParCBlock(nn.Module):
-    """timm's Swin block with a circular convolution of the whole map for attention in windows.
-
-    Args:
-        mixer: Mixes maps of shape (B, C, H, W).
-        block: What it stands for; norms, MLP and stochastic depth are taken over.
-    """
-
-    def __init__(self, mixer: ParCPair, block: nn.Module) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.mixer = mixer
-        self.mlp = block.mlp
-        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform a map of shape (B, H, W, C)."""
-        mixed = self.mixer(self.norm1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path1(mixed)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
-
-    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: there are no windows. timm's Swin calls this for another image size."""
 
 
 @dataclass(eq=False)
@@ -371,10 +179,8 @@ class _Candidate:
     @property
     def parameters(self) -> int:
         """Of what is lost."""
-        parts = self.mixer.named_children() if self.kind != "convolution" else ()
-        return _count(self.mixer) - sum(
-            _count(part) for name, part in parts if name in _KEPT_LAYERS
-        )
+        kept = [part for name, part in self.mixer.named_children() if name in KEPT_LAYERS]
+        return _count(self.mixer) - sum(map(_count, kept))
 
     @property
     def multiply_adds(self) -> int:
@@ -398,30 +204,37 @@ class _Candidate:
         )
         return tokens * projections + 2 * tokens * keys * self.channels
 
-    def describe(self) -> str:
-        """What it is, in a few words."""
+    def report(self, stage: int, pair: ParCPair) -> Replacement:
+        """Return what is replaced by what."""
+        kind = "dense" if self.dense else "depth-wise"
+        before = "attention" if self.kind == "tokens" else "attention in windows"
         if self.kind == "convolution":
-            height, width = self.module.kernel_size
-            return f"{'dense' if self.dense else 'depth-wise'} {height}x{width}"
-        return "attention" if self.kind == "tokens" else "attention in windows"
+            before = f"{kind} {'x'.join(map(str, self.module.kernel_size))}"
+        lengths = " x ".join(str(length) for length in dict.fromkeys(self.size))
+        taps = pair.height.weight.numel() + pair.width.weight.numel()
+        return Replacement(
+            name=self.name,
+            stage=stage,
+            before=before,
+            after=f"{kind} ParC {lengths}",
+            parameters=(self.parameters, _count(pair)),
+            multiply_adds=(self.multiply_adds, math.prod(self.size) * taps),
+        )
 
     def build_pair(self, options: tuple) -> ParCPair:
-        """The circular convolutions, where the module is."""
-        height, width = self.size
-        pair = ParCPair(self.channels, height, self.dense, *options)
-        if width != height:
-            pair.width = ParCPair(self.channels, width, self.dense, *options).width
+        """Return new circular convolutions, where the module is."""
+        pair = ParCPair(self.channels, self.size, self.dense, *options)
         like = next(self.module.parameters())
         return pair.to(like.device, like.dtype).train(self.module.training)
 
     def build(self, pair: ParCPair, grids: dict[str, "Grid"]) -> nn.Module:
-        """What takes the module's place; token mixers of one patch embedding share a grid."""
+        """Return what takes its place; token mixers of one patch embedding share a grid."""
         if self.kind == "convolution":
             return pair
         if self.kind == "block":
             new: nn.Module = SwinParCBlock(pair, self.module)
         else:
-            add_identity = _is_a(self.module, ("mmcv.cnn.bricks.transformer.MultiheadAttention",))
+            add_identity = isinstance(self.module, _imported(_ADDING))
             grid = grids.setdefault(self.source, Grid()) if self.source else None
             new = TokenParC(pair, self.module, self.prefix, grid, add_identity)
         new.training = self.module.training  # layers taken over keep theirs
@@ -432,14 +245,15 @@ def _check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(size) != 2 or not all(type(length) is int and length > 0 for length in size):
         raise ValueError(
-            f"image_size={image_size!r} is illegal; give pixels such as 224, or (height, width)"
+            f"image_size must be pixels such as 224, or (height, width), got {image_size!r}"
         )
     return size
 
 
-def _is_a(module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether a module's class or one that it is made from has such a name."""
-    return any(f"{kind.__module__}.{kind.__qualname__}" in names for kind in type(module).__mro__)
+def _imported(names: Iterable[tuple[str, str]]) -> tuple[type, ...]:
+    """Return those of other libraries' classes whose modules are imported: no model has others."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in names)
+    return tuple(kind for kind in found if kind is not None)
 
 
 def _count(module: nn.Module) -> int:
@@ -447,7 +261,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _find_candidates(model: nn.Module, size: tuple[int, int]) -> list[_Candidate]:
-    """All modules that could be replaced, in the order of execution."""
+    """Return all modules that could be replaced, in the order of execution."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -477,7 +291,7 @@ def _find_candidates(model: nn.Module, size: tuple[int, int]) -> list[_Candidate
 
 @contextmanager
 def _watched(model: nn.Module, hook: Callable) -> Iterator[None]:
-    """Every module in evaluation mode and with a hook behind it; modes come back afterwards.
+    """Put every module into evaluation mode and a hook behind it, for a while.
 
     They are set one by one, because ``train()`` of many backbones does more than that.
     """
@@ -512,7 +326,7 @@ def _examine(
     output: Any,
     maps: list[tuple[str, tuple[int, int]]],
 ) -> _Candidate | None:
-    """A candidate for this module, if a circular convolution can do what its call did."""
+    """Return a candidate for this module, if a circular convolution can do what its call did."""
     x = args[0] if args else None
     if not (isinstance(x, Tensor) and isinstance(output, Tensor) and x.shape == output.shape):
         return None
@@ -522,12 +336,12 @@ def _examine(
         plain = module.groups == 1 and module.kernel_size == (3, 3)
         if (depthwise or plain) and module.stride == (1, 1) and channels % 2 == 0:
             return _Candidate(names, module, "convolution", channels, tuple(x.shape[2:]))
-    elif x.shape[-1] % 2 == 0 and x.dim() == 4 and _is_a(module, _WINDOW_BLOCK):
+    elif x.shape[-1] % 2 == 0 and x.dim() == 4 and isinstance(module, _imported(_WINDOW_BLOCK)):
         return _Candidate(names, module, "block", x.shape[3], tuple(x.shape[1:3]))
-    elif x.shape[-1] % 2 == 0 and x.dim() == 3 and _is_a(module, _WINDOW_ATTENTION):
+    elif x.shape[-1] % 2 == 0 and x.dim() == 3 and isinstance(module, _imported(_WINDOW_ATTENTION)):
         size = args[1] if len(args) > 1 else kwargs["hw_shape"]
         return _Candidate(names, module, "windows", x.shape[2], tuple(size))
-    elif x.shape[-1] % 2 == 0 and x.dim() == 3 and _is_a(module, _TOKEN_ATTENTION):
+    elif x.shape[-1] % 2 == 0 and x.dim() == 3 and isinstance(module, _imported(_TOKEN_ATTENTION)):
         source, size = maps[-1] if maps else ("", (0, 0))
         prefix = x.shape[1] - math.prod(size)
         options = [value for name, value in kwargs.items() if name != "identity"]
@@ -539,7 +353,7 @@ def _examine(
 
 
 def _group(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
-    """Stages: candidates of the same resolution and channels, the finest first."""
+    """Return candidates of the same resolution and channels together, the finest first."""
     stages: dict[tuple, list[_Candidate]] = {}
     for item in candidates:
         key = (item.size, item.channels, item.kind, item.dense)
@@ -548,7 +362,7 @@ def _group(candidates: Sequence[_Candidate]) -> list[list[_Candidate]]:
 
 
 def _choose(stages: list[list[_Candidate]], rule: Rule | None) -> list[_Candidate]:
-    """The candidates that a rule selects."""
+    """Return the candidates that a rule selects."""
     if rule is None:
         rule = DeepStages()
     elif isinstance(rule, Mapping):
@@ -572,8 +386,8 @@ def _choose(stages: list[list[_Candidate]], rule: Rule | None) -> list[_Candidat
         ]
     if not callable(rule):
         raise _illegal(
-            f"rule={rule!r} is illegal; give a dict(stages=..., fraction=...), name patterns, or a "
-            "function of name and module",
+            "rule must be a dict(stages=..., fraction=...), name patterns, or a function of name "
+            f"and module, got {rule!r}",
             stages,
         )
     if chosen := [item for item in everything if rule(item.name, item.module)]:
@@ -587,12 +401,12 @@ def _choose_stages(stages: list[list[_Candidate]], rule: DeepStages) -> Iterator
     indices = indices if isinstance(indices, Sequence) else [indices]
     if not indices or not all(type(i) is int and -count <= i < count for i in indices):
         raise _illegal(
-            f"stages={rule.stages!r} is illegal; give indices from {-count} to {count - 1}", stages
+            f"stages must be indices from {-count} to {count - 1}, got {rule.stages!r}", stages
         )
     share = rule.fraction
     legal = isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1
     if share is not None and not legal:
-        raise _illegal(f"fraction={share!r} is illegal; give a number in (0, 1], or None", stages)
+        raise _illegal(f"fraction must be a number in (0, 1], or None, got {share!r}", stages)
     for index in sorted({i % count for i in indices}):
         stage = stages[index]
         papers = 1 / 2 if stage[0].dense else 1 / 3
@@ -601,7 +415,7 @@ def _choose_stages(stages: list[list[_Candidate]], rule: DeepStages) -> Iterator
 
 
 def _illegal(problem: str, stages: list[list[_Candidate]]) -> ValueError:
-    """An error that lists what could have been chosen."""
+    """Return an error that lists what could have been chosen."""
     choice = "; ".join(
         f"stage {index} ({stage[0].size[0]} x {stage[0].size[1]}, {stage[0].channels} channels): "
         + ", ".join(item.name for item in stage)

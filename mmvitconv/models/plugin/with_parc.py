@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmvitconv.models.layers.replace import replace_with_parc
+from mmvitconv.models.plugin.replace import replace_with_parc
 from mmvitconv.registry import MODELS
 
 _TABLE = "relative_position_bias_table"
 
 
-@MODELS.register_module()
-def WithParC(  # noqa: N802 (a type's name in configs)
+@MODELS.register_module(name="WithParC")
+def with_parc(
     backbone: Mapping[str, Any],
     stages: int | Sequence[int] | None = None,
     fraction: float | None = None,
@@ -30,11 +30,11 @@ def WithParC(  # noqa: N802 (a type's name in configs)
     Args:
         backbone: Config of the inner one, such as ``dict(type='mmdet.ResNet', depth=50)``; types
             without a prefix are looked up in the default scope.
-        stages: See :class:`~mmvitconv.models.layers.replace.DeepStages`; without it and ``names``
+        stages: See :class:`~mmvitconv.models.plugin.DeepStages`; without it and ``names``
             the papers' rule.
         fraction: See there.
         names: Patterns of names instead of ``stages`` and ``fraction``.
-        image_size: See :func:`~mmvitconv.models.layers.replace.replace_with_parc`.
+        image_size: See :func:`~mmvitconv.models.plugin.replace_with_parc`.
         options: ``position_embedding``, ``bias``, ``instance_kernel`` and ``algorithm``, see there.
 
     Returns:
@@ -42,6 +42,11 @@ def WithParC(  # noqa: N802 (a type's name in configs)
 
     Raises:
         ValueError: Two rules, an illegal one, or one that fits nothing.
+
+    Examples:
+        In a config of mmdet::
+
+            backbone = dict(type="mmvitconv.WithParC", backbone=dict(type="ResNet", depth=50))
     """
     by_stage = {"stages": stages, "fraction": fraction}
     by_stage = {key: value for key, value in by_stage.items() if value is not None}
@@ -57,6 +62,9 @@ def WithParC(  # noqa: N802 (a type's name in configs)
     if tables and hasattr(model, "init_weights"):
         model.init_weights = partial(_init_weights, model, tables)
     return model
+
+
+WithParC = with_parc  # the type's name in configs
 
 
 def _tables(model: nn.Module) -> dict[str, Tensor]:

@@ -16,13 +16,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from mmvitconv.models import layers
 from mmvitconv.models.layers import ParCPair
-from mmvitconv.models.layers.replace import (
-    DeepStages,
-    SwinParCBlock,
-    TokenParC,
-    replace_with_parc,
-)
+from mmvitconv.models.plugin import DeepStages, replace_with_parc
+from mmvitconv.models.plugin.mixers import SwinParCBlock, TokenParC
 
 VIT = {"embed_dims": 16, "num_layers": 3, "num_heads": 2, "feedforward_channels": 32}
 SWIN = {"embed_dims": 8, "depths": (1, 1, 3, 2), "num_heads": (1, 1, 2, 2)}
@@ -475,7 +472,7 @@ def test_rules(rule, names):
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ({"stages": 2}, "stages=2 is illegal; give indices from -2 to 1"),
+        ({"stages": 2}, "stages must be indices from -2 to 1, got 2"),
         ({"stages": (-3,)}, "indices from -2 to 1"),
         ({"stages": ()}, "indices"),
         ({"stages": (True,)}, "indices"),
@@ -486,8 +483,8 @@ def test_rules(rule, names):
         ({"fraction": "half"}, "number in"),
         ("layer4*", "'layer4[*]' fits no"),
         (["1.0", "2"], "'2' fits no"),
-        ([], r"rule=\[\] is illegal"),
-        (3, "rule=3 is illegal"),
+        ([], r"rule must be a dict.* got \[\]"),
+        (3, "rule must be a dict.* got 3"),
         (lambda name, module: False, "chooses no"),
     ],
 )
@@ -589,3 +586,10 @@ def test_timm_swin_takes_another_input_size():
     replace_with_parc(model, image_size=64)
     model.set_input_size((96, 64))
     assert model(torch.randn(1, 3, 96, 64)).shape == (1, 7)
+
+
+def test_old_import_works_for_one_release():
+    with pytest.warns(DeprecationWarning, match="import it from mmvitconv.models.plugin"):
+        assert layers.replace_with_parc is replace_with_parc
+    with pytest.raises(AttributeError, match="has no attribute 'replace'"):
+        _ = layers.replace

@@ -1,0 +1,124 @@
+"""What training and testing have in common: arguments, the config, and errors before the loop.
+
+The order is: arguments, config, ``--cfg-options``, data, checkpoints, and only then the imports and
+the building that take long, so that a mistake is named at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmvitconv.cli import speaks
+from mmvitconv.cli.arguments import add_config_arguments, add_debug_argument, read_config
+from mmvitconv.errors import UserError, message_of, root_cause
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+__all__ = ["Loop", "add_run_arguments", "errors_before_loop", "make_say", "start"]
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, the work directory, how processes are started, and how to run."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--work-dir", help="where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        default="none",
+        help="how the processes of a distributed run are started",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the backbone")
+    add_debug_argument(parser)
+    # old launchers pass the rank on the command line
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def make_say(options: argparse.Namespace) -> Callable[[str], None]:
+    """Return a function that prints a line, from one process per machine."""
+
+    def say(text: str) -> None:
+        if speaks(options.launcher):
+            print(text, flush=True)
+
+    return say
+
+
+def start(options: argparse.Namespace) -> Config:
+    """Load the config of a run and merge the command line into it.
+
+    Args:
+        options: From :func:`add_run_arguments`.
+
+    Returns:
+        The config, with a work directory and the launcher.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    say = make_say(options)
+    cfg = read_config(options, lambda note: say(f"warning: {note}"))
+    if options.work_dir is not None:
+        cfg.work_dir = options.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs", Path(cfg.filename).stem))
+    cfg.launcher = options.launcher
+    return cfg
+
+
+@dataclass
+class Loop:
+    """What is known about the loop over the data when an error arrives.
+
+    Attributes:
+        begun: Everything is built and the loop runs.
+        explain: Returns what may have caused an error before it, '' when nothing is known.
+    """
+
+    begun: bool = False
+    explain: Callable[[], str] = str
+
+    def begin(self) -> None:
+        """Note that everything is built."""
+        self.begun = True
+
+    def explain_by_annotations(self, cfg: Config, splits: Sequence[str]) -> None:
+        """Look into the annotations from now on when something fails before the loop."""
+
+        def explain() -> str:
+            from mmvitconv.checks.annotations import explain_annotations  # imports Pillow
+
+            return explain_annotations(cfg, splits)
+
+        self.explain = explain
+
+
+@contextmanager
+def errors_before_loop() -> Iterator[Loop]:
+    """Turn whatever fails before the loop over the data begins into a UserError.
+
+    Until then every exception is a mistake in the input or the config; afterwards only a
+    :class:`~mmvitconv.errors.UserError` is, and any other keeps its traceback.
+
+    Yields:
+        Where to note that the loop begins.
+
+    Raises:
+        UserError: Something failed before.
+    """
+    loop = Loop()
+    try:
+        yield loop
+    except Exception as error:
+        cause = root_cause(error)
+        if loop.begun or isinstance(cause, UserError):
+            raise
+        raise UserError(loop.explain() or message_of(cause)) from error

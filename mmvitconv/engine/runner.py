@@ -1,0 +1,315 @@
+"""Training and testing: from a config to MMEngine's runner.
+
+Functions that return nothing change the config.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from mmengine.config import Config, ConfigDict
+
+from mmvitconv.engine.configuration import walk
+from mmvitconv.engine.resume import find_resumable
+from mmvitconv.engine.torchrun import STARTED_VARIABLE
+from mmvitconv.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+__all__ = [
+    "build",
+    "check_batch_size",
+    "check_checkpoint",
+    "check_pretrained",
+    "choose_exact_loop",
+    "choose_start",
+    "enable_amp",
+    "enable_learning_rate_scaling",
+    "leave_process_group",
+    "require",
+    "require_writable",
+    "summarise",
+]
+
+
+def require(cfg: Config, keys: Sequence[str], purpose: str) -> None:
+    """Raise unless a config has all of ``keys``.
+
+    Args:
+        cfg: The config.
+        keys: Names of top-level settings.
+        purpose: What the settings are for, e.g. ``'to train'``.
+
+    Raises:
+        UserError: When one is missing or ``None``.
+    """
+    missing = [key for key in ("model", *keys) if cfg.get(key) is None]
+    if missing:
+        raise UserError(f"the config has no {', '.join(missing)}, which it needs {purpose}")
+
+
+def check_checkpoint(path: str, role: str) -> str:
+    """Raise unless a checkpoint exists.
+
+    Args:
+        path: Local path; addresses with a scheme (``https://``) pass unchecked.
+        role: What the checkpoint is called in the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: When there is no such file.
+    """
+    if "://" in path or Path(path).expanduser().is_file():
+        return path
+    folder = Path(path).expanduser().parent
+    others = sorted(other.name for other in folder.glob("*.pth")) if folder.is_dir() else []
+    hint = f"; {folder} holds {', '.join(others[:6])}" if others else ""
+    raise UserError(f"{role}: there is no file {path!r}{hint}")
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Create a folder, or raise when it cannot be written.
+
+    Args:
+        folder: The folder.
+        option: The command-line option that names it.
+
+    Raises:
+        UserError: When the folder cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option}: the folder {str(folder)!r} cannot be written ({error.strerror}); "
+            "give another one"
+        ) from error
+
+
+def choose_start(cfg: Config, resume: str | None) -> list[str]:
+    """Set ``resume`` and ``load_from`` of the config.
+
+    Args:
+        cfg: Config of a training.
+        resume: Path of a checkpoint or of a work directory; ``'auto'`` for the last checkpoint of
+            this run's work directory; None for what the config says.
+
+    Returns:
+        Lines for the user: from where the training goes on, and warnings.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    if STARTED_VARIABLE in os.environ:
+        # this may be a start after a process died: go on from what this run has written, not from
+        # what an earlier one had left in the work directory (torchrun's own count of restarts does
+        # not grow on the machines that survived)
+        written, _ = find_resumable(cfg.work_dir, float(os.environ[STARTED_VARIABLE]))
+        resume = resume if written is None else str(written)
+    if resume is None and not cfg.get("resume"):
+        if cfg.get("load_from"):
+            check_checkpoint(cfg.load_from, "load_from")
+        return []
+    named = {None: cfg.get("load_from"), "auto": None}.get(resume, resume)
+    if named and not Path(named).is_dir():
+        cfg.resume = True
+        cfg.load_from = check_checkpoint(named, "--resume")
+        return [f"resuming from {cfg.load_from}"]
+    place = Path(named or cfg.work_dir)
+    found, warnings = find_resumable(place)
+    notes = [f"warning: {warning}" for warning in warnings]
+    cfg.resume = found is not None
+    if found is not None:
+        cfg.load_from = str(found)
+        return [*notes, f"resuming from {found}"]
+    source = "from scratch"
+    if cfg.get("load_from"):
+        source = f"from {check_checkpoint(cfg.load_from, 'load_from')}"
+    return [*notes, f"no checkpoint to resume from in {place}: training starts {source}"]
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Raise unless the checkpoint file of every ``init_cfg`` in the model exists.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        UserError: A file is missing.
+    """
+    for place, value in walk(cfg.model, "model"):
+        if isinstance(value, str) and re.search(r"\binit_cfg(\.\d+)?\.checkpoint$", place):
+            check_checkpoint(value, place.removesuffix(".checkpoint"))
+
+
+def enable_learning_rate_scaling(cfg: Config) -> None:
+    """Let MMEngine multiply the learning rate by total batch / base batch.
+
+    Args:
+        cfg: Config of a training.
+
+    Raises:
+        UserError: It does not say for which batch its learning rate is meant.
+    """
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise UserError(
+            "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the total "
+            "batch for which its learning rate is meant"
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def enable_amp(cfg: Config) -> None:
+    """Make the optimizer wrapper use bfloat16.
+
+    Args:
+        cfg: Config of a training.
+
+    Raises:
+        UserError: It has another wrapper.
+    """
+    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(f"--amp cannot replace optim_wrapper.type={kind!r}: it needs OptimWrapper")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("dtype", "bfloat16")
+
+
+def choose_exact_loop(cfg: Config) -> None:
+    """Put a loop that resumes exactly in the place of MMEngine's; one of another kind stays.
+
+    Args:
+        cfg: Config of a training.
+    """
+    from mmengine.registry import LOOPS
+    from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+
+    kind = cfg.train_cfg.get("type")
+    if kind is None:
+        kind = EpochBasedTrainLoop if cfg.train_cfg.get("by_epoch") else IterBasedTrainLoop
+    elif isinstance(kind, str):
+        kind = LOOPS.get(kind)
+    exact = {
+        EpochBasedTrainLoop: "mmvitconv.ResumableEpochLoop",
+        IterBasedTrainLoop: "mmvitconv.ResumableIterLoop",
+    }
+    if kind in exact:
+        cfg.train_cfg.type = exact[kind]
+        cfg.train_cfg.pop("by_epoch", None)
+
+
+def build(
+    cfg: Config,
+    on_loop: Callable[[], None],
+    hooks: Sequence[str] = (),
+    *,
+    compile_backbone: bool = False,
+) -> Runner:
+    """Import what is heavy and build the runner.
+
+    Args:
+        cfg: The config, with ``work_dir`` and ``launcher``.
+        on_loop: Called when everything is built and the loop over the data begins.
+        hooks: Types of hooks besides those that every run has.
+        compile_backbone: Run the backbone through ``torch.compile``.
+
+    Returns:
+        MMEngine's runner, with our hooks and our readers of checkpoints.
+
+    Raises:
+        UserError: The work directory cannot be written, or ``custom_hooks`` is no list of dicts.
+    """
+    require_writable(Path(cfg.work_dir), "--work-dir")
+    cfg.custom_hooks = list(cfg.get("custom_hooks") or [])
+    if not all(isinstance(hook, dict) for hook in cfg.custom_hooks):
+        raise UserError(
+            f"custom_hooks must be a list of dicts with a type, got {cfg.custom_hooks!r}"
+        )
+    from mmengine.device import get_device
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mmvitconv.engine.checkpoint import use_safe_loading
+    from mmvitconv.engine.distributed import prepare_distributed
+    from mmvitconv.engine.loop_marker import LoopMarker
+
+    use_safe_loading()
+    prepare_distributed(cfg, cfg.launcher)
+    wanted = ["mmvitconv.SafeCheckpointHook", "mmvitconv.BadDataHook", "mmvitconv.NonFiniteHook"]
+    wrapper = cfg.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper":
+        wanted.append("mmvitconv.Float32BoxesHook")
+        if get_device() == "cpu":
+            wrapper["type"] = "mmvitconv.CPUAmpOptimWrapper"
+    if compile_backbone:
+        wanted.append("mmvitconv.CompileBackboneHook")
+    present = {hook.get("type") for hook in cfg.custom_hooks}
+    wanted = dict.fromkeys([*wanted, *hooks])
+    cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(LoopMarker(on_loop))
+    return runner
+
+
+def check_batch_size(runner: Runner) -> None:
+    """Compare the total batch with the one that the learning rate is meant for.
+
+    Args:
+        runner: Its learning rate is scaled where that is enabled, else a difference is logged.
+    """
+    settings = getattr(runner, "auto_scale_lr", None) or {}  # FlexibleRunner has none
+    base = settings.get("base_batch_size")
+    per_process = runner.cfg.train_dataloader.get("batch_size")
+    if base is None or per_process is None:
+        return
+    accumulated = runner.cfg.optim_wrapper.get("accumulative_counts", 1)
+    total = runner.world_size * per_process * accumulated
+    if settings.get("enable"):
+        # MMEngine's scaling leaves accumulation out
+        runner.auto_scale_lr = dict(settings, base_batch_size=base / accumulated)
+        runner.logger.info(f"learning rate x {total / base:g} (total batch {total}, config {base})")
+    elif total != base:
+        runner.logger.warning(
+            f"the learning rate of this config is meant for a total batch of {base}, this run has "
+            f"{total} ({runner.world_size} process(es) x {per_process} images x {accumulated} "
+            "accumulated): --auto-scale-lr adapts the learning rate"
+        )
+
+
+def summarise(runner: Runner) -> str:
+    """Return where a finished run left its results.
+
+    Args:
+        runner: After training.
+
+    Returns:
+        Lines for the user: work directory, best and last checkpoint.
+    """
+    lines = [f"work directory: {runner.work_dir}"]
+    information = runner.message_hub.runtime_info
+    for key in sorted(information):
+        if key.startswith("best_ckpt"):
+            score = information.get(key.replace("best_ckpt", "best_score"))
+            lines.append(f"best checkpoint: {information[key]} (score {score})")
+    pointer = Path(runner.work_dir, "last_checkpoint")
+    if pointer.is_file():
+        lines.append(f"last checkpoint: {pointer.read_text().strip()}")
+    return "\n".join(lines)
+
+
+def leave_process_group() -> None:
+    """Leave the process group of a distributed run."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

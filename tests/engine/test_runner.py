@@ -1,0 +1,35 @@
+import pytest
+from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
+
+from mmvitconv.engine.runner import check_pretrained, choose_exact_loop
+from mmvitconv.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"by_epoch": True, "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"by_epoch": False, "max_iters": 2}, "mmvitconv.ResumableIterLoop"),
+        ({"type": "EpochBasedTrainLoop", "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"type": "mmengine.IterBasedTrainLoop", "max_iters": 2}, "mmvitconv.ResumableIterLoop"),
+        ({"type": EpochBasedTrainLoop, "max_epochs": 2}, "mmvitconv.ResumableEpochLoop"),
+        ({"type": "TeacherStudentLoop", "max_epochs": 2}, "TeacherStudentLoop"),
+    ],
+)
+def test_loops_that_resume_exactly_are_chosen(given: dict, chosen: str) -> None:
+    cfg = Config({"train_cfg": given})
+    choose_exact_loop(cfg)
+    assert cfg.train_cfg.type == chosen
+    assert "by_epoch" not in cfg.train_cfg
+    assert cfg.train_cfg.get("max_epochs", cfg.train_cfg.get("max_iters")) == 2
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_files_of_init_cfg_must_exist(tmp_path, listed: bool) -> None:
+    init = {"type": "Pretrained", "checkpoint": str(tmp_path / "gone.pth")}
+    model = {"backbone": {"init_cfg": [init] if listed else init}}
+    with pytest.raises(UserError, match=r"^model\.backbone\.init_cfg.*: there is no file .*gone"):
+        check_pretrained(Config({"model": model}))
+    init["checkpoint"] = "https://example.com/gone.pth"
+    check_pretrained(Config({"model": model}))
