@@ -1,4 +1,4 @@
-"""Checks all the data that a config names, as training and evaluation would load them.
+"""All the data that a config names, checked as training and evaluation would load them.
 
 Every sample goes through the loading part of the config's own pipeline with the checks of
 :mod:`mmvitconv.checks.samples`: what a run would refuse or leave out is an error here.
@@ -7,13 +7,15 @@ Every sample goes through the loading part of the config's own pipeline with the
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader, Dataset
 
-from mmvitconv.checks.annotations import Report, check_coco_file, take_sample
+from mmvitconv.checks.annotations import Report, check_coco_file
 from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
@@ -34,19 +36,19 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
-from mmvitconv.datasets.layout import is_remote, leaf_datasets
+from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments
 from mmvitconv.errors import UserError
 
-__all__ = ["SPLITS", "check_config"]
+__all__ = ["SPLITS", "check_config", "check_datasets", "take_sample"]
 
 SPLITS = ("train", "val", "test")
 NO_ANNOTATIONS = (
     "the list annotations is empty",
     "annotation file lacks one of the lists images, annotations, categories",
 )
-COLOURS = {
+CONVERSIONS = {
     "grayscale": "grayscale image, read as three equal colours",
     "CMYK": "CMYK image, read as RGB",
     "palette": "palette image, read as RGB",
@@ -83,32 +85,214 @@ def check_config(
             f"the config has no {' and no '.join(f'{s}_dataloader' for s in absent or SPLITS)}"
             + (f"; it has the splits {', '.join(present)}" if present else "")
         )
-    report = Report()
-    done: list[Any] = []
-    files: dict[str, str] = {}
-    folders: dict[str, tuple[str, list[str]]] = {}
+    datasets: list[tuple[str, str, Mapping[str, Any]]] = []
+    for split in [split for split in present if split in (splits or present)]:
+        leaves = list(leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"))
+        if not leaves:
+            raise UserError(f"{split}_dataloader of the config has no dataset")
+        done = [settings for _, _, settings in datasets]  # test is often the same as val
+        datasets += [(option, split, item) for option, item in leaves if item not in done]
+    model = cfg.get("model") or {}
+    head = model.get("head") or model.get("decode_head")
+    num_classes = head.get("num_classes") if isinstance(head, Mapping) else None
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        for split in [split for split in SPLITS if split in (splits or present)]:
-            leaves = list(leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"))
-            if not leaves:
-                raise UserError(f"{split}_dataloader of the config has no dataset")
-            for option, settings in leaves:
-                if settings in done:  # test is often the same as val
-                    continue
-                done.append(settings)
-                dataset, transforms = _build(option, settings)
-                name = option.replace("_dataloader", "").replace(".dataset", "")
-                if not _read_annotations(report, dataset, name, split):
-                    report.rows.append((name, 0, 0))
-                    continue
-                if hasattr(dataset, "folder_to_idx"):
-                    folders[name] = (split, list(dataset.folder_to_idx))
-                checked = CollectingPipeline(
-                    transforms, dataset, num_classes=_num_classes(cfg), loading_only=True
-                )
-                _check_samples(report, dataset, checked, name, split, sample, workers, files)
-    _check_folders(report, folders)
+        report = check_datasets(datasets, num_classes, sample, workers)
+    for split in SPLITS[1:]:
+        if split in (splits or present):
+            _check_evaluators(report, cfg, split)
     return report
+
+
+def check_datasets(
+    datasets: Iterable[tuple[str, str, Mapping[str, Any]]],
+    num_classes: int | None = None,
+    sample: int | None = None,
+    workers: int = 0,
+) -> Report:
+    """Check datasets given by their configs, types looked up in the current scope.
+
+    Args:
+        datasets: For each, its name or its place in the config, its split, and its settings.
+        num_classes: Number of classes of the model, if it is known; >= 1.
+        sample: See :func:`check_config`.
+        workers: See :func:`check_config`.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: When a dataset cannot be had at all.
+    """
+    check = _Check(num_classes, sample, workers)
+    for option, split, settings in datasets:
+        check.add(option, split, settings)
+    check.compare_folders()
+    return check.report
+
+
+def take_sample(items: Sequence[Any], size: int | None) -> list[Any]:
+    """Choose items evenly over the whole sequence, always the same ones.
+
+    Args:
+        items: What to choose from.
+        size: How many, >= 0; None for all.
+
+    Returns:
+        ``min(size, len(items))`` items in their order.
+    """
+    if size is None or size >= len(items):
+        return list(items)
+    return [items[i * len(items) // size] for i in range(size)]
+
+
+def _check_evaluators(report: Report, cfg: Config, split: str) -> None:
+    """Compare the annotation files of the evaluators of a split with those of its datasets."""
+    used = {
+        os.path.realpath(os.path.join(item.get("data_root") or "", item["ann_file"]))
+        for _, item in leaf_datasets(cfg[f"{split}_dataloader"], "")
+        if item.get("ann_file")
+    }
+    for option, evaluator in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+        path = evaluator.get("ann_file")
+        is_local = isinstance(path, str) and not is_remote(path, evaluator)
+        if is_local and used and os.path.realpath(path) not in used:
+            report.error("evaluator has another annotation file than its data", f"{option}: {path}")
+
+
+@dataclass
+class _Check:
+    """The check of several datasets.
+
+    Attributes:
+        num_classes: Number of classes of the model, None if it is not known.
+        sample: Samples per dataset whose files are opened, None for all.
+        workers: Processes that open files.
+        report: What was found.
+        files: Split of each image, by its real path.
+        folders: Class folders of each dataset that numbers its classes by them.
+    """
+
+    num_classes: int | None
+    sample: int | None
+    workers: int
+    report: Report = field(default_factory=Report)
+    files: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, option: str, split: str, settings: Mapping[str, Any]) -> None:
+        """Check a dataset."""
+        dataset, transforms = _build(option, settings)
+        name = option.replace("_dataloader", "").replace(".dataset", "")
+        if not self._read_annotations(dataset, name, split):
+            self.report.rows.append((name, 0, 0))
+            return
+        if hasattr(dataset, "folder_to_idx"):
+            self.folders[name] = list(dataset.folder_to_idx)
+        pipeline = CollectingPipeline(transforms, dataset, self.num_classes, loading_only=True)
+        infos = list(sample_infos(dataset))
+        if not infos:
+            self.report.error("no samples", name)
+        if pipeline.has_class_maps and pipeline.is_local:
+            _check_unused_maps(self.report, dataset, infos)
+        labels: Counter[int] = Counter()
+        for info in infos:
+            labels.update(class_numbers(info))
+        inside = self._check_paths(name, split, infos, pipeline)
+        opened = take_sample(inside, self.sample)
+        if pipeline.is_local and len(opened) < len(inside):
+            self._check_presence(infos[number] for number in set(inside) - set(opened))
+        results = _in_processes(Examiner(infos, opened, pipeline), self.workers)
+        for errors, warnings, found in progress(results, f"{name}: files"):
+            for tell, problems in ((self.report.error, errors), (self.report.warn, warnings)):
+                for problem in problems:
+                    tell(problem.kind, _example(problem))
+            labels.update(found)
+        self.report.rows.append((name, len(infos), sum(labels.values())))
+        # label maps that were not opened may have any class
+        if not pipeline.has_class_maps or len(opened) == len(infos):
+            self._check_classes(name, dataset, labels)
+
+    def _read_annotations(self, dataset: Any, name: str, split: str) -> bool:
+        """Let a dataset read its annotations; False (and an error) when it cannot."""
+        path = getattr(dataset, "ann_file", "")
+        own = Report()
+        has_json = hasattr(type(dataset), "COCOAPI") and isinstance(path, str)
+        if has_json and not is_remote(path, vars(dataset)):
+            check_coco_file(own, Path(path), dataset.metainfo.get("classes") or ())
+        for kind, examples in own.errors.items():
+            # the test images of a benchmark have no annotations
+            may_lack = split == "test" and kind in NO_ANNOTATIONS
+            (self.report.warn if may_lack else self.report.error)(kind, *examples)
+        for kind, examples in own.warnings.items():
+            self.report.warn(kind, *examples)
+        try:
+            with redirect_stdout(io.StringIO()):  # pycocotools prints
+                dataset.full_init()
+        except Exception as error:
+            if not own.errors:
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                self.report.error("annotations cannot be read", f"{name}: {text}")
+            return False
+        return True
+
+    def _check_paths(
+        self,
+        name: str,
+        split: str,
+        infos: Sequence[Mapping[str, Any]],
+        pipeline: CheckedPipeline,
+    ) -> list[int]:
+        """Check where the files of the samples are; return the samples inside the data root."""
+        inside = []
+        images: Counter[str] = Counter()
+        for number, info in enumerate(infos):
+            try:
+                pipeline.roots.check(info, info.get("img_id", number))
+            except UserError as error:
+                self.report.error("file is outside the data root", error)
+                continue
+            inside.append(number)
+            images.update(paths_of(info)[:1])
+        for path, count in images.items():
+            if count > 1:
+                self.report.warn("image is listed more than once", f"{name}: {path}")
+            other = self.files.setdefault(os.path.realpath(path), split)
+            if other != split:
+                self.report.warn("image is in two splits", f"{path}: {other} and {split}")
+        return inside
+
+    def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Check that the files of samples exist that are not opened."""
+
+        # one listing per folder instead of a question per file: network drives are slow
+        @functools.cache
+        def names(folder: str) -> set[str]:
+            return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+
+        for path in sorted(path for info in infos for path in paths_of(info)):
+            folder, name = os.path.split(path)
+            if name not in names(folder) and not is_remote(path):
+                self.report.error("file is missing", path)
+
+    def _check_classes(self, name: str, dataset: Any, labels: Mapping[int, int]) -> None:
+        """Compare the classes of a dataset with the labels in use and with the model."""
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        if not isinstance(classes, (list, tuple)):
+            return
+        for number, label in enumerate(classes if labels else ()):
+            if not labels[number]:
+                self.report.warn("class without a sample in a split", f"{name}: {label}")
+        if self.num_classes and len(classes) != self.num_classes:
+            tell = self.report.error if len(classes) > self.num_classes else self.report.warn
+            tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
+
+    def compare_folders(self) -> None:
+        """Compare the class folders of the datasets, which number the classes."""
+        every = sorted({label for labels in self.folders.values() for label in labels})
+        kind = "class folder is missing, so that classes get other numbers"
+        for name, labels in self.folders.items():
+            for label in sorted(set(every) - set(labels)):
+                self.report.error(kind, f"{name}: {label}")
 
 
 def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
@@ -133,93 +317,6 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         raise UserError(f"{option}: the dataset cannot be built: {text}") from error
 
 
-def _num_classes(cfg: Config) -> int | None:
-    """Number of classes of the model of a config, where it has one head."""
-    model = cfg.get("model") or {}
-    head = model.get("head") or model.get("decode_head")
-    return head.get("num_classes") if isinstance(head, Mapping) else None
-
-
-def _read_annotations(report: Report, dataset: Any, name: str, split: str) -> bool:
-    """Let a dataset read its annotations; False (and an error) when it cannot."""
-    path = getattr(dataset, "ann_file", "")
-    own = Report()
-    if (
-        hasattr(type(dataset), "COCOAPI")
-        and isinstance(path, str)
-        and not is_remote(path, vars(dataset))
-    ):
-        check_coco_file(own, Path(path), dataset.metainfo.get("classes") or ())
-    for kind, examples in own.errors.items():
-        # the test images of a benchmark have no annotations
-        tell = report.warn if split == "test" and kind in NO_ANNOTATIONS else report.error
-        for example in examples:
-            tell(kind, example)
-    for kind, examples in own.warnings.items():
-        for example in examples:
-            report.warn(kind, example)
-    try:
-        with redirect_stdout(io.StringIO()):  # pycocotools prints
-            dataset.full_init()
-    except Exception as error:
-        if not own.errors:
-            text = " ".join(str(error).split())
-            report.error("annotations cannot be read", f"{name}: {type(error).__name__}: {text}")
-        return False
-    return True
-
-
-def _check_samples(
-    report: Report,
-    dataset: Any,
-    checked: CheckedPipeline,
-    name: str,
-    split: str,
-    sample: int | None,
-    workers: int,
-    files: dict[str, str],
-) -> None:
-    """Check the samples of a dataset, and open them."""
-    infos = list(sample_infos(dataset))
-    if not infos:
-        report.error("no samples", name)
-    labels: Counter[int] = Counter()
-    images: Counter[str] = Counter()
-    openable = []
-    for number, info in enumerate(infos):
-        labels.update(class_numbers(info))
-        try:
-            checked.roots.check(info, info.get("img_id", number))
-        except UserError as error:
-            report.error("file is outside the data root", error)
-            continue
-        openable.append(number)
-        images.update(paths_of(info)[:1])
-    for path, count in images.items():
-        if count > 1:
-            report.warn("image is listed more than once", f"{name}: {path}")
-        other = files.setdefault(os.path.realpath(path), split)
-        if other != split:
-            report.warn("image is in two splits", f"{path}: {other} and {split}")
-    if checked.has_class_maps and checked.is_local:
-        _check_unused_maps(report, dataset, infos)
-    examiner = Examiner(infos, take_sample(openable, sample), checked)
-    for errors, warnings, found in progress(_in_processes(examiner, workers), f"{name}: files"):
-        for problem in errors:
-            report.error(problem.kind, _line(problem))
-        for problem in warnings:
-            report.warn(problem.kind, _line(problem))
-        labels.update(found)
-    report.rows.append((name, len(infos), sum(labels.values())))
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    # label maps that were not opened may have it
-    is_known = not checked.has_class_maps or len(examiner) == len(infos)
-    if isinstance(classes, (list, tuple)) and labels and is_known:
-        for number, label in enumerate(classes):
-            if not labels[number]:
-                report.warn("class without a sample in a split", f"{name}: {label}")
-
-
 def _check_unused_maps(report: Report, dataset: Any, infos: Sequence[Mapping[str, Any]]) -> None:
     """Name the label maps whose image is not there; mmseg lists the images only."""
     folder = (getattr(dataset, "data_prefix", None) or {}).get("seg_map_path")
@@ -231,16 +328,6 @@ def _check_unused_maps(report: Report, dataset: Any, infos: Sequence[Mapping[str
     for path in sorted(Path(folder).rglob(f"*{suffix}")):
         if os.path.abspath(path) not in used:
             report.warn("label map without an image", path)
-
-
-def _check_folders(report: Report, folders: Mapping[str, tuple[str, list[str]]]) -> None:
-    """Compare the class folders of the datasets, which number the classes."""
-    every = sorted({label for _, labels in folders.values() for label in labels})
-    for name, (_, labels) in folders.items():
-        for label in sorted(set(every) - set(labels)):
-            report.error(
-                "class folder is missing, so that classes get other numbers", f"{name}: {label}"
-            )
 
 
 class CollectingPipeline(CheckedPipeline):
@@ -291,7 +378,7 @@ class Examiner(Dataset):
             What is wrong, what is unusual, and the labels in its label map.
         """
         number = self.chosen[index]
-        info = dict(_copy(self.infos[number]), sample_idx=number)
+        info = dict(copy.deepcopy(self.infos[number]), sample_idx=number)
         path = next(iter(paths_of(info)), "")
         errors = self.pipeline.found = []
         warnings: list[Problem] = []
@@ -306,7 +393,7 @@ class Examiner(Dataset):
         kind = "file is damaged, what can be decoded of it is used"
         errors += [Problem(kind, path, text) for text in messages]
         if self.pipeline.is_local and os.path.isfile(path):
-            warnings += [Problem(COLOURS[kind], path) for kind in conversions(path)]
+            warnings += [Problem(CONVERSIONS[kind], path) for kind in conversions(path)]
         labels: list[int] = []
         values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None
         if isinstance(values, np.ndarray) and self.pipeline.has_class_maps:
@@ -317,29 +404,14 @@ class Examiner(Dataset):
         return list(dict.fromkeys(errors)), warnings, labels
 
 
-def _copy(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what transforms change: the lists and the dicts of the instances."""
-    copied = dict(info)
-    for key, value in copied.items():
-        if isinstance(value, list):
-            copied[key] = [dict(item) if isinstance(item, dict) else item for item in value]
-    return copied
-
-
 def _in_processes(examiner: Examiner, workers: int) -> Any:
     """Return an iterable with a length over all results, in their order."""
     return DataLoader(
         examiner,
         batch_size=None,
         num_workers=min(workers, len(examiner)),
-        collate_fn=_unchanged,
         worker_init_fn=_use_one_thread,
     )
-
-
-def _unchanged(item: Any) -> Any:
-    """Leave a result as it is."""
-    return item
 
 
 def _use_one_thread(worker: int) -> None:
@@ -364,6 +436,6 @@ def _decoder_messages() -> Iterator[list[str]]:
             found += re.findall(r"Corrupt JPEG data: [^\n]*|Premature end of JPEG[^\n]*", text)
 
 
-def _line(problem: Problem) -> str:
-    """Write a problem whose kind is said elsewhere."""
+def _example(problem: Problem) -> str:
+    """Return the words for a problem whose kind is said elsewhere."""
     return problem.file + (f": {problem.detail}" if problem.detail else "")

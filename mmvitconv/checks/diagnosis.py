@@ -1,10 +1,14 @@
-"""Finding values that are not finite, and the module of a model that made the first of them."""
+"""Where the first value that is not finite came from, found by repeating a bad iteration.
+
+:class:`ModuleTrace` watches the modules of a model while an iteration runs again;
+:func:`describe` puts what it saw into a sentence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,13 +16,94 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmvitconv.errors import shorten
+
+__all__ = [
+    "Finding",
+    "Iteration",
+    "ModuleTrace",
+    "any_bad",
+    "bad_losses",
+    "count_bad",
+    "describe",
+    "is_bad",
+]
+
+MAX_NAMES = 8  # files and parameters named in a message
+INSERTED_NAMES = ("_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
+
+
+@dataclass
+class Iteration:
+    """What is kept of an iteration until its step.
+
+    Attributes:
+        number: Its number, from 1.
+        epoch: Its epoch, from 1.
+        batch: What the loader gave.
+        random_states: States of the random generators at its start.
+        totals: The sums that were differentiated.
+        losses: The entries of the loss that are not finite.
+    """
+
+    number: int
+    epoch: int
+    batch: Any
+    random_states: tuple
+    totals: list[Tensor] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Finding:
+    """What the check in front of a step found, on any rank.
+
+    Attributes:
+        is_loss_bad: A loss was not finite.
+        are_gradients_bad: A gradient was not finite.
+        is_collapsed: The loss scale of mixed precision is too small.
+        parameters: Names of the parameters whose gradient was not finite.
+    """
+
+    is_loss_bad: bool
+    are_gradients_bad: bool
+    is_collapsed: bool
+    parameters: list[str]
+
+
+@dataclass(eq=False)
+class ModuleCall:
+    """One call of a module while an iteration is repeated.
+
+    Attributes:
+        name: Dotted name of the module.
+        kind: Class of the module.
+        is_input_finite: All its inputs were finite.
+        is_output_gradient_finite: All gradients that arrived at its outputs were.
+        bad_gradient: What it returned that was not, and when.
+    """
+
+    name: str
+    kind: str
+    is_input_finite: bool
+    is_output_gradient_finite: bool = True
+    bad_gradient: tuple[int, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind})" if self.name else f"the model itself ({self.kind})"
+
+    def is_around(self, other: ModuleCall) -> bool:
+        """Tell whether another module lies inside this one."""
+        outer = f"{self.name}." if self.name else ""
+        return other.name != self.name and other.name.startswith(outer)
+
 
 class ModuleTrace:
     """Which modules turn finite values into others, forward and backward.
 
     Attributes:
-        forward: The first module whose output is bad although its input is finite, and its output.
-        first_bad_input: The first module that was called with bad values.
+        forward: The first call whose output is bad although its input is finite, and its output.
+        first_bad_input: The first call with bad values.
         losses: The entries of the loss that are not finite.
     """
 
@@ -43,11 +128,7 @@ class ModuleTrace:
             call for call in self.calls if call.bad_gradient and call.is_output_gradient_finite
         ]
         # a module around another one returns the bad gradients of that one
-        inner = [
-            call
-            for call in origins
-            if not any(_is_inside(other.name, call.name) for other in origins)
-        ]
+        inner = [call for call in origins if not any(map(call.is_around, origins))]
         first = min(inner, key=lambda call: call.bad_gradient[0], default=None)
         return first or self.first_bad_output_gradient
 
@@ -65,18 +146,17 @@ class ModuleTrace:
         trace = cls()
         with ExitStack() as handles:
             for name, module in model.named_modules():
-                name = _plain_name(name)
-                for handle in (
-                    module.register_forward_pre_hook(
-                        partial(trace._enter, name), prepend=True, with_kwargs=True
-                    ),
+                name = ".".join(part for part in name.split(".") if part not in INSERTED_NAMES)
+                enter = partial(trace._enter, name)
+                attached = [
+                    module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True),
                     module.register_forward_hook(trace._leave),
-                    *(
-                        parameter.register_hook(partial(trace._at_parameter, module, name, key))
-                        for key, parameter in module.named_parameters(recurse=False)
-                        if parameter.requires_grad
-                    ),
-                ):
+                ]
+                for key, parameter in module.named_parameters(recurse=False):
+                    if parameter.requires_grad:
+                        hook = partial(trace._at_parameter, name, key)
+                        attached.append(parameter.register_hook(hook))
+                for handle in attached:
                     handles.callback(handle.remove)
             yield trace
 
@@ -91,7 +171,7 @@ class ModuleTrace:
         self.open.setdefault(module, []).append(call)
         for tensor in tensors:
             if tensor.requires_grad:
-                tensor.register_hook(partial(self._at_input, call))
+                tensor.register_hook(partial(self._returned, [call], "for its input"))
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         """A forward hook."""
@@ -109,52 +189,157 @@ class ModuleTrace:
             call.is_output_gradient_finite = False
             self.first_bad_output_gradient = self.first_bad_output_gradient or call
 
-    def _at_input(self, call: ModuleCall, gradient: Tensor) -> None:
-        """A hook on an input of a call."""
-        self.time += 1
-        if call.bad_gradient is None and is_bad(gradient):
-            call.bad_gradient = self.time, f"for its input: {count_bad(gradient)}"
-
-    def _at_parameter(self, module: nn.Module, name: str, key: str, gradient: Tensor) -> None:
+    def _at_parameter(self, name: str, key: str, gradient: Tensor) -> None:
         """A hook on a parameter."""
-        self.time += 1
-        if not is_bad(gradient):
-            return
         # a module that is never called itself lends its parameters to one around it
         calls = [call for call in self.calls if call.name == name]
         while not calls and name:
             name = name.rpartition(".")[0]
             calls = [call for call in self.calls if call.name == name]
-        if all(call.is_output_gradient_finite for call in calls):
+        if not all(call.is_output_gradient_finite for call in calls):
+            calls = []
+        self._returned(calls, f"for its parameter {key}", gradient)
+
+    def _returned(self, calls: Sequence[ModuleCall], what: str, gradient: Tensor) -> None:
+        """Note a gradient that calls have computed."""
+        self.time += 1
+        if is_bad(gradient):
             for call in calls:
                 if call.bad_gradient is None:
-                    what = f"for its parameter {key}: {count_bad(gradient)}"
-                    call.bad_gradient = self.time, what
+                    call.bad_gradient = self.time, f"{what}: {count_bad(gradient)}"
 
 
-@dataclass(eq=False)
-class ModuleCall:
-    """One call of a module while an iteration is repeated.
+def describe(
+    iterations: Sequence[Iteration],
+    trace: ModuleTrace | None,
+    finding: Finding,
+    already_bad: Sequence[str],
+    failure: str,
+) -> str:
+    """Put what is known about a bad step into words.
 
-    Attributes:
-        name: Dotted name of the module.
-        kind: Class of the module.
-        is_input_finite: All its inputs were finite.
-        is_output_gradient_finite: All gradients that arrived at its outputs were.
-        bad_gradient: What it returned that was not, and when.
+    Args:
+        iterations: The iteration with the trouble, or all of the step where none stands out.
+        trace: Of its repetition, None without any.
+        finding: What the check found.
+        already_bad: Parameters and buffers that were not finite before.
+        failure: Why the step could not be repeated, '' if it could.
+
+    Returns:
+        The facts, separated by semicolons, without a final dot.
     """
+    losses = iterations[0].losses or (trace.losses if trace else {})
+    files = [name for iteration in iterations for name in _files(iteration.batch)]
+    parts = []
+    if losses:
+        entries = {name: value for name, value in losses.items() if name != "loss"} or losses
+        listed = shorten([f"{name}={value:g}" for name, value in entries.items()], MAX_NAMES)
+        parts.append(f"the loss is not finite ({listed})")
+    elif trace is not None and trace.shows_trouble:
+        parts.append("the gradients are not finite, the loss is")
+    else:
+        flags = (("loss", finding.is_loss_bad), ("gradients", finding.are_gradients_bad))
+        if what := [word for word, is_so in flags if is_so]:
+            parts.append(f"not finite: {' and '.join(what)}")
+        if finding.parameters:
+            names = shorten(finding.parameters, MAX_NAMES)
+            parts.append(f"parameters with such a gradient: {names}")
+    if already_bad:
+        parts.append(
+            f"not finite before this iteration already: {shorten(list(already_bad), MAX_NAMES)} "
+            "(go on from an earlier checkpoint)"
+        )
+    elif bad_samples := _bad_samples(iterations[0].batch, files):
+        parts.append(f"the data themselves are not finite: {shorten(bad_samples, MAX_NAMES)}")
+    elif failure:
+        parts.append(f"the iteration could not be repeated to find the module ({failure})")
+    else:
+        parts += _origin(trace, files)
+    parts.append(f"files: {shorten(files, MAX_NAMES)}" if files else "the batch names no files")
+    return "; ".join(parts)
 
-    name: str
-    kind: str
-    is_input_finite: bool
-    is_output_gradient_finite: bool = True
-    bad_gradient: tuple[int, str] | None = None
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.kind})" if self.name else f"the model itself ({self.kind})"
+def _origin(trace: ModuleTrace | None, files: list[str]) -> list[str]:
+    """Say which module a trace names as the first."""
+    if trace is not None and trace.forward and trace.losses:
+        # with a finite loss the value was masked, as it may be
+        call, output = trace.forward
+        parts = [
+            f"the first value that is not finite is in the output of {call}, whose input was "
+            f"finite: {count_bad(output)}"
+        ]
+        if output.ndim and len(files) == len(output):
+            rows = [file for file, row in zip(files, output, strict=True) if is_bad(row)]
+            if 0 < len(rows) < len(files):
+                parts.append(f"it is there for files: {shorten(rows, MAX_NAMES)}")
+        return parts
+    if trace is not None and (call := trace.backward):
+        if call.bad_gradient and call.is_output_gradient_finite:
+            return [
+                f"the first gradient that is not finite is one that {call} computes "
+                f"{call.bad_gradient[1]}; what arrived at its output was finite"
+            ]
+        return [
+            f"the first gradient that is not finite is the one that arrives at the output of "
+            f"{call}: the loss, or an operation between it and this module, produces it"
+        ]
+    if trace is not None and trace.losses and trace.first_bad_input:
+        return [f"{trace.first_bad_input} was called with values that are not finite"]
+    return [
+        "it did not happen again when the iteration was repeated, so an operation is not "
+        "deterministic or the machine is faulty"
+    ]
 
 
-def any_bad(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+def _samples(batch: Any) -> Iterator[BaseDataElement]:
+    """Yield the data samples of a batch, in order."""
+    if isinstance(batch, BaseDataElement):
+        yield batch
+    elif isinstance(batch, dict):
+        yield from _samples(list(batch.values()))
+    elif isinstance(batch, (list, tuple)):
+        for item in batch:
+            yield from _samples(item)
+
+
+def _files(batch: Any) -> list[str]:
+    """Return the image file of each sample, where the batch names them."""
+    files = [str(sample.get("img_path", "?")) for sample in _samples(batch)]
+    if not files and isinstance(batch, dict) and "img_path" in batch:
+        paths = batch["img_path"]
+        files = [str(path) for path in (paths if isinstance(paths, (list, tuple)) else [paths])]
+    return files if any(file != "?" for file in files) else []
+
+
+def _bad_samples(batch: Any, files: Sequence[str]) -> list[str]:
+    """Name the samples of a batch that hold values that are not finite, and where they do."""
+    inputs = batch.get("inputs") if isinstance(batch, dict) else batch
+    rows = list(inputs) if isinstance(inputs, (list, tuple, Tensor)) else []
+    return [
+        f"{what} of {files[row] if row < len(files) else f'sample {row}'}"
+        for what, values in (("the image", rows), ("the annotations", _samples(batch)))
+        for row, value in enumerate(values)
+        if any(map(is_bad, find_tensors(value)))
+    ]
+
+
+def bad_losses(outputs: Any) -> dict[str, float]:
+    """Return the entries of the loss that are not finite.
+
+    Args:
+        outputs: What ``train_step`` returns; as in MMEngine, a name with "loss" is one.
+
+    Returns:
+        Their means by name.
+    """
+    return {
+        name: float(value.detach().float().mean())
+        for name, value in (outputs.items() if isinstance(outputs, dict) else ())
+        if "loss" in name and isinstance(value, Tensor) and is_bad(value)
+    }
+
+
+def any_bad(tensors: Sequence[Tensor], device: torch.device | str = "cpu") -> Tensor:
     """Look for values that are not finite in many tensors at once, without waiting for the device.
 
     Args:
@@ -190,8 +375,6 @@ def is_bad(tensor: Tensor | None) -> bool:
         return False
     values = tensor.detach()
     values = values._values() if values.is_sparse else values
-    if not (values.is_floating_point() or values.is_complex()):
-        return False
     return not bool(torch.isfinite(values).all())
 
 
@@ -227,14 +410,3 @@ def find_tensors(value: Any) -> Iterator[Tensor]:
             yield from find_tensors(item)
     elif isinstance(getattr(value, "tensor", None), Tensor):  # mmdet's boxes
         yield value.tensor
-
-
-def _is_inside(inner: str, outer: str) -> bool:
-    """Whether a module's name lies inside another's."""
-    return inner != outer and (outer == "" or inner.startswith(f"{outer}."))
-
-
-def _plain_name(name: str) -> str:
-    """A module's name without what wrappers put in."""
-    inserted = ("_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
-    return ".".join(part for part in name.split(".") if part not in inserted)

@@ -1,7 +1,7 @@
 """Stopping, or skipping a step, when the loss or the gradients are not finite.
 
 The good case costs one reduction per step; what went wrong is found out afterwards, by repeating
-the bad iteration with hooks on every module.
+the bad iteration with hooks on every module (:mod:`mmvitconv.checks.diagnosis`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,14 +18,24 @@ from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvitconv.checks.diagnosis import ModuleTrace, any_bad, count_bad, find_tensors, is_bad
+from mmvitconv.checks.diagnosis import (
+    Finding,
+    Iteration,
+    ModuleTrace,
+    any_bad,
+    bad_losses,
+    count_bad,
+    describe,
+    is_bad,
+)
 from mmvitconv.engine.modules import unwrap_model
-from mmvitconv.errors import UserError, shorten
+from mmvitconv.errors import UserError
 from mmvitconv.registry import HOOKS
+
+__all__ = ["NonFiniteError", "NonFiniteHook"]
 
 ACTIONS = ("stop", "skip")
 SKIPS = "non_finite_skips"  # message hub: skipped steps of the whole run
@@ -34,11 +43,6 @@ SKIPS_IN_A_ROW = "non_finite_skips_in_a_row"
 # Float16 training starts with a loss scale of 65536 and halves it at each infinite gradient: this
 # is reached after 30 steps in a row, far below the scale of 1 that any healthy network bears.
 MIN_LOSS_SCALE = 1e-4
-_UNREPEATED = (
-    "it did not happen again when the iteration was repeated, so an operation is not deterministic "
-    "or the machine is faulty"
-)
-MAX_NAMES = 8  # files and parameters named in a message
 ADVICE = (
     "look at these files, lower the learning rate, clip gradients "
     "(optim_wrapper.clip_grad=dict(max_norm=1.0)), train without mixed precision (--amp), or leave "
@@ -86,6 +90,9 @@ class NonFiniteHook(Hook):
 
     Raises:
         UserError: When an argument is not legal; while training, see above.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.NonFiniteHook", action="skip", max_skips=3)]
     """
 
     # Before all others: they see the restored buffers, and RuntimeInfoHook no bad loss.
@@ -102,10 +109,10 @@ class NonFiniteHook(Hook):
         self.max_skips = max_skips
         self.patches = ExitStack()
         self.snapshot = _Snapshot([])
-        self.window: list[_Iteration] = []  # iterations since the last step
+        self.window: list[Iteration] = []  # iterations since the last step
         self.window_size = 1
         self.pending: set[int] = set()  # optimizer wrappers with gradients that wait for a step
-        self.finding: _Finding | None = None  # what is wrong in the current iteration
+        self.finding: Finding | None = None  # what is wrong in the current iteration
         self.is_rerun = False
 
     def before_train(self, runner: Runner) -> None:
@@ -151,7 +158,7 @@ class NonFiniteHook(Hook):
             self.window = []
             self.snapshot.take()
         self.window.append(
-            _Iteration(runner.iter + 1, runner.epoch + 1, data_batch, _random_states())
+            Iteration(runner.iter + 1, runner.epoch + 1, data_batch, _random_states())
         )
         # for a train_step that computes gradients but updates by itself
         self.window = self.window[-self.window_size :]
@@ -170,7 +177,7 @@ class NonFiniteHook(Hook):
         Raises:
             NonFiniteError: With everything that was found out.
         """
-        self.window[-1].losses = _bad_losses(outputs) if self.finding or self.pending else {}
+        self.window[-1].losses = bad_losses(outputs) if self.finding or self.pending else {}
         if self.finding is not None:
             self.snapshot.restore()
             message = self._explain(runner)
@@ -232,7 +239,7 @@ class NonFiniteHook(Hook):
             average(*args, **kwargs)
 
     @torch.no_grad()
-    def _check(self, runner: Runner, wrapper: Any) -> _Finding | None:
+    def _check(self, runner: Runner, wrapper: Any) -> Finding | None:
         """Look at losses and gradients; all ranks return the same."""
         parameters = [
             parameter
@@ -244,34 +251,22 @@ class NonFiniteHook(Hook):
         scaler = getattr(wrapper, "loss_scaler", None)
         gradients = [] if scaler else [parameter.grad for parameter in parameters]
         device = next((tensor.device for tensor in (*totals, *gradients)), torch.device("cpu"))
-        collapsed = (
-            scaler is not None
-            and getattr(wrapper, "_scale_update_param", None) is None  # the scale is dynamic
-            and scaler.get_scale() < MIN_LOSS_SCALE
-        )
-        flags = torch.stack(
-            [
-                any_bad(totals, device),
-                any_bad(gradients, device),
-                torch.tensor(collapsed).to(device),
-            ]
-        ).float()
+        is_dynamic = scaler is not None and getattr(wrapper, "_scale_update_param", None) is None
+        collapsed = torch.tensor(is_dynamic and scaler.get_scale() < MIN_LOSS_SCALE, device=device)
+        flags = [any_bad(totals, device), any_bad(gradients, device), collapsed]
+        flags = torch.stack(flags).float()
         all_reduce(flags, op="max")  # does nothing in a single process
         bad_loss, bad_gradients, collapsed = (bool(flag) for flag in flags.tolist())
         if not (bad_loss or bad_gradients or collapsed):
             return None
         names = {id(p): name for name, p in unwrap_model(runner.model).named_parameters()}
         bad = [names.get(id(p), "?") for p in parameters if is_bad(p.grad)]
-        return _Finding(bad_loss, bad_gradients, collapsed, bad)
+        return Finding(bad_loss, bad_gradients, collapsed, bad)
 
     def _explain(self, runner: Runner) -> str:
         """Repeat the iterations of the step and put what is found on every rank into words."""
-        finding = self.finding
         first, last = self.window[0].number, self.window[-1].number
-        place = (
-            f"iteration {last}" if first == last else f"accumulated iterations {first} to {last}"
-        )
-        place = f"{place} (epoch {self.window[-1].epoch})"
+        is_single = first == last
         model = unwrap_model(runner.model)
         already_bad = [
             f"{kind} {name} ({count_bad(tensor)})"
@@ -282,71 +277,60 @@ class NonFiniteHook(Hook):
             for name, tensor in tensors
             if is_bad(tensor)
         ]
+        traces: list[ModuleTrace | None] = [None] * len(self.window)
+        failure = ""
         try:
             with self._repeating(runner) as repeat:
                 # all of them on every rank: a forward pass may hold collective operations
                 traces = [repeat(iteration) for iteration in self.window]
-            failure = ""
         except Exception as error:  # e.g. out of memory: what is known so far must be told
-            traces, failure = [], f"{type(error).__name__}: {error}"
-        own = [
-            (iteration, trace)
-            for iteration, trace in zip(
-                self.window, traces or [None] * len(self.window), strict=True
-            )
-            if iteration.losses
-            or any_bad(iteration.totals, torch.device("cpu"))
-            or (trace is not None and trace.shows_trouble)
-        ]
+            failure = f"{type(error).__name__}: {error}"
         found = None
-        if own:
-            iteration, trace = own[0]
-            parts = [] if first == last else [f"iteration {iteration.number}"]
-            parts += _describe(iteration, trace, finding, already_bad, failure)
-            found = "; ".join(parts)
-        everywhere = [found]
+        for iteration, trace in zip(self.window, traces, strict=True):
+            is_own = iteration.losses or any_bad(iteration.totals)
+            if is_own or (trace is not None and trace.shows_trouble):
+                found = "" if is_single else f"iteration {iteration.number}; "
+                found += describe([iteration], trace, self.finding, already_bad, failure)
+                break
+        texts = [found]
         if get_world_size() > 1:
-            everywhere = [
-                text if text is None else f"rank {rank}: {text}"
-                for rank, text in enumerate(all_gather_object(found))
-            ]
-        texts = [text for text in everywhere if text is not None]
-        if finding.is_collapsed:
+            everywhere = enumerate(all_gather_object(found))
+            texts = [text and f"rank {rank}: {text}" for rank, text in everywhere]
+        texts = [text for text in texts if text is not None]
+        if self.finding.is_collapsed:
             texts.insert(
                 0,
                 f"the loss scale of mixed precision has fallen below {MIN_LOSS_SCALE:g}: the "
                 "gradients were not finite in about 30 steps in a row",
             )
-        if not own and len(texts) == 0:
-            files = [name for iteration in self.window for name in _files(iteration.batch)]
-            texts = [
-                "; ".join(_describe_unrepeated(finding, already_bad, failure, _name_files(files)))
-            ]
-        return f"{place}: {'; '.join(texts)}. What to do: {ADVICE}"
+        if not texts:
+            texts = [describe(self.window, None, self.finding, already_bad, failure)]
+        place = f"iteration {last}" if is_single else f"accumulated iterations {first} to {last}"
+        facts = "; ".join(texts)
+        return f"{place} (epoch {self.window[-1].epoch}): {facts}. What to do: {ADVICE}"
 
     @contextmanager
-    def _repeating(self, runner: Runner) -> Iterator[Callable[[_Iteration], ModuleTrace]]:
+    def _repeating(self, runner: Runner) -> Iterator[Callable[[Iteration], ModuleTrace]]:
         """Give a function that repeats an iteration without lasting effects."""
         model = runner.model
         if isinstance(model, DistributedDataParallel):
             model = model.module  # its gradients stay on this rank
-        wrappers = _wrappers(runner)
-        counts = [getattr(wrapper, "_inner_count", None) for wrapper in wrappers]
+        wrappers = [w for w in _wrappers(runner) if hasattr(w, "_inner_count")]
+        counts = [wrapper._inner_count for wrapper in wrappers]
         gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
         states = _random_states()
         set_stance = getattr(torch.compiler, "set_stance", None)
 
-        def repeat(iteration: _Iteration) -> ModuleTrace:
+        def repeat(iteration: Iteration) -> ModuleTrace:
             _set_random_states(iteration.random_states)
             with ModuleTrace.of(model) as trace:
                 outputs = model.train_step(iteration.batch, optim_wrapper=runner.optim_wrapper)
-            trace.losses = _bad_losses(outputs)
+            trace.losses = bad_losses(outputs)
             return trace
 
         self.is_rerun = True
-        for wrapper, count in zip(wrappers, counts, strict=True):
-            if count is not None:  # where it was before these iterations
-                wrapper._inner_count = max(count - len(self.window), 0)
+        for wrapper, count in zip(wrappers, counts, strict=True):  # as before these iterations
+            wrapper._inner_count = max(count - len(self.window), 0)
         try:
             for parameter, _ in gradients:
                 parameter.grad = None
@@ -358,48 +342,9 @@ class NonFiniteHook(Hook):
             for parameter, gradient in gradients:
                 parameter.grad = gradient
             for wrapper, count in zip(wrappers, counts, strict=True):
-                if count is not None:
-                    wrapper._inner_count = count
+                wrapper._inner_count = count
             self.snapshot.restore()
             _set_random_states(states)
-
-
-@dataclass
-class _Iteration:
-    """What is kept of an iteration until its step.
-
-    Attributes:
-        number: Its number, from 1.
-        epoch: Its epoch, from 1.
-        batch: What the loader gave.
-        random_states: States of the random generators at its start.
-        totals: The sums that were differentiated.
-        losses: The entries of the loss that are not finite.
-    """
-
-    number: int
-    epoch: int
-    batch: Any
-    random_states: tuple
-    totals: list[Tensor] = field(default_factory=list)
-    losses: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Finding:
-    """What the check in front of a step found, on any rank.
-
-    Attributes:
-        is_loss_bad: A loss was not finite.
-        are_gradients_bad: A gradient was not finite.
-        is_collapsed: The loss scale is too small.
-        parameters: Names of the parameters whose gradient was not finite.
-    """
-
-    is_loss_bad: bool
-    are_gradients_bad: bool
-    is_collapsed: bool
-    parameters: list[str]
 
 
 class _Snapshot:
@@ -433,90 +378,6 @@ class _Snapshot:
         present = [tensor for tensor in self.tensors if tensor is not None]
         if present:
             torch._foreach_copy_(present, self.copies)
-
-
-def _describe(
-    iteration: _Iteration,
-    trace: ModuleTrace | None,
-    finding: _Finding,
-    already_bad: list[str],
-    failure: str,
-) -> list[str]:
-    """Put what is known about a bad iteration into words."""
-    losses = iteration.losses or (trace.losses if trace else {})
-    files, bad_samples = _files(iteration.batch), _bad_samples(iteration.batch)
-    if not losses and (trace is None or not trace.shows_trouble):
-        return _describe_unrepeated(finding, already_bad, failure, _name_files(files))
-    if losses:
-        entries = {name: value for name, value in losses.items() if name != "loss"} or losses
-        listed = shorten([f"{name}={value:g}" for name, value in entries.items()], MAX_NAMES)
-        parts = [f"the loss is not finite ({listed})"]
-    else:
-        parts = ["the gradients are not finite, the loss is"]
-    if already_bad:
-        parts.append(
-            f"not finite before this iteration already: {shorten(already_bad, MAX_NAMES)} (go on "
-            "from an earlier checkpoint)"
-        )
-    elif bad_samples:
-        names = [
-            f"{what} of {files[index] if index < len(files) else f'sample {index}'}"
-            for index, what in bad_samples
-        ]
-        parts.append(f"the data themselves are not finite: {shorten(names, MAX_NAMES)}")
-    elif trace is None:
-        parts.append(f"the iteration could not be repeated to find the module ({failure})")
-    elif trace.forward and trace.losses:  # with a finite loss it was masked, as it may be
-        call, output = trace.forward
-        parts.append(
-            f"the first value that is not finite is in the output of {call}, whose input was "
-            f"finite: {count_bad(output)}"
-        )
-        if len(files) == len(output) if output.ndim else False:
-            rows = [index for index, row in enumerate(output) if is_bad(row)]
-            if 0 < len(rows) < len(files):
-                parts.append(f"it is there for {_name_files([files[row] for row in rows])}")
-    elif trace.backward:
-        call = trace.backward
-        if call.bad_gradient and call.is_output_gradient_finite:
-            parts.append(
-                f"the first gradient that is not finite is one that {call} computes "
-                f"{call.bad_gradient[1]}; what arrived at its output was finite"
-            )
-        else:
-            parts.append(
-                f"the first gradient that is not finite is the one that arrives at the output of "
-                f"{call}: the loss, or an operation between it and this module, produces it"
-            )
-    elif trace.first_bad_input:
-        parts.append(f"{trace.first_bad_input} was called with values that are not finite")
-    else:
-        parts.append(_UNREPEATED)
-    parts.append(_name_files(files))
-    return parts
-
-
-def _describe_unrepeated(
-    finding: _Finding, already_bad: list[str], failure: str, files: str
-) -> list[str]:
-    """Put a bad step into words whose repetition told nothing."""
-    what = [
-        text
-        for text, is_so in (("loss", finding.is_loss_bad), ("gradients", finding.are_gradients_bad))
-        if is_so
-    ]
-    parts = []
-    if what:
-        parts.append(f"not finite: {' and '.join(what)}")
-    if finding.parameters:
-        parts.append(f"parameters with such a gradient: {shorten(finding.parameters, MAX_NAMES)}")
-    if already_bad:
-        parts.append(f"not finite before this iteration already: {shorten(already_bad, MAX_NAMES)}")
-    elif failure:
-        parts.append(f"the iteration could not be repeated to find the module ({failure})")
-    else:
-        parts.append(_UNREPEATED)
-    return [*parts, files]
 
 
 def _wrappers(runner: Runner) -> list[Any]:
@@ -564,56 +425,3 @@ def _set_random_states(states: tuple) -> None:
     torch.set_rng_state(cpu)
     if on_device is not None:
         torch.cuda.set_rng_state(on_device)
-
-
-def _bad_losses(outputs: Any) -> dict[str, float]:
-    """The entries of the loss that are not finite, by MMEngine's rule of what is a loss."""
-    if not isinstance(outputs, dict):
-        return {}
-    return {
-        name: float(value.detach().float().mean())
-        for name, value in outputs.items()
-        if "loss" in name and isinstance(value, Tensor) and is_bad(value)
-    }
-
-
-def _samples(batch: Any) -> Iterator[BaseDataElement]:
-    """The data samples of a batch, in order."""
-    if isinstance(batch, BaseDataElement):
-        yield batch
-    elif isinstance(batch, dict):
-        yield from _samples(list(batch.values()))
-    elif isinstance(batch, (list, tuple)):
-        for item in batch:
-            yield from _samples(item)
-
-
-def _files(batch: Any) -> list[str]:
-    """The image file of each sample, where the batch names them."""
-    files = [str(sample.get("img_path", "?")) for sample in _samples(batch)]
-    if not files and isinstance(batch, dict) and "img_path" in batch:
-        paths = batch["img_path"]
-        files = [str(path) for path in (paths if isinstance(paths, (list, tuple)) else [paths])]
-    return files if any(file != "?" for file in files) else []
-
-
-def _name_files(files: list[str]) -> str:
-    """Name the files of a batch, the first ones of many."""
-    return f"files: {shorten(files, MAX_NAMES)}" if files else "the batch names no files"
-
-
-def _bad_samples(batch: Any) -> list[tuple[int, str]]:
-    """Which samples of a batch hold values that are not finite, and where."""
-    inputs = batch.get("inputs") if isinstance(batch, dict) else batch
-    rows = list(inputs) if isinstance(inputs, (list, tuple, Tensor)) else []
-    bad = [
-        (row, "the image")
-        for row, value in enumerate(rows)
-        if any(map(is_bad, find_tensors(value)))
-    ]
-    bad += [
-        (row, "the annotations")
-        for row, sample in enumerate(_samples(batch))
-        if any(map(is_bad, find_tensors(sample)))
-    ]
-    return bad

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose
 from PIL import Image
 
@@ -33,14 +34,10 @@ __all__ = [
 IGNORED_LABEL = 255
 ORIENTATION = 0x0112  # EXIF tag
 NOT_THE_DATA = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-CONTENTS = {
-    "1": "grayscale",
-    "L": "grayscale",
-    "LA": "grayscale",
-    "CMYK": "CMYK",
-    "YCCK": "CMYK",
-    "P": "palette",
-    "PA": "palette",
+MODES = {  # of Pillow that are not RGB
+    **dict.fromkeys(("1", "L", "LA"), "grayscale"),
+    **dict.fromkeys(("CMYK", "YCCK"), "CMYK"),
+    **dict.fromkeys(("P", "PA"), "palette"),
 }
 
 
@@ -210,14 +207,33 @@ class Roots:
             )
 
 
+def opens_files(transform: Any) -> bool:
+    """Tell whether a transform reads the image or the annotations of a sample.
+
+    Args:
+        transform: A transform of a dataset's pipeline.
+
+    Returns:
+        True for mmcv's loading transforms and their subclasses, and for any transform with
+        ``backend_args``, MMEngine's argument for what opens files.
+    """
+    return isinstance(transform, (LoadImageFromFile, LoadAnnotations)) or hasattr(
+        transform, "backend_args"
+    )
+
+
 class CheckedPipeline(Compose):
     """A pipeline that checks each sample before and after it is loaded, and changes none.
+
+    What a transform adds (the image, label maps, boxes, class numbers) is checked as soon as it is
+    there, whichever transform that is.
 
     Args:
         pipeline: The dataset's pipeline.
         dataset: The dataset, for its folders and classes.
         num_classes: Number of classes where the dataset does not know it.
-        loading_only: Leave out everything after the last transform that loads.
+        loading_only: Leave out everything after the last transform that opens files, see
+            :func:`opens_files`; where none does, the whole pipeline counts.
     """
 
     def __init__(
@@ -229,14 +245,9 @@ class CheckedPipeline(Compose):
     ) -> None:
         is_list = isinstance(pipeline, Compose) and type(pipeline).__call__ is Compose.__call__
         self.transforms = list(pipeline.transforms) if is_list else [pipeline]
-        loaders = [
-            number
-            for number, transform in enumerate(self.transforms)
-            if type(transform).__name__.startswith("Load")
-        ]
-        self.last_loader = loaders[-1] if loaders else -1
-        if loading_only:
-            self.transforms = self.transforms[: self.last_loader + 1]
+        loaders = [n for n, item in enumerate(self.transforms) if opens_files(item)]
+        if loading_only and loaders:
+            self.transforms = self.transforms[: loaders[-1] + 1]
         reader = next((item for item in self.transforms if hasattr(item, "imdecode_backend")), None)
         self.backend = getattr(reader, "imdecode_backend", "cv2")
         self.is_local = not any(
@@ -277,19 +288,21 @@ class CheckedPipeline(Compose):
         name = next(iter(paths), f"sample {data.get('sample_idx', '?')}")
         result: Any = data
         shape: tuple[int, ...] | None = None
+        checked: set[str] = set()
         try:
-            for number, transform in enumerate(self.transforms):
+            for transform in self.transforms:
                 result = transform(result)
                 if result is None:
                     return None
-                if number > self.last_loader or not isinstance(result, Mapping):
+                if not isinstance(result, Mapping):
                     continue
-                if shape is None and "ori_shape" in result:
-                    shape = tuple(result["ori_shape"])[:2]
+                if shape is None and ("ori_shape" in result or "img" in result):
+                    shape = tuple(
+                        result["ori_shape"] if "ori_shape" in result else np.shape(result["img"])
+                    )[:2]
                     self._check_files(*files)
                     self._check_sizes(name, shape, stated, masks)
-                if number == self.last_loader:
-                    self._check_loaded(name, result, shape)
+                self._check_loaded(name, result, shape, checked)
         except (BadSampleError, UserError):
             raise
         except Exception as error:
@@ -341,17 +354,26 @@ class CheckedPipeline(Compose):
                 self.complain(Problem("mask has another size than its image", name, found))
 
     def _check_loaded(
-        self, name: str, sample: Mapping[str, Any], shape: tuple[int, ...] | None
+        self,
+        name: str,
+        sample: Mapping[str, Any],
+        shape: tuple[int, ...] | None,
+        checked: set[str],
     ) -> None:
-        """Check what was loaded against the size of the image and the number of classes."""
-        self._check_numbers(name, sample.get("gt_label"), "class number")
+        """Check what is new against the size of the image and the number of classes."""
+        if "gt_label" in sample and "gt_label" not in checked:
+            checked.add("gt_label")
+            self._check_numbers(name, sample["gt_label"], "class number")
         if shape is None:
             return
         for key in sample.get("seg_fields") or ["gt_seg_map"]:
             values = sample.get(key)
-            if isinstance(values, np.ndarray):
+            if isinstance(values, np.ndarray) and key not in checked:
+                checked.add(key)
                 self._check_map(name, sample.get("seg_map_path"), key, values, shape)
-        self._check_boxes(name, sample, shape)
+        if "gt_bboxes" in sample and "gt_bboxes" not in checked:
+            checked.add("gt_bboxes")
+            self._check_boxes(name, sample, shape)
 
     def _check_map(
         self, name: str, path: Any, key: str, values: np.ndarray, shape: tuple[int, ...]
@@ -392,7 +414,9 @@ class CheckedPipeline(Compose):
             ),
         ):
             if wrong.any():
-                self.complain(Problem(kind, name, show(boxes[wrong][0])))
+                self.complain(
+                    Problem(kind, name, ", ".join(f"{value:g}" for value in boxes[wrong][0]))
+                )
         self._check_numbers(name, sample.get("gt_bboxes_labels"), "label of a box")
         masks = sample.get("gt_masks")
         if masks is not None and len(masks) != len(boxes):
@@ -445,11 +469,6 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     return Problem("sample cannot be loaded", name, f"{type(error).__name__}: {text}")
 
 
-def show(box: Sequence[float]) -> str:
-    """Write a box for a message."""
-    return ", ".join(f"{float(value):g}" for value in box)
-
-
 def is_cut_off(path: str) -> bool:
     """Tell whether a JPEG file ends too early; older versions of OpenCV paint the rest grey."""
     if not path.lower().endswith((".jpg", ".jpeg")):
@@ -497,7 +516,7 @@ def conversions(path: str) -> list[str]:
         OSError: When it is no image.
     """
     with Image.open(path) as image:
-        found = [CONTENTS[image.mode]] if image.mode in CONTENTS else []
+        found = [MODES[image.mode]] if image.mode in MODES else []
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             found.append("transparent")
         if image.mode.startswith(("I", "F")) or png_depth(path) == 16:

@@ -35,6 +35,8 @@ COMMANDS = {
     "list": ("mmvitconv.cli.list", "all architectures with size, cost and published accuracy"),
     "info": ("mmvitconv.cli.info", "everything about one architecture, and its configs"),
     "print-config": ("mmvitconv.cli.print_config", "a config with its bases and options merged"),
+    "data": ("mmvitconv.cli.data", "a tiny real data set for a first run"),
+    "check": ("mmvitconv.cli.check", "the data of a config, as training would load them"),
     "train": ("mmvitconv.cli.train", "train a classifier, detector or segmentor"),
     "test": ("mmvitconv.cli.test", "evaluate a checkpoint"),
     "predict": ("mmvitconv.cli.predict", "pictures and JSON for an image or a folder"),

@@ -1,95 +1,82 @@
-"""Tells, before anything heavy is built, whether the data that a config names exists."""
+"""Which paths of a config are missing, found before anything heavy is built.
+
+A config may name one of the tiny data sets in its option ``data_source``, so that the message says
+how to make it.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmvitconv.errors import UserError
 
-__all__ = ["check_data", "find_missing"]
+__all__ = ["check_data", "find_missing", "is_remote", "leaf_datasets", "type_name"]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a data set looks like on disk and how one gets it.
+class Layout(NamedTuple):
+    """What a data set looks like on disk and how to get it.
 
     Attributes:
-        name: for messages.
-        tree: the folders and files expected.
-        origin: one sentence; ``{root}`` is the configured folder.
-        types: dataset types (without scope) that have this layout.
-        folder: last part of ``data_root`` that tells the layout; it counts more than the type.
-        classes: ``metainfo.classes`` that tell the layout, wherever the folder is.
+        name: For messages.
+        tree: The folders and files expected.
+        origin: One sentence; ``{root}`` is the configured folder.
     """
 
     name: str
     tree: str
     origin: str
-    types: tuple[str, ...] = ()
-    folder: str = ""
-    classes: tuple[str, ...] = ()
 
 
-CONVERTER = "Make it: python tools/dataset_converters/{name}.py --out-dir {{root}}"
-LAYOUTS = (
-    Layout(
-        name="nuclei (tiny)",
-        folder="nuclei",
-        classes=("nucleus",),
-        tree="annotations/instances_{train,val}.json  train/  val/\n"
+COCO = Layout(
+    "COCO 2017",
+    "annotations/instances_{train,val}2017.json  train2017/*.jpg  val2017/*.jpg",
+    "Put COCO 2017 (https://cocodataset.org) at data/coco, or link it there: "
+    "ln -s /where/coco/is data/coco; check it: mmvitconv check CONFIG",
+)
+# by the config's option data_source, else by the type of the dataset
+LAYOUTS = {
+    "nuclei": Layout(
+        "nuclei (tiny)",
+        "annotations/instances_{train,val}.json  train/  val/\n"
         "images/{training,validation}/  annotations/{training,validation}/",
-        origin=CONVERTER.format(name="nuclei"),
+        "Make it: mmvitconv data nuclei --out-dir {root}",
     ),
-    Layout(
-        name="trees (tiny)",
-        folder="trees",
-        classes=("tree",),
-        tree="annotations/instances_{train,val}.json  train/  val/",
-        origin=CONVERTER.format(name="trees"),
+    "trees": Layout(
+        "trees (tiny)",
+        "annotations/instances_{train,val}.json  train/  val/",
+        "Make it: mmvitconv data trees --out-dir {root}",
     ),
-    Layout(
-        name="mnist (tiny)",
-        folder="mnist",
-        tree="train/<digit>/*.png  val/<digit>/*.png",
-        origin=CONVERTER.format(name="mnist"),
+    "digits": Layout(
+        "MNIST digits (tiny)",
+        "train/<digit>/*.png  val/<digit>/*.png",
+        "Make it: mmvitconv data digits --out-dir {root}",
     ),
-    Layout(
-        name="COCO 2017",
-        types=("CocoDataset", "CocoPanopticDataset"),
-        tree="annotations/instances_{train,val}2017.json  train2017/*.jpg  val2017/*.jpg",
-        origin="Put COCO 2017 (https://cocodataset.org) at data/coco, or link it there: "
-        "ln -s /where/coco/is data/coco; check it: "
-        "python tools/dataset_converters/check_dataset.py coco data/coco",
+    "CocoDataset": COCO,
+    "CocoPanopticDataset": COCO,
+    "ADE20KDataset": Layout(
+        "ADE20K",
+        "images/{training,validation}/*.jpg  annotations/{training,validation}/*.png",
+        "Put ADEChallengeData2016 (http://sceneparsing.csail.mit.edu) at "
+        "data/ade/ADEChallengeData2016, or link it there; check it: mmvitconv check CONFIG",
     ),
-    Layout(
-        name="ADE20K",
-        types=("ADE20KDataset",),
-        tree="images/{training,validation}/*.jpg  annotations/{training,validation}/*.png",
-        origin="Put ADEChallengeData2016 (http://sceneparsing.csail.mit.edu) at "
-        "data/ade/ADEChallengeData2016, or link it there; check it: "
-        "python tools/dataset_converters/check_dataset.py ade20k data/ade/ADEChallengeData2016",
+    "ImageNet": Layout(
+        "ImageNet-1k",
+        "train/<class>/*.JPEG  val/<class>/*.JPEG  (or val/*.JPEG with meta/val.txt)",
+        "Put ImageNet-1k (https://image-net.org) at data/imagenet, or link it there; check it: "
+        "mmvitconv check CONFIG",
     ),
-    Layout(
-        name="ImageNet-1k",
-        types=("ImageNet",),
-        tree="train/<class>/*.JPEG  val/<class>/*.JPEG  (or val/*.JPEG with meta/val.txt)",
-        origin="Put ImageNet-1k (https://image-net.org) at data/imagenet, or link it there; check "
-        "it: python tools/dataset_converters/check_dataset.py imagenet data/imagenet",
-    ),
-)
+}
 GENERIC = Layout(
-    name="a data set of your own",
-    tree="as data_root, data_prefix and ann_file of the config say",
-    origin="Put it there, or change these settings.",
+    "a data set of your own",
+    "as data_root, data_prefix and ann_file of the config say",
+    "Put it there, or change these settings.",
 )
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """One path that a config names and that does not exist.
 
     Attributes:
@@ -108,7 +95,7 @@ class Missing:
 
 
 def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
-    """Check that the data of a config exists; takes milliseconds and imports nothing heavy.
+    """Check that the data of a config exists, in milliseconds.
 
     Args:
         cfg: a config of mmdet, mmseg or mmpretrain: ``mmengine.Config`` or a plain dict.
@@ -121,7 +108,7 @@ def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"))
     """
     missing = find_missing(cfg, splits)
     if missing:
-        raise UserError(describe(missing))
+        raise UserError(missing_message(missing))
 
 
 def find_missing(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> list[Missing]:
@@ -139,15 +126,16 @@ def find_missing(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"
     """
     unknown = sorted(set(splits) - {"train", "val", "test"})
     if unknown:
-        raise UserError(f"unknown split {unknown[0]!r}; legal are 'train', 'val' and 'test'")
+        raise UserError(f"unknown split {unknown[0]!r}; use 'train', 'val' or 'test'")
     scope = cfg.get("default_scope") or ""
+    source = LAYOUTS.get(cfg.get("data_source") or "")
     found: list[Missing] = []
     known_layouts: dict[str, Layout] = {}
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         for option, dataset in leaf_datasets(loader, f"{split}_dataloader"):
             for path in dataset_paths(dataset, scope):
-                layout = recognise(dataset)
+                layout = source or LAYOUTS.get(type_name(dataset), GENERIC)
                 known_layouts[path] = layout
                 root = dataset.get("data_root")
                 key = f"{option}.{'data_root' if root else 'ann_file'}"
@@ -238,18 +226,7 @@ def type_name(dataset: Mapping[str, Any]) -> str:
     return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
 
 
-def recognise(dataset: Mapping[str, Any]) -> Layout:
-    """Find the layout of a dataset by its folder, then its classes, then its type."""
-    folder = os.path.basename(os.path.normpath(dataset.get("data_root") or ""))
-    kind = type_name(dataset)
-    by_folder = (layout for layout in LAYOUTS if layout.folder and layout.folder == folder)
-    classes = set((dataset.get("metainfo") or {}).get("classes", ()))
-    by_class = (layout for layout in LAYOUTS if classes & set(layout.classes))
-    by_type = (layout for layout in LAYOUTS if kind in layout.types)
-    return next(by_folder, None) or next(by_class, None) or next(by_type, None) or GENERIC
-
-
-def describe(missing: Sequence[Missing]) -> str:
+def missing_message(missing: Sequence[Missing]) -> str:
     """Write the message for missing paths, not empty."""
     lines = ["the data that the config names is not there. Missing:"]
     paths: dict[str, list[str]] = {}

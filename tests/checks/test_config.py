@@ -4,10 +4,12 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from broken_data import CASES, Case, build, dataset, images, json_of, label_map, loaders
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from mmvitconv.checks.config import check_config
+from mmvitconv.checks.config import check_config, take_sample
 from mmvitconv.errors import UserError
 
 TASKS = ("detection", "segmentation", "classification")
@@ -201,3 +203,54 @@ def test_wrong_configs(make, tmp_path):
         check(cfg)
     cfg["train_dataloader"]["dataset"] = dataset("detection", tmp_path / "absent")
     assert "annotation file is missing" in check(cfg).errors
+
+
+def test_take_sample():
+    assert take_sample([1, 2, 3], None) == [1, 2, 3]
+    assert take_sample([1, 2, 3], 5) == [1, 2, 3]
+    assert take_sample(list(range(100)), 4) == [0, 25, 50, 75]
+    assert take_sample([1, 2], 0) == []
+    assert np.unique(take_sample(list(range(1000)), 300)).size == 300
+
+
+def test_missing_files_are_found_without_opening_any(make):
+    root = make("segmentation")
+    paths = images("segmentation", root)
+    label_map(root, paths[5]).unlink()
+    report = check(loaders("segmentation", root), splits=["train"], sample=1)
+    assert report.errors == {"file is missing": [str(label_map(root, paths[5]))]}
+
+
+@TRANSFORMS.register_module()
+class OwnReader(BaseTransform):
+    """Opens files under a name that says nothing."""
+
+    def __init__(self, backend_args=None):
+        self.backend_args = backend_args
+
+    def transform(self, results):
+        results["img"] = np.asarray(Image.open(results["img_path"]))
+        return results
+
+
+def test_a_transform_of_any_name_opens_the_files(make):
+    root = make("classification")
+    (path,) = images("classification", root)[3:4]
+    path.write_bytes(b"no image")
+    cfg = loaders("classification", root)
+    cfg["train_dataloader"]["dataset"]["pipeline"][0] = {"type": "OwnReader"}
+    assert check(cfg).errors == {"file cannot be decoded as an image": [str(path)]}
+
+
+def test_model_and_evaluator_are_compared_with_the_data(make):
+    root = make("detection")
+    cfg = loaders("detection", root)
+    right, other = (str(json_of(root, split)) for split in ("val", "train"))
+    cfg["val_evaluator"] = [{"type": "CocoMetric", "ann_file": path} for path in (right, other)]
+    cfg["model"] = {"head": {"num_classes": 1}}
+    report = check(cfg)
+    kind = "evaluator has another annotation file than its data"
+    assert report.errors == {kind: [f"val_evaluator.1: {other}"]}
+    assert report.warnings == {}
+    cfg["model"]["head"]["num_classes"] = 2
+    assert check(cfg).warnings == {"not 2 classes, as the model has": ["train: 1", "val: 1"]}

@@ -553,7 +553,7 @@ def run_tool(
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
             "CUDA_VISIBLE_DEVICES": "",
         },
         capture_output=True,

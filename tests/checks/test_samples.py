@@ -24,8 +24,8 @@ class Data:
         self.metainfo = {"classes": ("a", "b")}
 
 
-class LoadResult:
-    """Stands in for the loading transforms."""
+class Result:
+    """Stands in for the transforms that load, under another name."""
 
     def __init__(self, **result):
         self.result = result
@@ -51,7 +51,7 @@ def test_cut_jpeg_is_told_from_one_with_something_behind(tmp_path):
         assert is_cut_off(path)
     assert not is_cut_off(picture(tmp_path / "a.png"))
     sample = {"img_path": path}
-    pipeline = CheckedPipeline(Compose([LoadResult(ori_shape=(48, 64))]), Data())
+    pipeline = CheckedPipeline(Compose([Result(ori_shape=(48, 64))]), Data())
     with pytest.raises(BadSampleError, match=r"decoded as an image \(cut off"):
         pipeline(sample)
 
@@ -136,7 +136,7 @@ BOXES = np.array([[1, 1, 5, 5], [2, 2, 9, 9]], np.float32)
     ],
 )
 def test_loaded_samples(result, kind):
-    pipeline = CheckedPipeline(Compose([LoadResult(ori_shape=(10, 10), **result)]), Data())
+    pipeline = CheckedPipeline(Compose([Result(ori_shape=(10, 10), **result)]), Data())
     if kind is None:
         pipeline({"img_path": "a.jpg.gone"})
     else:
@@ -154,9 +154,7 @@ def test_labels_of_maps(kind, ignored):
     for label in range(256):
         values = np.full((3, 3), 1, kind)
         values[1, 2] = label
-        pipeline = CheckedPipeline(
-            Compose([LoadResult(ori_shape=(3, 3), gt_seg_map=values)]), Maps()
-        )
+        pipeline = CheckedPipeline(Compose([Result(ori_shape=(3, 3), gt_seg_map=values)]), Maps())
         if label in (0, 1, ignored):
             pipeline({})
         else:

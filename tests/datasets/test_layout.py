@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from mmengine import Config
 
+from mmvitconv.datasets.first_runs import DATA_SETS
 from mmvitconv.datasets.layout import check_data, find_missing
 from mmvitconv.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -124,22 +127,14 @@ def test_wrappers_and_their_options(inside):
     check_data(cfg)
 
 
-@pytest.mark.parametrize("name", ["nuclei", "trees", "mnist"])
-def test_tiny_sets_name_their_converter(inside, name):
-    dataset = coco(f"data/{name}/", metainfo={"classes": ("x",)})
-    text = message({"train_dataloader": {"dataset": dataset}})
-    command = f"python tools/dataset_converters/{name}.py --out-dir data/{name}"
-    assert command in text
-    repository = Path(__file__).resolve().parents[2]
-    assert (repository / command.split()[1]).is_file()
+@pytest.mark.parametrize("name", ["nuclei_instance", "nuclei_semantic", "trees_detection", "mnist"])
+def test_tiny_sets_name_their_command(inside, name):
+    cfg = Config.fromfile(REPOSITORY / "configs" / "_base_" / "datasets" / f"{name}.py")
+    cfg.merge_from_dict({"train_dataloader.dataset.data_root": "else where/"})
+    text = message(cfg, ("train",))
+    assert f"Make it: mmvitconv data {cfg.data_source} --out-dir 'else where/'" in text
+    assert cfg.data_source in DATA_SETS
     assert "Put COCO" not in text
-
-
-@pytest.mark.parametrize(("name", "category"), [("nuclei", "nucleus"), ("trees", "tree")])
-def test_tiny_sets_are_known_by_their_classes(inside, name, category):
-    dataset = coco("elsewhere/", metainfo={"classes": (category,)})
-    text = message({"train_dataloader": {"dataset": dataset}})
-    assert f"python tools/dataset_converters/{name}.py --out-dir elsewhere" in text
 
 
 def test_ade20k(inside):
@@ -152,7 +147,7 @@ def test_ade20k(inside):
     text = message(cfg)
     assert "data/ade/ADEChallengeData2016/images/training" in text
     assert "annotations/{training,validation}/*.png" in text
-    assert "check_dataset.py ade20k" in text
+    assert "mmvitconv check CONFIG" in text
     for kind in ("images", "annotations"):
         touch(f"data/ade/ADEChallengeData2016/{kind}/training/a.png")
     check_data(cfg)
@@ -233,10 +228,9 @@ def test_fast_and_without_heavy_imports(inside):
         "import sys; import mmvitconv.datasets.layout; "
         "print([m for m in ('torch', 'mmdet', 'mmseg', 'mmpretrain', 'cv2') if m in sys.modules])"
     )
-    repository = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(repository)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"

