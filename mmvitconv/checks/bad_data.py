@@ -39,7 +39,7 @@ __all__ = ["BadDataError", "BadDataHook", "GuardedPipeline"]
 TRAINING_POLICIES = ("skip", "refuse", "warn")
 EVALUATION_POLICIES = ("refuse", "warn")
 FEW = 5  # examples in a message
-CHECK_TOOL = "python tools/dataset_converters/check_dataset.py CONFIG finds all of them beforehand"
+CHECK = "mmvitconv check CONFIG finds all of them beforehand"
 
 
 class BadDataError(UserError):
@@ -190,7 +190,7 @@ def refusal(problem: Problem, split: str, policy: str) -> str:
     advice = "mend the file or its annotation"
     if split != "test":
         advice += ", then go on with --resume"
-    return f"{problem}; {reason}: {advice}; {CHECK_TOOL}"
+    return f"{problem}; {reason}: {advice}; {CHECK}"
 
 
 def too_many(problem: Problem, count: int, size: int) -> str:
@@ -198,7 +198,7 @@ def too_many(problem: Problem, count: int, size: int) -> str:
     return (
         f"{count} of {size} training samples had to be left out, more than max_bad of "
         f"mmvitconv.BadDataHook allows; the last one is {problem}; are the paths right? "
-        f"{CHECK_TOOL}"
+        f"{CHECK}"
     )
 
 
@@ -446,7 +446,7 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
     if missing:
         raise BadDataError(
             f"{len(missing)} files of the {split} data are missing, the first is {missing[0]}; "
-            f"{CHECK_TOOL}"
+            f"{CHECK}"
         )
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
     absent = [str(name) for number, name in enumerate(classes) if number not in used]

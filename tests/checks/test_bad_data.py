@@ -123,7 +123,7 @@ def test_evaluation_leaves_nothing_out(make, tmp_path, case: Case):
         drive.validate(BadDataHook())
     assert "\n" not in str(raised.value)
     assert str(file) in str(raised.value) or case.defect.run == "stops"
-    assert "check_dataset.py" in str(raised.value) or case.defect.run == "stops"
+    assert "mmvitconv check" in str(raised.value) or case.defect.run == "stops"
 
 
 def break_some(root, task="detection", numbers=(2, 5)):

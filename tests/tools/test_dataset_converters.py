@@ -37,6 +37,7 @@ def fingerprint(root):
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nuclei", "trees", "mnist"])
 def test_same_bytes_each_time_and_idempotent(name, request, tmp_path):
     first = request.getfixturevalue(f"{name}_root")
@@ -55,6 +56,7 @@ def test_same_bytes_each_time_and_idempotent(name, request, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
 
 
+@pytest.mark.slow
 def test_lost_file_is_written_again(nuclei_root, tmp_path):
     (wheel,) = (nuclei_root.parent / ".cache").glob("stardist-*.whl")
     out = tmp_path / "nuclei"
@@ -114,7 +116,6 @@ def test_good_folders(check, nuclei_root, mnist_root):
     assert code == 0, out + err
     code, out, err = check("imagenet", mnist_root, "--num-classes", 10)
     assert code == 0, out + err
-    assert all(f"    {split} " in out.replace("│", " ") for split in ("train", "val"))
     # the images of the digits are stored in grey; another number of classes is unusual, not wrong
     assert re.findall("warning: (.*) \\(", out) == ["grayscale image, read as three equal colours"]
     code, out, _ = check("imagenet", mnist_root)
