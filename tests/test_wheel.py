@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDY = "analysis_tools/study_activation.py"
 CONTENT = ("mmvitconv", "configs", "tools", "docs", "requirements")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "model-index.yml", "README.md", "LICENSE")
 BUILD_SDIST = "import setuptools.build_meta as b; print(b.build_sdist({folder!r}))"
@@ -137,7 +138,11 @@ def test_tools_run_from_the_wheel(python, environment, folder, tmp_path):
     (tools,) = (environment / "lib").glob("python*/site-packages/mmvitconv/.mim/tools")
     sources = folder / "sources" / "tools"
     ours = {path.relative_to(sources) for path in sources.rglob("*.py")}
+    ours -= {path for path in ours if path.parts[0] == "studies"}
     assert {path.relative_to(tools) for path in tools.rglob("*.py")} == ours
+    study = f"import runpy; runpy.run_path({str(tools / STUDY)!r}, run_name='__main__')"
+    message = python("-c", f"try:\n    {study}\nexcept SystemExit as error:\n    print(error)")
+    assert "needs a checkout" in message
     assert "usage: train.py" in python(tools / "train.py", "--help")
     assert python(tools / "misc/print_config.py", "fcvit_tiny_mnist").count("FCViT") == 1
     script = f"PYTHON={environment}/bin/python bash {tools}/dist_train.sh fcvit_tiny_mnist 1 --help"

@@ -1,15 +1,13 @@
 """The commands of the studies and of the table of mixers, as a user runs them and as functions."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import mixer_studies as studies
+import mixer_table as compare
 import pytest
-
-from mmvitconv.analysis import studies
-from mmvitconv.analysis.mixers import MemoryCheck
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools" / "analysis_tools"
@@ -62,15 +60,7 @@ def test_mistakes_are_one_sentence(capsys):
             studies.main(studies.DEPTHWISE, options)
 
 
-@pytest.fixture(scope="module")
-def compare():
-    spec = importlib.util.spec_from_file_location("compare_mixers", TOOLS / "compare_mixers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_compare_mixers(compare, tmp_path: Path, capsys):
+def test_compare_mixers(tmp_path: Path, capsys):
     names = ["deit", "dwvit", "ParC pair"]
     options = ["--sizes", "7", "14", "--channels", "24", "--rounds", "1", "--device", "cpu"]
     options += ["--mixers", *names, "--no-checks", "--out", str(tmp_path)]
@@ -90,8 +80,8 @@ def test_compare_mixers(compare, tmp_path: Path, capsys):
     assert (tmp_path / "mixers.png").stat().st_size > 20_000
 
 
-def test_checks_are_sentences(compare):
-    memory = MemoryCheck(64, 400 * 2**20, {"auto": 100 * 2**20})
+def test_checks_are_sentences():
+    memory = compare.MemoryCheck(64, 400 * 2**20, {"auto": 100 * 2**20})
     row = {"side": 56, "dwvit": 2.0, "swin": 3.0, "swin, shifted": 4.0}
     row |= {"ratio": 1.5, "ratio_of_pair": 1.75}
     first, second = compare.sentences_of_checks(memory, [row])
@@ -104,6 +94,6 @@ def test_checks_are_sentences(compare):
 @pytest.mark.parametrize(
     "options", [["--batch", "1"], ["--channels", "20"], ["--sizes", "0"], ["--mixers", "nothing"]]
 )
-def test_mistakes_of_compare_mixers(compare, options: list[str]):
+def test_mistakes_of_compare_mixers(options: list[str]):
     with pytest.raises(SystemExit):
         compare.parse_args(options)

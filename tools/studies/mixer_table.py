@@ -1,0 +1,490 @@
+"""The token mixers of all families side by side: what they are, as data, and what they cost.
+
+Every mixer is read as a convolution whose kernel is stored or made from the input, which follows
+the abstract of arXiv:2309.10713; the columns and the rows are ours. ``mixers.csv`` describes the
+mixers of other families and of other people's; those of this package's presets describe themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from shared import FOLDER, line_styles, markdown_table, print_table
+from torch import Tensor, nn
+
+from mmvitconv.analysis.timing import command_line, measure, peak_memory, threads
+from mmvitconv.models.backbones.convmixer import Block as ConvMixerBlock
+from mmvitconv.models.backbones.convmixer import ConvMixerArch
+from mmvitconv.models.backbones.fcvit import FCViTArch, GlobalContext, Mix
+from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
+from mmvitconv.models.layers import MIXERS, OversizeConv, ParCPair, make_mixer
+from mmvitconv.models.layers.mixers import GlobalMixer, Mixer
+from mmvitconv.models.layers.window import relative_position_index
+from mmvitconv.zoo.costs import count_complexity
+
+# Keys of a description and what tables call them.
+COLUMNS: Mapping[str, str] = {
+    "kernel": "kernel made from",
+    "reach": "reach",
+    "per_position": "differs by position",
+    "groups": "shared by channels",
+    "activation": "activation, norm",
+    "static_term": "static term",
+    "layers": "1x1 layers inside",
+}
+COSTS = {
+    "params": "parameters",
+    "macs": "10^6 multiply-adds",
+    "forward_ms": "inference ms",
+    "training_ms": "training ms",
+    "memory": "training MiB",
+}
+_LAYERS = {"pairwise": "q, k, v, out", "pooled": "q, out; k, v of the pooled map"}
+with (FOLDER / "mixers.csv").open(newline="") as _file:
+    _DESCRIBED = {row.pop("mixer"): row for row in csv.DictReader(_file)}
+# Mixers of other people's, for orientation: described, but neither built nor measured here.
+KNOWN_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
+    name: row for name, row in _DESCRIBED.items() if row.pop("where") == "elsewhere"
+}
+# As released: kernels of ConvMixer and FCViT, windows and global tokens of LightViT.
+_CONVMIXER_SIZE, _FCVIT_SIZE, _FCVIT_REDUCTION = 9, 11, 8
+_WINDOW, _GLOBAL_TOKENS = 7, 8
+_FAMILIES = ("global attention", "windows, neighbourhoods, depth-wise kernels", "other families")
+
+
+class GlobalTokenAttention(nn.Module):
+    """LightViT's attention for a map, with global tokens of its own.
+
+    Args:
+        channels: Channels.
+        heads: Heads.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, heads, _WINDOW)
+        self.global_token = nn.Parameter(0.02 * torch.randn(1, _GLOBAL_TOKENS, channels))
+        self.register_buffer("index", relative_position_index(_WINDOW), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix a map of shape (B, C, H, W)."""
+        batch, _, height, width = x.shape
+        grid = WindowGrid(height, width, _WINDOW, self.index)
+        tokens = Tokens(batch, height * width, _GLOBAL_TOKENS)
+        x = grid.to_windows(x.permute(0, 2, 3, 1))
+        rows = torch.cat([x.flatten(0, 1), self.global_token.expand(batch, -1, -1).flatten(0, 1)])
+        x, _ = tokens.split(self.attention(rows, tokens, grid))
+        return grid.to_map(x).permute(0, 3, 1, 2)
+
+
+class Row(NamedTuple):
+    """A mixer of the table.
+
+    Args:
+        name: What the table calls it.
+        family: Where it comes from; panels of the plot.
+        build: Makes it for a number of channels, heads and the side of a map; it takes and gives
+            maps (B, C, H, W).
+        layout: The memory format its backbone works in.
+    """
+
+    name: str
+    family: str
+    build: Callable[[int, int, int], nn.Module]
+    layout: torch.memory_format = torch.channels_last
+
+
+def _preset(name: str) -> Row:
+    family = _FAMILIES[0 if issubclass(MIXERS[name].kind, GlobalMixer) else 1]
+    return Row(name, family, lambda channels, heads, side: make_mixer(name, channels, heads))
+
+
+def _windows(channels: int, heads: int, side: int) -> nn.Module:
+    mixer = {"preset": "ln_relu", "reach": "window", "bias": "rel_table"}
+    return make_mixer(mixer, channels, heads)
+
+
+def _context(channels: int, heads: int, side: int) -> nn.Module:
+    return GlobalContext(channels, heads, _FCVIT_REDUCTION, compete=True, weighted=True)
+
+
+def _mix(channels: int, heads: int, side: int) -> nn.Module:
+    arch = FCViTArch(depths=(1,), embed_dims=(channels,), mlp_ratios=(4,), num_heads=heads)
+    return Mix(channels, _FCVIT_SIZE, arch)
+
+
+def _convmixer(channels: int, heads: int, side: int) -> nn.Module:
+    arch = ConvMixerArch(channels, 1, _CONVMIXER_SIZE, 1)
+    return ConvMixerBlock(arch, {"type": "GELU"}, {"type": "BN"}, 0.0, None)[0]
+
+
+def _pair(dense: bool) -> Callable[[int, int, int], nn.Module]:
+    return lambda channels, heads, side: ParCPair(channels, side, dense=dense)
+
+
+ROWS: tuple[Row, ...] = (
+    *map(_preset, MIXERS),
+    Row("ln_relu, windows", _FAMILIES[1], _windows),
+    Row("FCViT global context", _FAMILIES[2], _context),
+    Row("FCViT mix", _FAMILIES[2], _mix),
+    Row("LightViT attention", _FAMILIES[2], lambda c, heads, side: GlobalTokenAttention(c, heads)),
+    Row("ConvMixer", _FAMILIES[2], _convmixer, torch.contiguous_format),
+    Row("ParC pair", _FAMILIES[2], _pair(False), torch.contiguous_format),
+    Row("ParC pair, dense", _FAMILIES[2], _pair(True), torch.contiguous_format),
+    Row(
+        "ParCNetV2 oversize",
+        _FAMILIES[2],
+        lambda channels, heads, side: OversizeConv(channels, side),
+        torch.contiguous_format,
+    ),
+)
+
+
+def describe(row: Row, channels: int, heads: int, side: int) -> dict[str, str]:
+    """Return the row's columns, by the keys of ``COLUMNS``."""
+    if row.name in _DESCRIBED:
+        return dict(_DESCRIBED[row.name])
+    mixer = row.build(channels, heads, side)
+    columns = {**mixer.describe(), "layers": _LAYERS.get(mixer.kernel, "in, out")}
+    return {key: columns[key] for key in COLUMNS}
+
+
+class Cost(NamedTuple):
+    """What a mixer costs for maps of one size.
+
+    Args:
+        mixer: The row's name.
+        side: Height and width of the map.
+        params: Parameters; those of kernels as long as the map grow with it.
+        macs: Multiply-adds for one image.
+        forward_ms: Inference, median milliseconds of a batch.
+        training_ms: Forward and backward pass, for the input and all parameters.
+        memory: Bytes at the peak of that.
+    """
+
+    mixer: str
+    side: int
+    params: int
+    macs: int
+    forward_ms: float
+    training_ms: float
+    memory: int
+
+    def cells(self) -> list[str]:
+        """Return the costs as the tables show them."""
+        times = (f"{self.forward_ms:.3f}", f"{self.training_ms:.3f}")
+        return [f"{self.params:,}", f"{self.macs / 1e6:.2f}", *times, f"{self.memory / 2**20:.1f}"]
+
+
+def training_pass(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return a function that runs a module forward and backward."""
+    x = x.detach().requires_grad_(True)
+    leaves = [x, *module.train().parameters()]
+    with torch.no_grad():
+        # Not the output itself or ones: gradients behind a norm would be zeros and slow denormals.
+        target = torch.randn_like(module(x))
+    return lambda: torch.autograd.grad(module(x), leaves, target, allow_unused=True)
+
+
+def inference_pass(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Return a function that runs a module in evaluation mode without gradients."""
+    module.eval()
+    return torch.no_grad()(lambda: module(x))
+
+
+def measure_costs(
+    rows: Sequence[Row],
+    side: int,
+    channels: int,
+    heads: int,
+    batch: int,
+    device: str,
+    rounds: int,
+) -> list[Cost]:
+    """Measure all rows for one size of map, in turns.
+
+    Args:
+        rows: The mixers.
+        side: Height and width of the maps, at least 1.
+        channels: Channels; a multiple of ``heads`` and of 8.
+        heads: Heads.
+        batch: Images of a batch, at least 2: BatchNorm cannot train on a single value.
+        device: Device type.
+        rounds: Turns of each measurement.
+
+    Returns:
+        The costs in the order of the rows.
+    """
+    forward, training, facts = {}, {}, {}
+    for row in rows:
+        torch.manual_seed(0)
+        modules = [row.build(channels, heads, side) for _ in range(3)]
+        image = torch.empty(1, channels, side, side, device="meta")
+        found = count_complexity(modules.pop().to("meta").eval(), image)
+        is_preset = isinstance(modules[0], Mixer)
+        macs = modules[0].macs(side, side) if is_preset else found.macs.total
+        x = torch.randn(batch, channels, side, side, device=device)
+        x = x.contiguous(memory_format=row.layout)
+        forward[row.name] = inference_pass(modules[0].to(device), x)
+        training[row.name] = training_pass(modules[1].to(device), x)
+        facts[row.name] = found.params, macs, peak_memory(training[row.name], device)
+    times = [measure(functions, rounds, device, 2e-3) for functions in (forward, training)]
+    return [
+        Cost(name, side, params, macs, times[0][name], times[1][name], memory)
+        for name, (params, macs, memory) in facts.items()
+    ]
+
+
+class MemoryCheck(NamedTuple):
+    """Peak bytes of LN+ReLU attention, forward and backward.
+
+    Args:
+        side: Height and width of the map.
+        whole: All queries at once.
+        chunks: In chunks, by the size that was asked for.
+    """
+
+    side: int
+    whole: int
+    chunks: Mapping[int | str, int]
+
+
+def attention_memory(
+    channels: int = 96,
+    heads: int = 3,
+    side: int = 64,
+    batch: int = 1,
+    device: str = "cpu",
+    query_chunks: Iterable[int | str] = ("auto", 512, 128),
+) -> MemoryCheck:
+    """Measure what computing some queries at a time saves in global LN+ReLU attention.
+
+    Args:
+        channels: Channels.
+        heads: Heads.
+        side: Height and width of the map.
+        batch: Images.
+        device: Device type.
+        query_chunks: Values of the mixer's ``query_chunk``.
+
+    Returns:
+        Peaks beyond what the module and its input need.
+    """
+    x = torch.randn(batch, channels, side, side, device=device)
+
+    def peak(query_chunk: int | str | None) -> int:
+        torch.manual_seed(0)
+        mixer = make_mixer("ln_relu", channels, heads, query_chunk=query_chunk).to(device)
+        return peak_memory(training_pass(mixer, x), device)
+
+    return MemoryCheck(side, peak(None), {chunk: peak(chunk) for chunk in query_chunks})
+
+
+def window_ratios(
+    sides: Iterable[int] = (56, 84, 112, 128),
+    channels: int = 96,
+    heads: int = 3,
+    batch: int = 1,
+    device: str = "cpu",
+    rounds: int = 7,
+) -> list[dict[str, float]]:
+    """Compare inference of softmax in windows of 7 with DW-ViT's 7 x 7 kernels.
+
+    Args:
+        sides: Heights and widths of the maps.
+        channels: Channels of both.
+        heads: Heads of the windows' attention.
+        batch: Images.
+        device: Device type.
+        rounds: Turns of each measurement.
+
+    Returns:
+        For each size ``side``, milliseconds of ``dwvit``, ``swin`` and ``swin, shifted``;
+        ``ratio`` of windows without a shift, the faster ones, over ``dwvit``; and
+        ``ratio_of_pair`` of the mean of both, since stages have them in turns.
+    """
+    mixers = {"dwvit": "dwvit", "swin": "swin"}
+    mixers["swin, shifted"] = {"preset": "swin", "shift": _WINDOW // 2}
+    results = []
+    for side in sides:
+        x = torch.randn(batch, channels, side, side, device=device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        functions = {
+            name: inference_pass(make_mixer(mixer, channels, heads).to(device), x)
+            for name, mixer in mixers.items()
+        }
+        times = measure(functions, rounds, device, least=5e-3)
+        pair = (times["swin"] + times["swin, shifted"]) / 2
+        ratios = {"ratio": times["swin"], "ratio_of_pair": pair}
+        ratios = {name: value / times["dwvit"] for name, value in ratios.items()}
+        results.append({"side": side, **times, **ratios})
+    return results
+
+
+def plot(rows: Sequence[Row], costs: Sequence[Cost], title: str, path: Path) -> None:
+    """Plot inference time over the number of tokens, a panel for each family, with two guides.
+
+    Args:
+        rows: The mixers.
+        costs: Their costs at all sizes.
+        title: Above the panels.
+        path: PNG file to write.
+    """
+    times: dict[str, dict[int, float]] = {}
+    for cost in costs:
+        times.setdefault(cost.mixer, {})[cost.side**2] = cost.forward_ms
+    families = list(dict.fromkeys(row.family for row in rows if row.name in times))
+    figure = Figure(figsize=(5.6 * len(families), 7.0), layout="constrained")
+    panels = figure.subplots(1, len(families), sharex=True, sharey=True, squeeze=False)[0]
+    tokens = sorted({cost.side**2 for cost in costs})
+    fastest = min(min(points.values()) for points in times.values())
+    for panel, family in zip(panels, families, strict=True):
+        for power, dashes, label in ((1, (0, (2, 4)), "~ n"), (2, (0, (6, 6)), "~ n²")):
+            guide = [0.7 * fastest * (n / tokens[0]) ** power for n in tokens]
+            panel.loglog(tokens, guide, color="0.6", linestyle=dashes, linewidth=1, label=label)
+        names = ["deit", *(row.name for row in rows if row.family == family)]  # to compare with
+        names = [name for name in dict.fromkeys(names) if name in times]
+        for name, style in line_styles(names, "deit"):
+            panel.loglog(*zip(*sorted(times[name].items()), strict=True), **style)
+        panel.set(title=family, xlabel="tokens n = height x width")
+        panel.set_xticks(tokens, [f"{n}\n({math.isqrt(n)}²)" for n in tokens])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        panel.legend(fontsize=9, handlelength=4.5, ncols=2, **below)
+    panels[0].set_ylabel("inference, milliseconds")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+
+
+def sentences_of_checks(memory: MemoryCheck, ratios: Sequence[Mapping[str, float]]) -> list[str]:
+    """Say what was asked of the mixers, and what was measured."""
+    side = memory.side
+    found = ", ".join(
+        f"{size / memory.whole:.3f} of that ({size / 2**20:.0f} MiB) with query_chunk={chunk!r}"
+        for chunk, size in memory.chunks.items()
+    )
+    return [
+        f"LN+ReLU attention over {side} x {side} tokens, one image, forward and backward: "
+        f"{memory.whole / 2**20:.0f} MiB at the peak with all queries at once, {found}. Asked: at "
+        "most 0.25."
+    ] + [
+        f"Inference at {row['side']} x {row['side']}, one image: `dwvit` {row['dwvit']:.2f} ms, "
+        f"`swin` {row['swin']:.2f} ms, with shifted windows {row['swin, shifted']:.2f} ms: `dwvit` "
+        f"is {row['ratio']:.2f} times as fast as `swin` without a shift, and "
+        f"{row['ratio_of_pair']:.2f} times as fast as both in turns, as a stage has them. Asked on "
+        "CPUs: 1.3."
+        for row in ratios
+    ]
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add, names = parser.add_argument, [row.name for row in ROWS]
+    add("--sizes", type=int, nargs="+", default=[14, 28, 56], metavar="SIDE", help="of the maps")
+    add("--channels", type=int, default=96, help="a multiple of --heads and of 8")
+    add("--heads", type=int, default=3, help="of attention")
+    add("--batch", type=int, default=2, help="images, at least 2, for BatchNorm")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device type")
+    add("--threads", type=int, help="without it as many as torch takes")
+    add("--rounds", type=int, default=5, help="turns of each measurement")
+    add("--mixers", nargs="+", choices=names, default=names, metavar="NAME", help="rows")
+    checks = "leave out the memory of LN+ReLU attention, and DW-ViT against windows"
+    add("--no-checks", action="store_true", help=checks)
+    files = "folder for mixers.md, mixers.csv and mixers.png"
+    add("--out", type=Path, default=Path("work_dirs/compare_mixers"), help=files)
+    options = parser.parse_args(arguments)
+    if options.batch < 2:
+        parser.error(f"--batch must be at least 2 for BatchNorm to train, got {options.batch}")
+    if options.channels % options.heads or options.channels % 8:
+        parser.error(f"--channels must be a multiple of --heads and of 8, got {options.channels}")
+    if min(options.sizes) < 1 or options.rounds < 1:
+        parser.error("--sizes and --rounds take at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; None for ``sys.argv``.
+
+    Returns:
+        Exit code 0.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse_args(given)
+    rows = [row for row in ROWS if row.name in options.mixers]
+    sizes, device = (options.channels, options.heads), options.device
+    descriptions = {row.name: describe(row, *sizes, options.sizes[0]) for row in rows}
+    errors = Console(stderr=True)
+    shown = {"console": errors, "transient": True, "disable": not errors.is_terminal}
+    costs, checks = [], []
+    with threads(options.threads) as num_threads:
+        for side in track(options.sizes, "measuring", **shown):
+            costs += measure_costs(rows, side, *sizes, options.batch, device, options.rounds)
+        if not options.no_checks:
+            ratios = window_ratios(channels=sizes[0], heads=sizes[1], device=device)
+            checks = sentences_of_checks(attention_memory(*sizes, device=device), ratios)
+    where = f"CPU ({platform.machine()}), threads: {num_threads}"
+    if device == "cuda":
+        where = torch.cuda.get_device_name()
+    setting = f"{options.channels} channels, {options.heads} heads, batches of {options.batch}"
+    command = command_line("tools/analysis_tools/compare_mixers.py", given)
+    turns = f"torch {torch.__version__}; medians of {options.rounds} turns"
+    memory = (
+        "what the allocator had at most beyond module and input"
+        if device == "cuda"
+        else "the storages of tensors alive at the peak, beyond module and input; scratch space "
+        "inside an operator is not seen, so the number is the same at every run"
+    )
+    header = ["mixer", *COLUMNS.values()]
+    ours = [[name, *columns.values()] for name, columns in descriptions.items()]
+    tables = [("Token mixers side by side", header, ours)]
+    for side in options.sizes:
+        cells = [[cost.mixer, *cost.cells()] for cost in costs if cost.side == side]
+        tables.append((f"{side} x {side}, {side**2} tokens", ["mixer", *COSTS.values()], cells))
+    text = (
+        (FOLDER / "mixers.tmpl")
+        .read_text("utf-8")
+        .format(
+            source=f"Written by `{command}`: {setting}, {where}, {turns}.",
+            ours=markdown_table(*tables[0][1:]),
+            others=markdown_table(
+                header, [[n, *row.values()] for n, row in KNOWN_ELSEWHERE.items()]
+            ),
+            batch=options.batch,
+            memory=memory,
+            costs="\n\n".join(f"### {t}\n\n{markdown_table(*table)}" for t, *table in tables[1:]),
+        )
+    )
+    if checks:
+        text += "\n## What was asked\n\n" + "\n".join(f"- {check}" for check in checks) + "\n"
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "mixers.md").write_text(text, encoding="utf-8")
+    with (options.out / "mixers.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["mixer", "side", "tokens", *COSTS, *COLUMNS])
+        writer.writeheader()
+        for cost in costs:
+            numbers = {**cost._asdict(), "tokens": cost.side**2}
+            numbers |= {key: f"{numbers[key]:.4f}" for key in ("forward_ms", "training_ms")}
+            writer.writerow({**numbers, **descriptions[cost.mixer]})
+    plot(rows, costs, f"Token mixers: {setting}, {where}", options.out / "mixers.png")
+    for table in tables:
+        print_table(*table, width=150)
+    print(*checks, f"wrote mixers.md, mixers.csv and mixers.png to {options.out}", sep="\n")
+    return 0

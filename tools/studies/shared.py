@@ -1,0 +1,50 @@
+"""What the studies and the table of mixers share: tables and styles of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["FOLDER", "counted", "line_styles", "markdown_table", "print_table"]
+
+FOLDER = Path(__file__).resolve().parent  # of the templates and tables
+# Distinct in grey too: each line has its own marker and dashes. The colours are Okabe and Ito's.
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#882255"]
+_DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (5, 2)))
+_REFERENCE = {"color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.3}
+
+
+def line_styles(names: Sequence[str], reference: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each name with the options of its line; the reference's is black and thick."""
+    styles = zip(_COLOURS, "s^DvPX*<", _DASHES, strict=True)
+    for name in names:
+        if name == reference:
+            yield name, {**_REFERENCE, "label": f"{name} (softmax, global)"}
+        else:
+            style = dict(zip(("color", "marker", "linestyle"), next(styles), strict=True))
+            yield name, {**style, "linewidth": 1.4, "label": name}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> None:
+    """Print a table."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=width).print(table)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``'1 run'`` or ``'2 runs'``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
