@@ -19,7 +19,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvitconv.models.backbones import (
     convmixer,
@@ -28,14 +27,17 @@ from mmvitconv.models.backbones import (
     fcvit,
     lightvit,
     parc_net,
+    parc_resnet,
 )
 from mmvitconv.models.backbones import parc_convnext as convnext
 from mmvitconv.models.base import Backbone
+from mmvitconv.models.layers import DepthwiseConv2d, ParC, ParCPair, PointwiseConv2d
+from mmvitconv.runtime.affine import Affine, batch_norm_affine, exact
+from mmvitconv.runtime.parc import fold_parc
 
 __all__ = ["InferenceOnly", "fold"]
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-Affine = tuple[Tensor, Tensor]  # scale and shift of each channel, float64 on the CPU
 
 
 class InferenceOnly(nn.Module):
@@ -95,6 +97,8 @@ def fold(model: ModelT, inplace: bool = False) -> ModelT:
             for module in list(backbone.modules()):
                 rule = _RULES.get(type(module), _fold_sequence)
                 rule(module)
+            for module in list(backbone.modules()):
+                _fold_circular(module)
             backbone.requires_grad_(False)
             backbone.add_module("inference_only", InferenceOnly().eval())
     return model
@@ -111,23 +115,19 @@ def _is_free(layer: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     return type(layer) in kinds and not any(getattr(layer, name) for name in hooks)
 
 
-def _exact(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float64)
-
-
 def _set(layer: nn.Module, name: str, values: Tensor) -> None:
     """Give a layer a parameter of these values, in the place and dtype of its weight."""
     setattr(layer, name, nn.Parameter(values.to(layer.weight), requires_grad=False))
 
 
 def _bias(layer: nn.Module, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if layer.bias is None else _exact(layer.bias)
+    return torch.zeros_like(like) if layer.bias is None else exact(layer.bias)
 
 
 def _fold_behind(layer: nn.Module, affine: Affine) -> None:
     """Make ``layer`` compute ``scale * layer(x) + shift``."""
     scale, shift = affine
-    weight, bias = _exact(layer.weight), _bias(layer, shift)
+    weight, bias = exact(layer.weight), _bias(layer, shift)
     _set(layer, "weight", weight * scale.view(-1, *(1,) * (weight.dim() - 1)))
     _set(layer, "bias", bias * scale + shift)
 
@@ -136,7 +136,7 @@ def _fold_before(layers: list[nn.Module], affine: Affine) -> None:
     """Make each layer compute ``layer(scale * x + shift)``; none may pad its input."""
     scale, shift = affine
     for layer in layers:
-        weight = _exact(layer.weight)
+        weight = exact(layer.weight)
         groups = getattr(layer, "groups", 1)
         rows = weight.flatten(1).unflatten(0, (groups, -1))  # groups, D / groups, C / groups
         added = torch.einsum("gdc,gc->gd", rows, shift.view(groups, -1)).flatten()
@@ -146,21 +146,11 @@ def _fold_before(layers: list[nn.Module], affine: Affine) -> None:
         _set(layer, "bias", bias + added)
 
 
-def _take_statistics(norm: nn.Module) -> Affine | None:
-    """Return what a BatchNorm does in evaluation, None if it needs the batch."""
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-        return None
-    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * _exact(norm.weight)
-    shift = -_exact(norm.running_mean) * scale
-    return scale, shift if norm.bias is None else shift + _exact(norm.bias)
-
-
 def _take_affine(norm: nn.LayerNorm | nn.GroupNorm) -> Affine | None:
     """Remove and return a norm's scale and shift; None if it has none."""
     if norm.weight is None:
         return None
-    scale = _exact(norm.weight)
+    scale = exact(norm.weight)
     affine = scale, _bias(norm, scale)
     norm.weight = norm.bias = None
     return affine
@@ -168,10 +158,17 @@ def _take_affine(norm: nn.LayerNorm | nn.GroupNorm) -> Affine | None:
 
 def _fold_norm_behind(owner: nn.Module, conv: str, norm: str) -> None:
     """Fold a BatchNorm into the convolution whose output it takes."""
-    layer, affine = getattr(owner, conv), _take_statistics(getattr(owner, norm))
-    if affine and _is_free(getattr(owner, norm), *_NORMS) and _is_free(layer, *_LINEAR):
+    layer, module = getattr(owner, conv), getattr(owner, norm)
+    affine = batch_norm_affine(module)
+    if affine is None or not _is_free(module, *_NORMS):
+        return
+    if _is_free(layer, *_LINEAR):
         _fold_behind(layer, affine)
-        setattr(owner, norm, nn.Identity())
+    elif _is_free(layer, ParCPair):
+        setattr(owner, conv, fold_parc(layer, norm=module))
+    else:
+        return
+    setattr(owner, norm, nn.Identity())
 
 
 def _fold_norm_before(owner: nn.Module, norm: str, *layers: nn.Module) -> None:
@@ -180,7 +177,7 @@ def _fold_norm_before(owner: nn.Module, norm: str, *layers: nn.Module) -> None:
     if not all(_is_free(layer, *_LINEAR) for layer in layers):
         return
     if _is_free(module, *_NORMS):
-        if affine := _take_statistics(module):
+        if affine := batch_norm_affine(module):
             _fold_before(list(layers), affine)
             setattr(owner, norm, nn.Identity())
     elif _is_free(module, nn.LayerNorm, fcvit.CanvasNorm) and (affine := _take_affine(module)):
@@ -191,7 +188,7 @@ def _fold_scale(owner: nn.Module, name: str, layer: nn.Module) -> None:
     """Fold a layer scale into the projection in front of it."""
     gamma = getattr(owner, name)
     if gamma is not None and _is_free(layer, *_LINEAR):
-        scale = _exact(gamma)
+        scale = exact(gamma)
         _fold_behind(layer, (scale, torch.zeros_like(scale)))
         setattr(owner, name, None)
 
@@ -202,8 +199,16 @@ def _fold_sequence(module: nn.Module) -> None:
         return
     names = list(module._modules)
     for conv, norm in pairwise(names):
-        if isinstance(module._modules[conv], nn.Conv2d):
+        if isinstance(module._modules[conv], (nn.Conv2d, ParCPair)):
             _fold_norm_behind(module, conv, norm)
+
+
+def _fold_circular(module: nn.Module) -> None:
+    """Replace the circular convolutions among a module's children by folded ones."""
+    for name, child in module.named_children():
+        norm = getattr(child, "norm", None)
+        if _is_free(child, ParC) and (norm is None or batch_norm_affine(norm)):
+            setattr(module, name, fold_parc(child))
 
 
 class ScaledSkip(nn.Module):
@@ -260,7 +265,7 @@ def _fold_lightvit_merge(merge: nn.Module) -> None:
 def _fold_convmixer_block(block: nn.Sequential) -> None:
     # The norm behind the 1x1 convolution stays: the next block pads what it gives.
     conv, act, norm = block[0].fn
-    affine = _take_statistics(norm)
+    affine = batch_norm_affine(norm)
     if affine and _is_free(norm, *_NORMS) and _is_free(block[1], *_LINEAR):
         scale, shift = affine
         _fold_before([block[1]], (torch.ones_like(shift), shift))
@@ -270,6 +275,15 @@ def _fold_convmixer_block(block: nn.Sequential) -> None:
 def _fold_convnext_block(block: nn.Module) -> None:
     _fold_norm_before(block, "norm", block.pwconv1)
     _fold_scale(block, "gamma", block.pwconv2)
+
+
+def _fold_resnet_block(block: nn.Module) -> None:
+    for number in (1, 2, 3):
+        _fold_norm_behind(block, f"conv{number}", f"bn{number}")
+
+
+def _fold_resnet_stem(backbone: nn.Module) -> None:
+    _fold_norm_behind(backbone, "conv1", "bn1")
 
 
 def _fold_parc_ffn(ffn: nn.Module) -> None:
@@ -289,7 +303,7 @@ def _fold_dynconv_merge(merge: nn.Module) -> None:
 
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-_LINEAR = (nn.Linear, nn.Conv2d)
+_LINEAR = (nn.Linear, nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
 _RULES: dict[type[nn.Module], Callable[[nn.Module], None]] = {
     fcvit.PatchEmbed: _fold_patch_embed,
     fcvit.Block: _fold_fcvit_block,
@@ -299,6 +313,8 @@ _RULES: dict[type[nn.Module], Callable[[nn.Module], None]] = {
     convmixer.Block: _fold_convmixer_block,
     convnext.Block: _fold_convnext_block,
     parc_net.ConvNorm: _fold_conv_norm,
+    parc_resnet.Bottleneck: _fold_resnet_block,
+    parc_resnet.ParCResNet: _fold_resnet_stem,
     parc_net.FFN: _fold_parc_ffn,
     parc_net.ParCStage: _fold_parc_stage,
     dynconv_vit.Block: _fold_dynconv_block,

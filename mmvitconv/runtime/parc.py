@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvitconv.models.layers.parc import ParC, ParCPair, resize_kernel
 from mmvitconv.ops import circular_conv
+from mmvitconv.runtime.affine import Affine, batch_norm_affine, exact
 
 __all__ = ["FoldedParC", "fold_parc", "prepare_parc"]
 
@@ -179,19 +179,15 @@ class FoldedParC(nn.Module):
         return f"{self.direction!r}, lengths={sorted(self.prepared)}"
 
 
-def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
-    """Return scale and shift of a BatchNorm in evaluation, in float64."""
-    if norm is None:
-        return None
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+def _affine(norm: nn.Module | None) -> Affine | None:
+    """Return what a norm does in evaluation; None for no norm."""
+    affine = batch_norm_affine(norm)
+    if norm is not None and affine is None:
         raise ValueError(
             f"a {type(norm).__name__} cannot be folded; give a BatchNorm with running statistics"
         )
-    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * _exact(norm.weight)
-    shift = -_exact(norm.running_mean) * scale
-    return scale, shift if norm.bias is None else shift + _exact(norm.bias)
+    return affine
 
 
 def _exact(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.detach().to("cpu", torch.float64)
+    return None if values is None else exact(values)

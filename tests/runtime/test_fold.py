@@ -8,6 +8,7 @@ import torch
 from families import FAMILIES, shallow
 from torch import Tensor, nn
 
+from mmvitconv.models.layers import ParC
 from mmvitconv.runtime import fold
 
 # What a family builds differently from its defaults, and what there must be less of afterwards.
@@ -65,8 +66,33 @@ def test_values_stay(name: str, options: dict):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_something_is_folded(name: str):
-    model = build(name)
-    assert len(fold(model).state_dict()) < len(model.state_dict())
+    folded = fold(build(name))
+    left = [type(module) for module in folded.modules()]
+    assert ParC not in left
+    norms = sum(kind is nn.BatchNorm2d for kind in left)
+    if name == "ConvMixer":  # behind the 1x1 convolution and the stem: the next block pads
+        assert norms == 1 + folded.arch.depth
+    else:
+        assert norms == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        # behind the stem of a map or in front of an attention, a context, a patch or an output
+        ("FCViT", 4 + 4),
+        ("LightViT", 1 + 3 + 3),
+        ("ParCConvNeXt", 1 + 3 + 4),
+        ("DynConvViT", 1 + 1),
+        ("DynConvSwin", 1 + 4 + 4),
+    ],
+)
+def test_affine_parts_are_folded(name: str, kept: int):
+    def count(model: nn.Module) -> int:
+        kinds = (nn.LayerNorm, nn.GroupNorm)
+        return sum(isinstance(m, kinds) and m.weight is not None for m in model.modules())
+
+    assert count(fold(build(name))) == kept < count(build(name))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
