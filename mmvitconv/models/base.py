@@ -433,3 +433,21 @@ def check_stages(**values: Sequence[float]) -> None:
     for name, numbers in values.items():
         if min(numbers) <= 0:
             raise ValueError(f"{name} must be positive, got {numbers}")
+
+
+def check_integers(sizes: Any, names: Sequence[str], count: int, least: int = 1) -> None:
+    """Check fields of an architecture that have a number for each stage.
+
+    Args:
+        sizes: The architecture.
+        names: Names of the fields.
+        count: How many numbers each must have.
+        least: The smallest legal number.
+
+    Raises:
+        ValueError: A field has another length, or something else than such integers.
+    """
+    for name in names:
+        values = getattr(sizes, name)
+        if len(values) != count or any(not _is_integer(v) or v < least for v in values):
+            raise ValueError(f"{name} must be {count} integers of at least {least}, got {values!r}")

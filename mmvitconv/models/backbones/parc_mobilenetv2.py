@@ -1,21 +1,22 @@
 """ParC-MobileNetV2: MobileNetV2 whose last blocks mix space by circular convolutions.
 
 Paper: Zhang, Hu and Wang, arXiv:2203.03952 (ParC-ConvNets). Written from a description of the
-architecture on torchvision's inverted residual; no code of the original was copied. Original
-checkpoints load through :mod:`mmvitconv.weights.parc_mobilenetv2`; other keys are torchvision's.
+architecture; no code of the original was copied. Original checkpoints load through
+:mod:`mmvitconv.weights.parc_mobilenetv2`; other keys are torchvision's.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.ops.misc import Conv2dNormActivation
 
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import ParCPair, build_norm, draw_kept, keep_memory_format
+from mmvitconv.models.base import PyramidBackbone, check_integers, check_rate, resolve_arch
+from mmvitconv.models.layers import ParCPair, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCMobileNetV2", "ParCMobileNetV2Arch"]
@@ -46,44 +47,64 @@ class ParCMobileNetV2Arch:
     out_dims: int = 1280
 
     def __post_init__(self) -> None:
-        for name in ("embed_dims", "depths", "kernel_lengths"):
-            values = getattr(self, name)
-            if len(values) != 7 or any(not isinstance(v, int) or v < 1 for v in values):
-                raise ValueError(f"{name}={values} is illegal; give 7 integers of at least 1")
-        if len(self.num_parc) != 7 or any(
-            not 0 <= parc < depth for parc, depth in zip(self.num_parc, self.depths, strict=True)
-        ):
-            raise ValueError(
-                f"num_parc={self.num_parc} is illegal; give 7 integers below depths={self.depths}"
-            )
+        check_integers(self, ("embed_dims", "depths", "kernel_lengths"), 7)
+        check_num_parc(self.num_parc, self.depths, spared=1)
 
 
 ARCHS: Mapping[str, ParCMobileNetV2Arch] = {"1.0": ParCMobileNetV2Arch()}
 
 
-class Block(InvertedResidual):
-    """torchvision's inverted residual with stochastic depth.
+class InvertedResidual(nn.Module):
+    """Expansion, depth-wise convolution or ParC pair, projection (MobileNetV2's block).
 
     Args:
-        *args: torchvision's.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Of the depth-wise convolution.
+        expansion: Channels in the middle, in multiples of ``in_channels``.
+        norm: Makes a norm for a number of channels.
+        mixer: What mixes space instead of the depth-wise 3x3 convolution, or None.
         drop_path_rate: Chance that a sample skips the branch while training.
-        **kwargs: torchvision's.
     """
 
-    def __init__(self, *args: object, drop_path_rate: float = 0.0, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
-        self.drop_path_rate = drop_path_rate
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expansion: int,
+        norm: Any,
+        mixer: nn.Module | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        dims = expansion * in_channels
+        if mixer is None:
+            mixer = nn.Conv2d(dims, dims, 3, stride, 1, groups=dims, bias=False)
+        layers = [] if expansion == 1 else [_norm_act(_conv(in_channels, dims), norm)]
+        layers += [_norm_act(mixer, norm, dims), _conv(dims, out_channels), norm(out_channels)]
+        self.conv = nn.Sequential(*layers)
+        self.residual = None
+        if stride == 1 and in_channels == out_channels:
+            self.residual = ScaledResidual(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map of shape (B, C, H, W)."""
-        if self.training and self.use_res_connect and self.drop_path_rate > 0:
-            y = self.conv(x)
-            return torch.addcmul(x, y.to(x.dtype), draw_kept(x, self.drop_path_rate))
-        return super().forward(x)
+        y = self.conv(x)
+        return y if self.residual is None else self.residual(x, y)
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+
+def _norm_act(layer: nn.Module, norm: Any, channels: int | None = None) -> nn.Sequential:
+    channels = layer.out_channels if channels is None else channels
+    return nn.Sequential(layer, norm(channels), nn.ReLU6(inplace=True))
 
 
 @MODELS.register_module()
-class ParCMobileNetV2(Backbone):
+class ParCMobileNetV2(PyramidBackbone):
     """ParC-MobileNetV2 backbone (arXiv:2203.03952), strides 2, 4, 8, 16, 16, 32, 32 and 32.
 
     Args:
@@ -93,18 +114,25 @@ class ParCMobileNetV2(Backbone):
             default is what the authors give to dense heads.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
             The original has none.
-        frozen_stages: The stem and stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep all BatchNorms in evaluation mode while training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original file.
         instance_kernel: ``'interpolation_bilinear'`` for any image, ``'fixed'`` for the
             classification form, which takes maps of ``kernel_lengths`` only; ``'crop'``.
         norm_cfg: BatchNorm or SyncBN.
         algorithm: See :func:`mmvitconv.ops.circular_conv`.
+        **options: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg``, see
+            :class:`~mmvitconv.models.base.Backbone`.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = ParCMobileNetV2("1.0", out_indices=(7,))
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 224, 224))]
+        [(1, 1280, 7, 7)]
     """
+
+    stem_names = ("features.0",)
+    block = "features.{layer}"
+    output_norm = None
 
     def __init__(
         self,
@@ -112,121 +140,38 @@ class ParCMobileNetV2(Backbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (1, 2, 4, 7),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         instance_kernel: str = "interpolation_bilinear",
         norm_cfg: Mapping | None = None,
         algorithm: str = "auto",
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, ParCMobileNetV2Arch)
-        super().__init__(
-            num_stages=8,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        strides = list(accumulate((*_STRIDES, 1), operator.mul, initial=2))[1:]
+        options.update(in_channels=in_channels, out_indices=out_indices)
+        dims = (*sizes.embed_dims, sizes.out_dims)
+        super().__init__((*sizes.depths, 1), dims, strides, **options)
         check_rate("drop_path_rate", drop_path_rate)
-        norm = partial(build_norm, dict(norm_cfg or {"type": "BN"}))
-        relu6 = {"norm_layer": norm, "activation_layer": nn.ReLU6}
-        total = sum(sizes.depths)
-        rates = iter(drop_path_rate * i / max(total - 1, 1) for i in range(total))
         self.arch = sizes
-        self.features = nn.ModuleList(
-            [Conv2dNormActivation(in_channels, _STEM_DIMS, stride=2, **relu6)]
-        )
-        channels, stride, strides = _STEM_DIMS, 2, []
+        norm = partial(build_norm, norm_cfg or {"type": "BN"})
+        pair = partial(ParCPair, instance_kernel=instance_kernel, algorithm=algorithm)
+        rates = drop_path_rates(drop_path_rate, sizes.depths)
+        stem = nn.Conv2d(in_channels, _STEM_DIMS, 3, stride=2, padding=1, bias=False)
+        self.features = nn.ModuleList([_norm_act(stem, norm)])
+        channels = _STEM_DIMS
         for row in range(min(self.num_stages, 7)):
-            dims, depth, expansion = sizes.embed_dims[row], sizes.depths[row], _EXPANSIONS[row]
-            first_parc = depth - sizes.num_parc[row]
-            for index in range(depth):
-                block = Block(
-                    channels,
-                    dims,
-                    _STRIDES[row] if index == 0 else 1,
-                    expansion,
-                    norm,
-                    drop_path_rate=next(rates),
-                )
+            expansion, length = _EXPANSIONS[row], sizes.kernel_lengths[row]
+            first_parc = sizes.depths[row] - sizes.num_parc[row]
+            for index, rate in enumerate(rates[row]):
+                stride = _STRIDES[row] if index == 0 else 1
+                mixer = None
                 if index >= first_parc:
-                    # The depth-wise convolution; an expansion of 1 has none in front of it.
-                    block.conv[int(expansion != 1)][0] = ParCPair(
-                        channels * expansion,
-                        sizes.kernel_lengths[row],
-                        position_embedding=index == first_parc,
-                        instance_kernel=instance_kernel,
-                        algorithm=algorithm,
-                    )
-                self.features.append(block)
-                channels = dims
-            stride *= _STRIDES[row]
-            strides.append(stride)
+                    has_embedding = index == first_parc
+                    mixer = pair(channels * expansion, length, position_embedding=has_embedding)
+                self.features.append(
+                    InvertedResidual(channels, dims[row], stride, expansion, norm, mixer, rate)
+                )
+                channels = dims[row]
         if self.num_stages == 8:
-            self.features.append(
-                Conv2dNormActivation(channels, sizes.out_dims, kernel_size=1, **relu6)
-            )
-            strides.append(stride)
-        dims_of = (*sizes.embed_dims, sizes.out_dims)
-        self.out_channels = tuple(dims_of[i] for i in self.out_indices)
-        self.strides = tuple(strides[i] for i in self.out_indices)
-        self.apply(_init_parameters)
+            self.features.append(_norm_act(_conv(channels, sizes.out_dims), norm))
+        self.apply(init_kaiming)
         self.train()
-
-    def _slice(self, stage: int) -> range:
-        """Indices of a stage in ``features``, the stem left out."""
-        depths = (*self.arch.depths, 1)
-        first = 1 + sum(depths[:stage])
-        return range(first, first + depths[stage])
-
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the stages in ``out_indices``."""
-        image, outs = x, []
-        x = self.features[0](x)
-        for stage in range(self.num_stages):
-            for index in self._slice(stage):
-                x = self.run_block(self.features[index], x)
-            if stage in self.out_indices:
-                outs.append(keep_memory_format(x, image))
-        return outs
-
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """The blocks of a stage, and the stem with the first one."""
-        return [*([] if stage else [self.features[0]]), *(self.features[i] for i in
-                self._slice(stage))]  # fmt: skip
-
-    def is_optional_key(self, key: str) -> bool:
-        """Stages behind the last output are not built."""
-        part, _, rest = key.partition(".")
-        index = int(rest.partition(".")[0]) if part == "features" else -1
-        return len(self.features) <= index <= sum(self.arch.depths) + 1
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, a block each.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem, then the blocks and the last convolution, then everything outside the
-            backbone; and the number of ids.
-        """
-        num_layers = len(self.features) + 1
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        return (int(rest.partition(".")[0]) if part == "features" else num_layers - 1), num_layers
-
-
-def _init_parameters(module: nn.Module) -> None:
-    """Kaiming's initialisation of convolutions, circular ones too."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    elif isinstance(module, ParCPair):
-        for half in (module.height, module.width):
-            nn.init.kaiming_normal_(half.weight, mode="fan_out")
-            nn.init.zeros_(half.bias)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import ParC, build_norm, draw_kept, keep_memory_format
+from mmvitconv.models.base import PyramidBackbone, check_integers, check_rate, resolve_arch
+from mmvitconv.models.layers import ParC, ScaledResidual, build_norm, drop_path_rates
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCNet", "ParCNetArch"]
@@ -54,22 +55,21 @@ class ParCNetArch:
     out_dims: int = 640
 
     def __post_init__(self) -> None:
-        lengths = {"embed_dims": 5, "depths": 5, "inner_dims": 3, "ffn_dims": 3}
-        for name, count in {**lengths, "kernel_lengths": 3}.items():
-            values = getattr(self, name)
-            if len(values) != count or any(not isinstance(v, int) or v < 1 for v in values):
-                raise ValueError(f"{name}={values} is illegal; give {count} integers of at least 1")
+        check_integers(self, ("embed_dims", "depths"), 5)
+        check_integers(self, ("inner_dims", "ffn_dims", "kernel_lengths"), 3)
         if any(dims % 2 for dims in self.inner_dims):
-            raise ValueError(f"inner_dims={self.inner_dims} is illegal; give even numbers")
-        if min(self.stem_dims, self.out_dims, self.stem_kernel_size) < 1 or (
-            self.stem_kernel_size % 2 == 0
-        ):
+            raise ValueError(f"inner_dims must be even numbers, got {self.inner_dims}")
+        if min(self.stem_dims, self.out_dims) < 1:
             raise ValueError(
-                f"stem_dims={self.stem_dims}, out_dims={self.out_dims} must be at least 1 and "
-                f"stem_kernel_size={self.stem_kernel_size} odd"
+                f"stem_dims and out_dims must be at least 1, got {self.stem_dims} and "
+                f"{self.out_dims}"
+            )
+        if self.stem_kernel_size < 1 or self.stem_kernel_size % 2 == 0:
+            raise ValueError(
+                f"stem_kernel_size must be a positive odd number, got {self.stem_kernel_size}"
             )
         if self.fusion not in ("concat", "add"):
-            raise ValueError(f"fusion={self.fusion!r} is illegal; give 'concat' or 'add'")
+            raise ValueError(f"fusion must be 'concat' or 'add', got {self.fusion!r}")
 
 
 ARCHS: Mapping[str, ParCNetArch] = {
@@ -295,7 +295,7 @@ class ParCBlock(nn.Module):
         self.attention = None
         if net.mixer.endswith("_ca"):
             self.attention = ChannelAttention(channels, net.norm_cfg)
-        self.drop_path_rate = drop_path_rate
+        self.residual = ScaledResidual(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map of shape (B, C, H, W)."""
@@ -304,15 +304,9 @@ class ParCBlock(nn.Module):
         if self.mid_mix:  # a shuffle of the channels in two groups
             mixed = torch.stack([first, second], dim=2).flatten(1, 2)
             first, second = mixed.chunk(2, dim=1)
-        x = self._add(x, torch.cat([self.half1[1](first), self.half2[1](second)], dim=1))
+        x = self.residual(x, torch.cat([self.half1[1](first), self.half2[1](second)], dim=1))
         y = self.ffn(x)
-        return self._add(x, y if self.attention is None else self.attention(y))
-
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        y = y.to(x.dtype)
-        if self.training and self.drop_path_rate > 0:
-            return torch.addcmul(x, y, draw_kept(x, self.drop_path_rate))
-        return x + y
+        return self.residual(x, y if self.attention is None else self.attention(y))
 
 
 @dataclass(frozen=True)
@@ -326,6 +320,25 @@ class BlockOptions:
     instance_kernel: str
     norm_cfg: Mapping
     algorithm: str
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution alone, without bias.
+
+    No ``nn.Conv2d``: tools that fold BatchNorms pair one with the next norm among its siblings,
+    which in a :class:`ParCStage` comes after the blocks.
+
+    Args:
+        channels: Channels of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Conv2d(channels, channels, 1, bias=False).weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of a map of shape (B, C, H, W)."""
+        return F.conv2d(x, self.weight)
 
 
 class ParCStage(nn.Module):
@@ -351,7 +364,7 @@ class ParCStage(nn.Module):
         groups = math.gcd(channels, inner_channels)
         options = {"norm_cfg": norm_cfg, "act": _silu()}
         self.project_in = ConvNorm(channels, inner_channels, 3, groups=groups, **options)
-        self.mix = nn.Conv2d(inner_channels, inner_channels, 1, bias=False)
+        self.mix = Pointwise(inner_channels)
         self.blocks = nn.ModuleList(blocks)
         self.norm = build_norm(norm_cfg, inner_channels)
         self.project_out = ConvNorm(inner_channels, channels, 1, groups=groups, **options)
@@ -369,7 +382,7 @@ class ParCStage(nn.Module):
 
 
 @MODELS.register_module()
-class ParCNet(Backbone):
+class ParCNet(PyramidBackbone):
     """ParC-Net backbone (arXiv:2203.03952), stages at strides 2, 4, 8, 16 and 32.
 
     Args:
@@ -380,10 +393,6 @@ class ParCNet(Backbone):
             expansion in front of the classifier.
         drop_path_rate: Stochastic depth of the last ParC block, in [0, 1); it grows linearly from
             0. The original has none.
-        frozen_stages: The stem and stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep all BatchNorms in evaluation mode while training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original file.
         output_stride: 32, or 16 or 8: the last stages keep the resolution, and the kernels of the
             circular convolutions follow the map.
         mixer: ``'gcc_ca'`` (the paper's: circular convolutions, channel attention), ``'gcc'``
@@ -396,10 +405,20 @@ class ParCNet(Backbone):
         instance_kernel: See :class:`mmvitconv.models.layers.ParC`.
         norm_cfg: BatchNorm or SyncBN.
         algorithm: See :func:`mmvitconv.ops.circular_conv`.
+        **options: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg``, see
+            :class:`~mmvitconv.models.base.Backbone`.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = ParCNet("s", out_indices=(5,))
+        >>> [tuple(y.shape) for y in model(torch.randn(2, 3, 256, 256))]
+        [(2, 640, 8, 8)]
     """
+
+    stem_names = ("stem",)
+    output_norm = None
 
     def __init__(
         self,
@@ -407,10 +426,6 @@ class ParCNet(Backbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (1, 2, 3, 4),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         output_stride: int = 32,
         mixer: str = "gcc_ca",
         position_embedding: bool = True,
@@ -420,138 +435,90 @@ class ParCNet(Backbone):
         instance_kernel: str = "interpolation_bilinear",
         norm_cfg: Mapping | None = None,
         algorithm: str = "auto",
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, ParCNetArch)
-        super().__init__(
-            num_stages=6,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-        check_rate("drop_path_rate", drop_path_rate)
-        check_rate("ffn_drop_rate", ffn_drop_rate)
         if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride={output_stride} is illegal; give 32, 16 or 8")
+            raise ValueError(f"output_stride must be 32, 16 or 8, got {output_stride}")
         if mixer not in MIXERS:
             raise ValueError(f"mixer={mixer!r} is unknown; give one of {', '.join(MIXERS)}")
-        norm_cfg = dict(norm_cfg or {"type": "BN"})
+        check_rate("drop_path_rate", drop_path_rate)
+        check_rate("ffn_drop_rate", ffn_drop_rate)
+        dims = (*sizes.embed_dims, sizes.out_dims)
+        strides = [min(2 ** (stage + 1), output_stride) for stage in (0, 1, 2, 3, 4, 4)]
+        options.update(in_channels=in_channels, out_indices=out_indices)
+        super().__init__((*sizes.depths, 1), dims, strides, **options)
+        norm_cfg = norm_cfg or {"type": "BN"}
         self.arch = sizes
-        options = BlockOptions(
+        net = BlockOptions(
             mixer, parc_bias, mid_mix, ffn_drop_rate, instance_kernel, norm_cfg, algorithm
         )
-        total = sum(sizes.depths[2:])
-        rates = iter(drop_path_rate * i / max(total - 1, 1) for i in range(total))
+        rates = drop_path_rates(drop_path_rate, sizes.depths[2:])
         self.stem = ConvNorm(
             in_channels, sizes.stem_dims, sizes.stem_kernel_size, norm_cfg, _silu(), stride=2
         )
         self.stages = nn.ModuleList()
-        stride, dilation, strides = 2, 1, []
-        channels = sizes.stem_dims
+        channels, before = sizes.stem_dims, 2
         for stage in range(min(self.num_stages, 5)):
-            dims, step = sizes.embed_dims[stage], 1
-            own_dilation = dilation
-            if stage > 0 and stride < output_stride:
-                step, stride = 2, 2 * stride
-            elif stage > 0:
-                dilation *= 2  # of the next stage; the original is one stage late
+            # A stage without stride dilates the next one's first block, as in the original.
+            dilation = max(2**stage // before, 1)
             blocks: list[nn.Module] = [
-                InvertedResidual(channels, dims, step, own_dilation, norm_cfg)
+                InvertedResidual(
+                    channels, dims[stage], strides[stage] // before, dilation, norm_cfg
+                )
             ]
+            channels, before = dims[stage], strides[stage]
             if stage < 2:
-                blocks += [
-                    InvertedResidual(dims, dims, 1, 1, norm_cfg)
-                    for _ in range(sizes.depths[stage] - 1)
-                ]
+                for _ in range(sizes.depths[stage] - 1):
+                    blocks.append(InvertedResidual(channels, channels, 1, 1, norm_cfg))
             else:
-                inner = sizes.inner_dims[stage - 2]
+                index = stage - 2
+                inner, length = sizes.inner_dims[index], sizes.kernel_lengths[index]
                 parc_blocks = [
                     ParCBlock(
                         inner,
-                        sizes.ffn_dims[stage - 2],
-                        sizes.kernel_lengths[stage - 2],
+                        sizes.ffn_dims[index],
+                        length,
                         position_embedding and block == 0,
-                        options,
-                        next(rates),
+                        net,
+                        rate,
                     )
-                    for block in range(sizes.depths[stage])
+                    for block, rate in enumerate(rates[index])
                 ]
-                blocks.append(ParCStage(dims, inner, parc_blocks, sizes.fusion, norm_cfg))
+                blocks.append(ParCStage(channels, inner, parc_blocks, sizes.fusion, norm_cfg))
             self.stages.append(nn.ModuleList(blocks))
-            channels = dims
-            strides.append(stride)
         if self.num_stages == 6:
             self.stages.append(ConvNorm(channels, sizes.out_dims, 1, norm_cfg, _silu()))
-            strides.append(stride)
-        dims_of = (*sizes.embed_dims, sizes.out_dims)
-        self.out_channels = tuple(dims_of[i] for i in self.out_indices)
-        self.strides = tuple(strides[i] for i in self.out_indices)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, ParC) and module.position_embedding is not None:
-                nn.init.normal_(module.position_embedding)
+        self.apply(_init_parameters)
         self.train()
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the stages in ``out_indices``."""
-        image, outs = x, []
-        x = self.stem(x)
-        for index, stage in enumerate(self.stages):
-            if isinstance(stage, ConvNorm):
-                x = stage(x)
-            else:
-                for block in stage:
-                    if isinstance(block, ParCStage):
-                        x = block(x, self.run_block)
-                    else:
-                        x = self.run_block(block, x)
-            if index in self.out_indices:
-                outs.append(keep_memory_format(x, image))
-        return outs
+    def run_stage(self, stage: int, x: Tensor) -> Tensor:
+        """Run a stage's blocks, under activation checkpointing when ``with_cp`` asks for it."""
+        if stage == 5:
+            return self.stages[5](x)
+        for block in self.stages[stage]:
+            is_frame = isinstance(block, ParCStage)
+            x = block(x, self.run_block) if is_frame else self.run_block(block, x)
+        return x
 
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """A stage, and the stem with the first one."""
-        return [*([] if stage else [self.stem]), self.stages[stage]]
+    def layer_names(self, stage: int) -> list[list[str]]:
+        """Name a layer for each block; what is around a stage's ParC blocks joins the nearest."""
+        if stage == 5:
+            return [["stages.5"]]
+        if stage < 2:
+            return super().layer_names(stage)
+        frame = f"stages.{stage}.1"
+        blocks = [[f"{frame}.blocks.{block}"] for block in range(self.depths[stage])]
+        blocks[0] += [f"{frame}.{part}" for part in ("project_in", "mix")]
+        blocks[-1] += [f"{frame}.{part}" for part in ("norm", "project_out", "fuse")]
+        return [[f"stages.{stage}.0"], *blocks]
 
-    def is_optional_key(self, key: str) -> bool:
-        """Stages behind the last output are not built."""
-        part, _, rest = key.partition(".")
-        return part == "stages" and self.num_stages <= int(rest.partition(".")[0]) < 6
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, a block each.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem, then one id for every block, the parts of a stage in front of its blocks
-            with the first, those behind them with the last, and the expansion; then everything
-            outside the backbone; and the number of ids.
-        """
-        depths = [d + (i > 1) for i, d in enumerate(self.arch.depths)]  # with the strided block
-        starts = [1 + sum(depths[:i]) for i in range(6)]
-        num_layers = starts[self.num_stages - 1] + (
-            depths[self.num_stages - 1] if self.num_stages < 6 else 1
-        ) + 1  # fmt: skip
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part == "stem":
-            return 0, num_layers
-        if part != "stages":
-            return num_layers - 1, num_layers
-        names = rest.split(".")
-        stage, block = int(names[0]), names[1]
-        if stage == 5 or stage < 2 or block == "0":
-            return starts[stage] + (int(block) if stage < 5 else 0), num_layers
-        if names[2] == "blocks":
-            return starts[stage] + 1 + int(names[3]), num_layers
-        behind = names[2] in ("norm", "project_out", "fuse")
-        return starts[stage] + (self.arch.depths[stage] if behind else 1), num_layers
+def _init_parameters(module: nn.Module) -> None:
+    """Initialise convolutions by Kaiming's rule; circular ones keep torch's, as in the original."""
+    if isinstance(module, (nn.Conv2d, Pointwise)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, ParC) and module.position_embedding is not None:
+        nn.init.normal_(module.position_embedding)

@@ -1,32 +1,33 @@
 """ParC-ResNet: ResNet whose last bottlenecks mix space by dense circular convolutions.
 
 Paper: Zhang, Hu and Wang, arXiv:2203.03952 (ParC-ConvNets). Written from a description of the
-architecture on torchvision's bottleneck; no code of the original was copied. Original checkpoints
-load through :mod:`mmvitconv.weights.parc_resnet`; other keys are torchvision's.
+architecture; no code of the original was copied. Original checkpoints load through
+:mod:`mmvitconv.weights.parc_resnet`; other keys are torchvision's.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 
-from mmvitconv.models.base import Backbone, check_rate, resolve_arch
-from mmvitconv.models.layers import (
-    ParCPair,
-    build_norm,
-    draw_kept,
-    drop_path_rates,
-    keep_memory_format,
+from mmvitconv.models.base import (
+    PyramidBackbone,
+    check_integers,
+    check_rate,
+    resolve_arch,
 )
+from mmvitconv.models.layers import ParCPair, build_norm, draw_kept, drop_path_rates
+from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
 from mmvitconv.ops.precision import saturate, saturating_relu
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCResNet", "ParCResNetArch"]
 
 _WIDTHS = (64, 128, 256, 512)
+_EXPANSION = 4
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,8 @@ class ParCResNetArch:
     kernel_lengths: tuple[int, ...] = (56, 28, 14, 7)
 
     def __post_init__(self) -> None:
-        if len(self.depths) != 4 or any(not isinstance(d, int) or d < 1 for d in self.depths):
-            raise ValueError(f"depths={self.depths} is illegal; give 4 integers of at least 1")
-        if len(self.kernel_lengths) != 4 or min(self.kernel_lengths) < 1:
-            raise ValueError(f"kernel_lengths={self.kernel_lengths} is illegal; give 4 lengths")
-        if len(self.num_parc) != 4 or any(
-            not 0 <= parc < depth for parc, depth in zip(self.num_parc, self.depths, strict=True)
-        ):
-            raise ValueError(
-                f"num_parc={self.num_parc} is illegal; give 4 integers below depths={self.depths}"
-            )
+        check_integers(self, ("depths", "kernel_lengths"), 4)
+        check_num_parc(self.num_parc, self.depths, spared=1)
 
 
 ARCHS: Mapping[str, ParCResNetArch] = {"50": ParCResNetArch((3, 4, 6, 3))}
@@ -72,34 +65,58 @@ class SaturatingReLU(nn.ReLU):
         return saturating_relu(x)
 
 
-class Bottleneck(resnet.Bottleneck):
-    """torchvision's bottleneck (stride on the 3x3 convolution) with stochastic depth.
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution around a skip (ResNet v1.5: stride on the 3x3).
 
     Args:
-        *args: torchvision's.
+        in_channels: Channels of the input.
+        width: Channels of the middle; the output has four times as many.
+        stride: Of the mixer.
+        norm: Makes a norm for a number of channels.
+        mixer: What mixes space instead of the 3x3 convolution, or None.
         drop_path_rate: Chance that a sample skips the branch while training.
-        **kwargs: torchvision's.
     """
 
-    def __init__(self, *args: object, drop_path_rate: float = 0.0, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        norm: Any,
+        mixer: nn.Module | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        out_channels = _EXPANSION * width
+        conv = partial(nn.Conv2d, bias=False)
+        self.conv1 = conv(in_channels, width, 1)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, 3, stride, 1) if mixer is None else mixer
+        self.bn2 = norm(width)
+        self.conv3 = conv(width, out_channels, 1)
+        self.bn3 = norm(out_channels)
         self.relu = SaturatingReLU(inplace=True)
+        self.downsample = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                conv(in_channels, out_channels, 1, stride), norm(out_channels)
+            )
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map of shape (B, C, H, W)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
-        # one of the summands finite, the other may be infinite: ReLU makes it finite again
+        # One of the two is finite, the other may be infinite: ReLU makes the sum finite again.
         skip = x if self.downsample is None else saturate(self.downsample(x))
-        if not (self.training and self.drop_path_rate > 0):
-            y += skip
-            return self.relu(y)
-        return self.relu(torch.addcmul(skip, y, draw_kept(x, self.drop_path_rate).to(y.dtype)))
+        if self.training and self.drop_path_rate > 0:
+            return self.relu(torch.addcmul(skip, y, draw_kept(y, self.drop_path_rate)))
+        y += skip
+        return self.relu(y)
 
 
 @MODELS.register_module()
-class ParCResNet(Backbone):
+class ParCResNet(PyramidBackbone):
     """ParC-ResNet backbone (arXiv:2203.03952), four stages at strides 4, 8, 16 and 32.
 
     Args:
@@ -108,18 +125,25 @@ class ParCResNet(Backbone):
         out_indices: Stages whose features are returned, finest first. Negative ones count from the
             end.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
-        frozen_stages: The stem and stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep all BatchNorms in evaluation mode while training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original file.
         instance_kernel: ``'interpolation_bilinear'`` for any image, ``'fixed'`` for the
             classification form, which takes maps of ``kernel_lengths`` only; ``'crop'``.
         norm_cfg: BatchNorm or SyncBN.
         algorithm: See :func:`mmvitconv.ops.circular_conv`.
+        **options: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg``, see
+            :class:`~mmvitconv.models.base.Backbone`.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = ParCResNet("50", out_indices=(3,))
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 224, 224))]
+        [(1, 2048, 7, 7)]
     """
+
+    stem_names = ("conv1", "bn1", "relu", "maxpool")
+    block = "layer{number}.{block}"
+    output_norm = None
 
     def __init__(
         self,
@@ -127,118 +151,34 @@ class ParCResNet(Backbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         instance_kernel: str = "interpolation_bilinear",
         norm_cfg: Mapping | None = None,
         algorithm: str = "auto",
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, ParCResNetArch)
-        super().__init__(
-            num_stages=4,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        dims = [_EXPANSION * width for width in _WIDTHS]
+        options.update(in_channels=in_channels, out_indices=out_indices)
+        super().__init__(sizes.depths, dims, (4, 8, 16, 32), **options)
         check_rate("drop_path_rate", drop_path_rate)
-        norm = partial(build_norm, dict(norm_cfg or {"type": "BN"}))
-        rates = drop_path_rates(drop_path_rate, sizes.depths)
         self.arch = sizes
+        norm = partial(build_norm, norm_cfg or {"type": "BN"})
+        pair = partial(ParCPair, dense=True, instance_kernel=instance_kernel, algorithm=algorithm)
+        rates = drop_path_rates(drop_path_rate, sizes.depths)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = SaturatingReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
         for stage in range(self.num_stages):
-            width, depth = _WIDTHS[stage], sizes.depths[stage]
-            blocks = []
-            for block, rate in enumerate(rates[stage]):
-                stride = 2 if stage and block == 0 else 1
-                downsample = None
-                if block == 0:
-                    downsample = nn.Sequential(
-                        resnet.conv1x1(channels, 4 * width, stride), norm(4 * width)
-                    )
-                blocks.append(
-                    Bottleneck(
-                        channels,
-                        width,
-                        stride,
-                        downsample,
-                        norm_layer=norm,
-                        drop_path_rate=rate,
-                    )
-                )
-                if block >= depth - sizes.num_parc[stage]:
-                    blocks[-1].conv2 = ParCPair(
-                        width,
-                        sizes.kernel_lengths[stage],
-                        dense=True,
-                        instance_kernel=instance_kernel,
-                        algorithm=algorithm,
-                    )
-                channels = 4 * width
-            self.add_module(f"layer{stage + 1}", nn.ModuleList(blocks))
-        self.out_channels = tuple(4 * _WIDTHS[i] for i in self.out_indices)
-        self.strides = tuple(4 * 2**i for i in self.out_indices)
-        self.apply(_init_parameters)
+            width, length = _WIDTHS[stage], sizes.kernel_lengths[stage]
+            first_parc = sizes.depths[stage] - sizes.num_parc[stage]
+            blocks = nn.ModuleList()
+            for index, rate in enumerate(rates[stage]):
+                stride = 2 if stage and index == 0 else 1
+                mixer = pair(width, length) if index >= first_parc else None
+                blocks.append(Bottleneck(channels, width, stride, norm, mixer, rate))
+                channels = dims[stage]
+            self.add_module(f"layer{stage + 1}", blocks)
+        self.apply(init_kaiming)
         self.train()
-
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the stages in ``out_indices``."""
-        image, outs = x, []
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for index in range(self.num_stages):
-            for block in getattr(self, f"layer{index + 1}"):
-                x = self.run_block(block, x)
-            if index in self.out_indices:
-                outs.append(keep_memory_format(x, image))
-        return outs
-
-    def stage_modules(self, stage: int) -> list[nn.Module]:
-        """A stage, and the stem with the first one."""
-        own = getattr(self, f"layer{stage + 1}")
-        return [own] if stage else [self.conv1, self.bn1, own]
-
-    def is_optional_key(self, key: str) -> bool:
-        """Stages behind the last output are not built."""
-        part = key.partition(".")[0]
-        return part in [f"layer{stage + 1}" for stage in range(self.num_stages, 4)]
-
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, a block each.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: What stands before the backbone's own names, such as ``'backbone.'``.
-
-        Returns:
-            0 for the stem, 1 to sum(depths) for the blocks, then everything outside the backbone;
-            and the number of ids.
-        """
-        depths = self.arch.depths[: self.num_stages]
-        num_layers = sum(depths) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        part, _, rest = param_name.removeprefix(prefix).partition(".")
-        if part in ("conv1", "bn1"):
-            return 0, num_layers
-        if part.startswith("layer"):
-            stage = int(part.removeprefix("layer")) - 1
-            return sum(depths[:stage]) + int(rest.partition(".")[0]) + 1, num_layers
-        return num_layers - 1, num_layers
-
-
-def _init_parameters(module: nn.Module) -> None:
-    """Kaiming's initialisation of convolutions, circular ones too."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, ParCPair):
-        for half in (module.height, module.width):
-            nn.init.kaiming_normal_(half.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(half.bias)

@@ -7,7 +7,7 @@ from typing import Any
 from mmvitconv.models.layers.build import build_activation, build_norm
 from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.mixers import MIXERS, DynamicConvMixer, make_mixer
-from mmvitconv.models.layers.norm import CanvasNorm
+from mmvitconv.models.layers.norm import CanvasNorm, ChannelNorm
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
 from mmvitconv.models.layers.plain import is_plain
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
@@ -16,6 +16,7 @@ from mmvitconv.ops.memory_format import keep_memory_format
 __all__ = [
     "MIXERS",
     "CanvasNorm",
+    "ChannelNorm",
     "DepthwiseConv2d",
     "DynamicConvMixer",
     "OversizeConv",

@@ -24,3 +24,18 @@ class CanvasNorm(nn.GroupNorm):
     def extra_repr(self) -> str:
         """What repr shows."""
         return f"{self.num_channels}"
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map, with the epsilon of ConvNeXt and ViT.
+
+    Args:
+        channels: Channels of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each position of a map of shape (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

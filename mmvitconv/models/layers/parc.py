@@ -1,6 +1,6 @@
 """Position-aware circular convolution (ParC, arXiv:2203.03952), and ParCNetV2's oversize one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -240,3 +240,31 @@ class OversizeConv(nn.Module):
                 weight = resize_kernel(weight, taps, axis, "interpolation_bilinear")
             x = oversize_conv(x, weight, "H" if axis == 2 else "W", conv.bias, self.algorithm)
         return x
+
+
+def check_num_parc(num_parc: Sequence[int], depths: Sequence[int], spared: int = 0) -> None:
+    """Raise a ValueError unless so many blocks of each stage can be ParC blocks.
+
+    Args:
+        num_parc: Number of ParC blocks of each stage.
+        depths: Number of blocks of each stage.
+        spared: Blocks of a stage that cannot be.
+    """
+    legal = len(num_parc) == len(depths) and all(
+        isinstance(parc, int) and 0 <= parc <= depth - spared
+        for parc, depth in zip(num_parc, depths, strict=True)
+    )
+    if not legal:
+        limit = "below" if spared else "up to"
+        raise ValueError(
+            f"num_parc must be {len(depths)} integers from 0 {limit} depths={depths}, "
+            f"got {num_parc!r}"
+        )
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Initialise a convolution, circular or not, by Kaiming's rule; for ``Module.apply``."""
+    if isinstance(module, (nn.Conv2d, ParC)):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

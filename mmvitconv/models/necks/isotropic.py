@@ -7,28 +7,13 @@ from typing import Literal
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmvitconv.models.layers import build_norm
+from mmvitconv.models.layers import ChannelNorm, build_norm
 from mmvitconv.registry import MODELS
 
 __all__ = ["IsotropicPyramid"]
 
 # The strides that the heads of the field are made for; ours come as near as powers of two allow.
 _TARGETS = (4, 8, 16, 32)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map, with the epsilon that ViTs use.
-
-    Args:
-        channels: Channels of the map.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each position of a map of shape (B, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @MODELS.register_module()
