@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
-import shlex
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +16,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["Timer", "command_line", "measure", "peak_memory", "stopwatch", "take_turns", "threads"]
+__all__ = ["Timer", "measure", "peak_memory", "stopwatch", "take_turns"]
 
 Timer = Callable[[Callable[[], object]], float]  # runs a function, returns the seconds it took
-LEAST_ROUNDS = 5  # a budget of time cuts no measurement shorter than that
+LEAST_ROUNDS = 5  # a time budget cuts no measurement shorter than that
 
 
 def stopwatch(device: str) -> Timer:
-    """What takes the time of one call.
+    """Return what takes the time of one call.
 
-    On a GPU these are two events of its own clock: from the first launch on an idle GPU to the end
+    On a GPU two events of its own clock are used: from the first launch on an idle GPU to the end
     of the last kernel. Where the host launches more slowly than the kernels run, as at small
     batches, its launches are most of the time. The call returns when the work is done.
 
@@ -60,11 +59,11 @@ def take_turns(
     timer: Timer,
     warm_up: int = 1,
     seconds: float | None = None,
-    after_call: Callable[[], object] = lambda: None,
 ) -> dict[Any, list[float]]:
-    """Seconds of each call of functions that take turns; the order rotates from round to round.
+    """Time functions that take turns; the order rotates from round to round.
 
-    Python's garbage collector rests while they run and works between the rounds.
+    A slow moment of the machine meets all of them, and none is always the first after a pause.
+    Python's garbage collector is off while they run and works between the rounds.
 
     Args:
         functions: What to measure, by any key.
@@ -73,10 +72,9 @@ def take_turns(
         warm_up: Rounds before the first that counts.
         seconds: Stop after the round in which the counted calls have taken so long together, but
             not before the fifth; None stops after ``rounds``.
-        after_call: Called after each call, for a progress bar.
 
     Returns:
-        The times, by key, all equally many and in the order of the rounds.
+        The seconds of each call by key, all equally many and in the order of the rounds.
     """
     times: dict[Any, list[float]] = {key: [] for key in functions}
     order = list(functions)
@@ -91,7 +89,6 @@ def take_turns(
                 taken = timer(functions[key])
                 if turn >= 0:
                     times[key].append(taken)
-                after_call()
             spent = sum(map(sum, times.values()))
             if seconds is not None and spent > seconds and turn + 1 >= LEAST_ROUNDS:
                 break
@@ -105,10 +102,7 @@ def take_turns(
 def measure(
     functions: Mapping[str, Callable[[], object]], rounds: int, device: str, least: float = 0.0
 ) -> dict[str, float]:
-    """Median milliseconds of each function.
-
-    They take turns, one round of which warms up, and the order rotates: a slow moment of the
-    machine meets all of them, and none is always the first after a pause.
+    """Return the median milliseconds of functions that take turns.
 
     Args:
         functions: What to measure, by name.
@@ -119,33 +113,23 @@ def measure(
     Returns:
         The medians, by name.
     """
-    sync = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    repeats = dict.fromkeys(functions, 1)
-    order = list(functions)
-    for turn in range(-1, rounds):
-        order = order[1:] + order[:1]
-        for name in order:
-            function = functions[name]
-            sync()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                function()
-            sync()
-            taken = (time.perf_counter() - start) / repeats[name]
-            if turn < 0:
-                repeats[name] = max(1, math.ceil(least / taken))
-            else:
-                times[name].append(1e3 * taken)
-    return {name: statistics.median(values) for name, values in times.items()}
+    timer = stopwatch(device)
+    repeats = {name: math.ceil(least / timer(run)) or 1 for name, run in functions.items()}
+
+    def repeat(name: str) -> None:
+        for _ in range(repeats[name]):
+            functions[name]()
+
+    times = take_turns({name: partial(repeat, name) for name in functions}, rounds, timer)
+    return {name: 1e3 * statistics.median(times[name]) / repeats[name] for name in functions}
 
 
 def peak_memory(function: Callable[[], object], device: str = "cpu") -> int:
-    """Bytes that a function needs at most, beyond what exists before it runs.
+    """Return the bytes that a function needs at most, beyond what exists before it runs.
 
     On a GPU it is what the allocator says. Elsewhere the storages are counted that operators return
-    and that are still alive, those kept for the backward pass and gradients included, and scratch
-    space inside one operator excluded: the same number at every run, on any machine.
+    and that are still alive: those kept for the backward pass and gradients included, scratch space
+    inside one operator excluded. That is the same number at every run, on any machine.
 
     Args:
         function: What to run, once; it may call ``backward()``.
@@ -161,8 +145,7 @@ def peak_memory(function: Callable[[], object], device: str = "cpu") -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    storages = _LiveStorages()
-    with storages:
+    with _LiveStorages() as storages:
         function()
     return storages.peak
 
@@ -176,11 +159,7 @@ class _LiveStorages(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operator and note what is new."""
         for value in tree_iter((args, kwargs)):  # existed before: views of it cost nothing
@@ -211,36 +190,3 @@ class _LiveStorages(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._live -= size
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[int]:
-    """Compute with so many threads, and with as many as before afterwards.
-
-    Args:
-        count: At least 1; None changes nothing.
-
-    Yields:
-        The number of threads.
-    """
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-def command_line(script: str, arguments: Sequence[str]) -> str:
-    """The command that gives the same numbers elsewhere: without the folder that it wrote to.
-
-    Args:
-        script: Path of the script in the repository.
-        arguments: What it was given.
-    """
-    kept: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if not (argument.startswith("--out") or before == "--out"):
-            kept.append(argument)
-    return shlex.join(["python", script, *kept])

@@ -130,7 +130,7 @@ def _plain_backbone(model: nn.Module) -> Iterator[None]:
 
     def forward(x: Tensor) -> tuple[Tensor, ...]:
         # Real maps that depend on the image, so that what follows is counted as usual.
-        pixel = x.flatten()[:1].view(1, 1, 1, 1)
+        pixel = x.flatten()[0]
         return tuple(torch.zeros(out.shape) + pixel for out in original(x.to("meta")))
 
     backbone.forward = forward

@@ -324,13 +324,19 @@ class _Constants(TorchDispatchMode):
 
 @contextmanager
 def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Set evaluation mode; parameters need no gradients, which torch's tracker would listen to."""
     modes = {child: child.training for child in module.modules()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
         for child, training in modes.items():
             child.training = training
+        for parameter in trained:
+            parameter.requires_grad_()
 
 
 @contextmanager

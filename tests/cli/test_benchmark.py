@@ -1,6 +1,7 @@
 """The command ``mmvitconv benchmark``, most of it with a fake clock."""
 
 import csv
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_shapes(text: str, shape: tuple[int, int]):
 
 @pytest.mark.parametrize("text", ["", "x", "800x", "8x8x8", "0x8", "-3", "2.5", "big"])
 def test_a_malformed_shape_is_named(text: str):
-    with pytest.raises(UserError, match="is illegal; give HEIGHTxWIDTH"):
+    with pytest.raises(ArgumentTypeError, match="must be HEIGHTxWIDTH"):
         benchmark.parse_shape(text)
 
 
@@ -62,15 +63,11 @@ def test_a_malformed_shape_is_named(text: str):
     ("arguments", "message"),
     [
         (["FCViT:tinny"], "did you mean"),
-        (["--shapes", "8by8"], "the shape '8by8' is illegal"),
-        (["--dtypes", "int3"], "dtypes: 'int3' is unknown"),
         (["--regress", "/none.csv"], "there is no file '/none.csv'"),
-        (["--regress", __file__], "is no result of 'mmvitconv benchmark'"),
-        (["--tolerance", "0.5"], "--tolerance 0.5 is illegal"),
+        (["--regress", __file__], "is not a result of 'mmvitconv benchmark'"),
         (["--out", __file__], "is a file; give a folder"),
-        (["--batch", "0"], "batches: 0 is illegal"),
     ],
-    ids=["arch", "shape", "dtype", "no file", "format", "tolerance", "out", "batch"],
+    ids=["arch", "no file", "format", "out"],
 )
 def test_one_sentence_for_what_cannot_work(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -80,6 +77,33 @@ def test_one_sentence_for_what_cannot_work(
     assert message in error
     assert error.startswith("mmvitconv benchmark: error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shapes", "8by8"], "must be HEIGHTxWIDTH"),
+        (["--shapes"], "expected at least one argument"),
+        (["--dtypes", "fp8"], "invalid choice: 'fp8'"),
+        (["--layouts", "hwc"], "invalid choice: 'hwc'"),
+        (["--modes", "fast"], "invalid choice: 'fast'"),
+        (["--passes", "test"], "invalid choice: 'test'"),
+        (["--batch", "0"], "invalid positive value: '0'"),
+        (["--rounds", "0"], "invalid positive value: '0'"),
+        (["--threads", "-1"], "invalid positive value: '-1'"),
+        (["--warm-up", "-1"], "must be at least 0, got -1"),
+        (["--seconds", "nan"], "must be at least 1e-09, got nan"),
+        (["--tolerance", "0.5"], "must be at least 1, got 0.5"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stop:
+        run("benchmark", *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

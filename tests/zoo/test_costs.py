@@ -140,6 +140,20 @@ def test_inference_mode_counts_the_same():
     assert attention.macs == Macs(0, 6 * 7 * 5 * 14)
 
 
+def test_a_view_of_a_parameter_as_output_of_a_module():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = nn.Parameter(torch.zeros(1, 4))
+
+        def forward(self, x):
+            return self.tokens.expand(len(x), -1)
+
+    module = nn.Sequential(Tokens(), nn.Linear(4, 2))
+    assert count_complexity(module, torch.zeros(3, 1)).macs == Macs(24)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
 def test_low_precision_casts_of_weights_stay_weights():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = count(lambda x, m: F.linear(x, m.weight), 2, 7, 5, weight=(3, 5))
