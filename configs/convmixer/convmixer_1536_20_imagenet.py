@@ -8,7 +8,7 @@
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_224.py",
-    "../_base_/schedules/imagenet_300e.py",
+    "../_base_/schedules/convmixer_150e.py",
     "../_base_/tasks/classification.py",
 ]
 model = dict(
@@ -22,48 +22,10 @@ model = dict(
     train_cfg=dict(augments=[dict(type="Mixup", alpha=0.5), dict(type="CutMix", alpha=0.5)]),
 )
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(  # 224 / 0.96
-        type="ResizeEdge", scale=233, edge="short", backend="pillow", interpolation="bicubic"
-    ),
-    dict(type="CenterCrop", crop_size=224),
-    dict(type="PackInputs"),
+    _base_.test_pipeline[0],
+    dict(_base_.test_pipeline[1], scale=233),  # 224 / 0.96
+    *_base_.test_pipeline[2:],
 ]
 train_dataloader = dict(batch_size=64)
 val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=150)
-# The rate of each iteration is piecewise linear: 0 at the start, its peak after 40 % of the epochs,
-# a twentieth of that after 80 %, 0 at the end.
-param_scheduler = [
-    dict(  # MMEngine cannot start from 0
-        type="LinearLR",
-        start_factor=1e-6,
-        by_epoch=True,
-        begin=0,
-        end=60,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="LinearLR",
-        start_factor=1.0,
-        end_factor=1 / 20,
-        by_epoch=True,
-        begin=60,
-        end=120,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="PolyLR",
-        power=1.0,
-        by_epoch=True,
-        begin=120,
-        end=150,
-        convert_to_iter_based=True,
-    ),
-]
-optim_wrapper = dict(
-    optimizer=dict(lr=0.01 * (10 * 64) / 640, eps=1e-3, weight_decay=2e-5),
-    clip_grad=dict(max_norm=1.0),
-)
-auto_scale_lr = dict(base_batch_size=10 * 64)

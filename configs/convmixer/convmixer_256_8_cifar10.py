@@ -4,7 +4,11 @@
 # Published: top-1 92.60 (training log of github.com/locuslab/convmixer-cifar10)
 # Measured:  not trained here; model 0.59M parameters; backbone 0.59M, 0.15G MACs at 32x32
 # mmpretrain downloads the images to data/cifar10 when they are not there.
-_base_ = ["../_base_/models/classifier.py", "../_base_/tasks/classification.py"]
+_base_ = [
+    "../_base_/models/classifier.py",
+    "../_base_/schedules/convmixer_150e.py",
+    "../_base_/tasks/classification.py",
+]
 model = dict(
     data_preprocessor=dict(  # these images are RGB already
         num_classes=10,
@@ -53,39 +57,14 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=25, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+train_cfg = dict(max_epochs=25)
 # As on ImageNet: 0, the peak at 40 %, a twentieth of it at 80 %, 0.
 param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=1e-6,
-        by_epoch=True,
-        begin=0,
-        end=10,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="LinearLR",
-        start_factor=1.0,
-        end_factor=1 / 20,
-        by_epoch=True,
-        begin=10,
-        end=20,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="PolyLR",
-        power=1.0,
-        by_epoch=True,
-        begin=20,
-        end=25,
-        convert_to_iter_based=True,
-    ),
+    dict(part, begin=part["begin"] // 6, end=part["end"] // 6) for part in _base_.param_scheduler
 ]
 optim_wrapper = dict(
+    _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.05 * (1 * 512) / 512, weight_decay=0.005),
 )
-auto_scale_lr = dict(enable=False, base_batch_size=1 * 512)
+auto_scale_lr = dict(base_batch_size=1 * 512)

@@ -10,29 +10,5 @@ _base_ = "./convmixer_1536_20_imagenet.py"
 model = dict(backbone=dict(arch="768_32"), head=dict(in_channels=768))
 train_cfg = dict(max_epochs=300)
 param_scheduler = [
-    dict(
-        type="LinearLR",
-        start_factor=1e-6,
-        by_epoch=True,
-        begin=0,
-        end=120,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="LinearLR",
-        start_factor=1.0,
-        end_factor=1 / 20,
-        by_epoch=True,
-        begin=120,
-        end=240,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="PolyLR",
-        power=1.0,
-        by_epoch=True,
-        begin=240,
-        end=300,
-        convert_to_iter_based=True,
-    ),
+    dict(part, begin=2 * part["begin"], end=2 * part["end"]) for part in _base_.param_scheduler
 ]

@@ -5,23 +5,11 @@
 # Measured:  not trained here; model 57.08M parameters; backbone 23.54M, 93.67G MACs at 800x1280
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 14):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "./maskrcnn_convmixer_768_32_coco.py"
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="1024_20",
-        patch_size=16,  # strides of powers of two
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-        with_cp=True,
-    ),
+    backbone=dict(arch="1024_20", patch_size=16),
     neck=[
         dict(type="mmvitconv.IsotropicPyramid", in_channels=1024, patch_size=16, mode="taps"),
         dict(type="FPN", in_channels=[1024] * 4, out_channels=256, num_outs=5),
     ],
 )
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

@@ -6,21 +6,11 @@
 # Measured:  mask AP50 0.936 on the held-out tiles (35 nuclei; best of four evaluations,
 #            the others 0.838, 0.859 and 0.907), 6 minutes on one CPU core
 # Data:      python tools/dataset_converters/nuclei.py
-_base_ = [
-    "../_base_/models/maskrcnn_fpn_narrow.py",
-    "../_base_/datasets/nuclei_instance.py",
-    "../_base_/schedules/nuclei_20e.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_nuclei.py"
 model = dict(
-    data_preprocessor=dict(mean=[50.0] * 3, std=[60.0] * 3),  # dark images
     backbone=dict(type="mmvitconv.ConvMixer", arch="256_8", patch_size=4),
     neck=[
         dict(type="mmvitconv.IsotropicPyramid", in_channels=256, patch_size=4, mode="taps"),
         dict(type="FPN", in_channels=[256] * 4, out_channels=96, num_outs=5),
     ],
 )
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
-)
-randomness = dict(seed=0)

@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 43.43M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ConvMixer",

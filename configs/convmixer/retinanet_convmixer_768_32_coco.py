@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 31.56M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/retinanet_fpn.py",
-    "../_base_/datasets/coco_detection.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ConvMixer",

@@ -5,22 +5,10 @@
 # Measured:  not trained here; model 101.80M parameters; backbone 50.16M, 204.67G MACs at 512x512
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "./upernet_convmixer_768_32_ade20k.py"
 model = dict(
-    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
-    backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="1536_20",
-        patch_size=8,  # strides of powers of two
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-        with_cp=True,
-    ),
-    neck=dict(type="mmvitconv.IsotropicPyramid", in_channels=1536, patch_size=8, mode="taps"),
+    backbone=dict(arch="1536_20"),
+    neck=dict(in_channels=1536),
     decode_head=dict(in_channels=[1536] * 4),
     auxiliary_head=dict(in_channels=1536),
 )

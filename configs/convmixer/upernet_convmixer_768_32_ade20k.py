@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 56.88M parameters; backbone 20.38M, 82.85G MACs at 512x512
 # Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
     backbone=dict(

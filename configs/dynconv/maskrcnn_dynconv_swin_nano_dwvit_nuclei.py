@@ -6,14 +6,8 @@
 #            the others 0.776, 0.733 and 0.800), 3 minutes on one CPU core
 # Data:      python tools/dataset_converters/nuclei.py
 # The width is ours: a third of Swin-tiny's.
-_base_ = [
-    "../_base_/models/maskrcnn_fpn_narrow.py",
-    "../_base_/datasets/nuclei_instance.py",
-    "../_base_/schedules/nuclei_20e.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_nuclei.py"
 model = dict(
-    data_preprocessor=dict(mean=[50.0] * 3, std=[60.0] * 3),  # dark images
     backbone=dict(
         type="mmvitconv.DynConvSwin",
         arch=dict(embed_dims=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8)),
@@ -21,7 +15,3 @@ model = dict(
     ),
     neck=dict(in_channels=[32, 64, 128, 256]),
 )
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
-)
-randomness = dict(seed=0)

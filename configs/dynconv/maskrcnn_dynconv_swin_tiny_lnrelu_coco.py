@@ -7,11 +7,8 @@
 # but were learnt with softmax:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
+    "../_base_/recipes/maskrcnn_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",
-    "../_base_/tasks/detection.py",
 ]
 model = dict(
     backbone=dict(

@@ -6,11 +6,8 @@
 # Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    "../_base_/models/retinanet_fpn.py",
-    "../_base_/datasets/coco_detection.py",
-    "../_base_/schedules/coco_1x.py",
+    "../_base_/recipes/retinanet_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",
-    "../_base_/tasks/detection.py",
 ]
 model = dict(
     backbone=dict(

@@ -7,11 +7,8 @@
 # but were learnt with softmax:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
+    "../_base_/recipes/upernet_ade20k_160k.py",
     "../_base_/schedules/dynconv_no_decay.py",
-    "../_base_/tasks/segmentation.py",
 ]
 model = dict(
     backbone=dict(

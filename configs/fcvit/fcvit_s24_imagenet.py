@@ -6,12 +6,9 @@
 _base_ = "./fcvit_s12_imagenet.py"
 model = dict(backbone=dict(arch="s24"))
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(  # 224 / 0.95
-        type="ResizeEdge", scale=236, edge="short", backend="pillow", interpolation="bicubic"
-    ),
-    dict(type="CenterCrop", crop_size=224),
-    dict(type="PackInputs"),
+    _base_.test_pipeline[0],
+    dict(_base_.test_pipeline[1], scale=236),  # 224 / 0.95
+    *_base_.test_pipeline[2:],
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 24.44M parameters; backbone 14.19M, 53.96G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/retinanet_fpn.py",
-    "../_base_/datasets/coco_detection.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.FCViT", arch="s12", out_indices=(1, 2, 3), layer_scale_init_value=1e-6

@@ -7,6 +7,7 @@
 _base_ = [
     "../_base_/models/retinanet_fpn.py",
     "../_base_/datasets/trees_detection.py",
+    "../_base_/schedules/nuclei_20e.py",
     "../_base_/tasks/detection.py",
 ]
 model = dict(
@@ -16,20 +17,8 @@ model = dict(
     neck=dict(in_channels=[64, 160, 320], out_channels=96),
     bbox_head=dict(in_channels=96, feat_channels=96, stacked_convs=2, num_classes=1),
 )
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=4)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, T_max=12, convert_to_iter_based=True
-    ),
-]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
+train_cfg = dict(max_epochs=12, val_interval=4)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=12)]
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=4))
-auto_scale_lr = dict(enable=False, base_batch_size=1 * 2)
 randomness = dict(seed=0)

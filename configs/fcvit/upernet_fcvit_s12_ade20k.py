@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 44.68M parameters; backbone 14.19M, 13.81G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
     decode_head=dict(in_channels=[64, 128, 320, 512]),

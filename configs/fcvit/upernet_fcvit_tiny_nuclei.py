@@ -7,6 +7,7 @@
 _base_ = [
     "../_base_/models/upernet.py",
     "../_base_/datasets/nuclei_semantic.py",
+    "../_base_/schedules/nuclei_20e.py",
     "../_base_/tasks/segmentation.py",
 ]
 model = dict(
@@ -15,18 +16,11 @@ model = dict(
     decode_head=dict(in_channels=[32, 64, 160, 320], channels=96, num_classes=2),
     auxiliary_head=dict(in_channels=160, channels=48, num_classes=2),
 )
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=300, val_interval=100)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=300, val_interval=100)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    _base_.param_scheduler[0],
     dict(type="PolyLR", eta_min=0.0, power=0.9, begin=50, end=300, by_epoch=False),
 ]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=100))
-auto_scale_lr = dict(enable=False, base_batch_size=1 * 2)
 randomness = dict(seed=0)

@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 17.29M parameters; backbone 7.77M, 14.21G MACs at 800x1280
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/retinanet_fpn.py",
-    "../_base_/datasets/coco_detection.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(type="mmvitconv.LightViT", arch="tiny", drop_path_rate=0.1, norm_eval=True),
     neck=dict(in_channels=[64, 128, 256]),

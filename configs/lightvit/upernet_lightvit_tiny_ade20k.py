@@ -5,12 +5,7 @@
 # Measured:  not trained here; model 31.22M parameters; backbone 7.77M, 3.67G MACs at 512x512
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(  # three levels: there is none of stride 4
     backbone=dict(type="mmvitconv.LightViT", arch="tiny", drop_path_rate=0.1, norm_eval=True),
     decode_head=dict(in_channels=[64, 128, 256], in_index=[0, 1, 2]),

@@ -8,12 +8,7 @@
 # depth.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.1, layer_scale_init_value=1.0

@@ -8,12 +8,7 @@
 # layer decay is ConvNeXt's and is left out.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(type="mmvitconv.ParCResNet", arch="50", frozen_stages=0, norm_eval=True),
     neck=dict(in_channels=[256, 512, 1024, 2048]),

@@ -6,12 +6,7 @@
 # Input: BGR / 255 without mean and standard deviation, as the authors have it.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
     backbone=dict(

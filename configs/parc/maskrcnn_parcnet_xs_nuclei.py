@@ -5,12 +5,7 @@
 # Measured:  mask AP50 0.888 on the held-out tiles (35 nuclei; best of four evaluations,
 #            the others 0.802, 0.869 and 0.879), 3 minutes on one CPU core
 # Data:      python tools/dataset_converters/nuclei.py
-_base_ = [
-    "../_base_/models/maskrcnn_fpn_narrow.py",
-    "../_base_/datasets/nuclei_instance.py",
-    "../_base_/schedules/nuclei_20e.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/maskrcnn_nuclei.py"
 model = dict(
     data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
     backbone=dict(type="mmvitconv.ParCNet", arch="xs", out_indices=(1, 2, 3, 4)),
@@ -18,7 +13,3 @@ model = dict(
 )
 # Channel attention normalises one value per image, so a last batch of one image cannot be.
 train_dataloader = dict(drop_last=True)
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
-)
-randomness = dict(seed=0)

@@ -6,12 +6,7 @@
 # As in classification: stochastic depth 0.1. As in the authors' detectors: layer scale from 1.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/retinanet_fpn.py",
-    "../_base_/datasets/coco_detection.py",
-    "../_base_/schedules/coco_1x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCConvNeXt",

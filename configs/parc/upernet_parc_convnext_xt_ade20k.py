@@ -9,12 +9,7 @@
 # Not stated: stochastic depth (0.1 as in classification).
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.1, layer_scale_init_value=1.0

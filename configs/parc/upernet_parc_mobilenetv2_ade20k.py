@@ -9,12 +9,7 @@
 # A stage ends at each of the four maps. Not stated: BatchNorm (statistics kept).
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCMobileNetV2", arch="1.0", out_indices=(1, 2, 4, 7), norm_eval=True

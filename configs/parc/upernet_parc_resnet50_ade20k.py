@@ -9,12 +9,7 @@
 # Not stated: BatchNorm (statistics kept, as in its detectors); nothing is frozen.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = [
-    "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_160k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     backbone=dict(type="mmvitconv.ParCResNet", arch="50", norm_eval=True),
     decode_head=dict(in_channels=[256, 512, 1024, 2048]),

@@ -1,20 +1,14 @@
 # COCO 2017 with boxes only.
 _base_ = "./coco_instance.py"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    _base_.train_pipeline[0],
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    *_base_.train_pipeline[2:],
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    *_base_.test_pipeline[:2],
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
+    *_base_.test_pipeline[3:],
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

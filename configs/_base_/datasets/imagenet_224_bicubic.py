@@ -13,12 +13,9 @@ train_pipeline = [
     *_base_.train_pipeline[2:],
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(  # 224 / 0.875
-        type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"
-    ),
-    dict(type="CenterCrop", crop_size=224),
-    dict(type="PackInputs"),
+    _base_.test_pipeline[0],
+    dict(_base_.test_pipeline[1], scale=256),  # 224 / 0.875
+    *_base_.test_pipeline[2:],
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
