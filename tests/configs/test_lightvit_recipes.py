@@ -1,21 +1,27 @@
 """The recipes of the LightViT configs against specs/lightvit.md, section 8."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from recipes import (
+    build,
+    check_field_settings,
+    check_head_and_mixes,
+    check_step_schedule,
+    check_test_pipelines,
+    decays,
+    learning_rates,
+    load,
+    norm_parameters,
+)
 from timm.data import auto_augment
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/lightvit"
 IMAGENET = [f"lightvit_{arch}_imagenet" for arch in ("tiny", "small", "base")]
 MASKRCNN = [
     f"maskrcnn_lightvit_{arch}_{schedule}coco"
@@ -29,36 +35,6 @@ DENSE = [
 ]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # mmseg's, about its own code
 BLOCKS = {"tiny": 14, "small": 14, "base": 17}
-
-
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
-
-
-def build(cfg: Config) -> nn.Module:
-    """The model without memory."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
-        return MODELS.build(cfg.model)
-
-
-def optimizer_groups(model: nn.Module, cfg: Config) -> dict[str, dict]:
-    """The parameter group of each trained parameter, by its full name."""
-    wrapper: OptimWrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: group
-        for group in wrapper.optimizer.param_groups
-        for parameter in group["params"]
-    }
-
-
-def norm_parameters(model: nn.Module) -> set[str]:
-    return {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _BatchNorm))
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
 
 
 @pytest.mark.parametrize("name", [*IMAGENET, *DENSE])
@@ -79,13 +55,7 @@ def test_decay_exemptions(name):
         expected |= {name for name, parameter in parameters.items() if parameter.ndim == 1}
         expected |= {name for name in parameters if name.endswith(".bias")}
 
-    groups = optimizer_groups(model, cfg)
-    assert set(groups) == set(parameters), "everything is trained"
-    decays = {name: group["weight_decay"] for name, group in groups.items()}
-    assert {name for name, decay in decays.items() if decay == 0} == expected
-    weight_decay = cfg.optim_wrapper.optimizer.weight_decay
-    assert {decay for decay in decays.values() if decay} == {weight_decay}
-    assert {group["lr"] for group in groups.values()} == {cfg.optim_wrapper.optimizer.lr}
+    assert {name for name, decay in decays(cfg, model).items() if decay == 0} == expected
 
 
 @pytest.mark.parametrize("name", [*IMAGENET, *DENSE])
@@ -99,30 +69,6 @@ def test_statistics_of_the_stem(name):
     assert model.backbone.training
 
 
-def learning_rates(cfg: Config, epoch_length: int) -> np.ndarray:
-    """The rate of each iteration, (epochs, epoch_length), and of one more after the end."""
-    rate = cfg.optim_wrapper.optimizer.lr
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
-    schedulers = [
-        PARAM_SCHEDULERS.build(
-            dict(scheduler), default_args={"optimizer": optimizer, "epoch_length": epoch_length}
-        )
-        for scheduler in cfg.param_scheduler
-    ]
-    rates = []
-    for _ in range(cfg.train_cfg.max_epochs):  # as ParamSchedulerHook steps
-        for _ in range(epoch_length):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            for scheduler in schedulers:
-                if not scheduler.by_epoch:
-                    scheduler.step()
-        for scheduler in schedulers:
-            if scheduler.by_epoch:
-                scheduler.step()
-    return np.array([*rates, optimizer.param_groups[0]["lr"]])
-
-
 def imagenet_rate(epoch: float) -> float:
     """Section 8: linear from 1e-7 in 20 steps of an epoch, then a cosine to 1e-6 at 300."""
     if epoch < 20:
@@ -133,7 +79,7 @@ def imagenet_rate(epoch: float) -> float:
 @pytest.mark.parametrize("name", IMAGENET)
 def test_imagenet_schedule(name):
     epoch_length = 4
-    rates = learning_rates(load(name), epoch_length)
+    rates = learning_rates(load(name), epoch_length, 300 * epoch_length + 1)
     assert rates[0] == pytest.approx(1e-7)
     assert rates[10 * epoch_length] == pytest.approx(5.0005e-4)
     assert rates[20 * epoch_length] == pytest.approx(1e-3)
@@ -147,15 +93,7 @@ def test_imagenet_schedule(name):
 
 @pytest.mark.parametrize("name", MASKRCNN)
 def test_maskrcnn_schedule(name):
-    cfg, epoch_length = load(name), 600
-    epochs, drops = (36, (27, 33)) if "_3x_" in name else (12, (8, 11))
-    assert cfg.train_cfg.max_epochs == epochs
-    rates = learning_rates(cfg, epoch_length)[:-1]
-    warm_up = 2e-4 * np.linspace(0.001, 1, 500)
-    np.testing.assert_allclose(rates[:500], warm_up, rtol=1e-6)
-    after = np.arange(500, epochs * epoch_length) // epoch_length
-    expected = 2e-4 * 0.1 ** np.sum([after >= drop for drop in drops], axis=0)
-    np.testing.assert_allclose(rates[500:], expected, rtol=1e-6)
+    check_step_schedule(load(name), *((36, (27, 33)) if "_3x_" in name else (12, (8, 11))))
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -168,29 +106,19 @@ def test_imagenet_settings(name):
     assert cfg.auto_scale_lr.base_batch_size == 8 * 128 == 8 * cfg.train_dataloader.batch_size
     assert cfg.train_cfg.max_epochs == 300
     assert model.backbone.drop_path_rate == (0.3 if model.backbone.arch == "base" else 0.1)
-    # Without probabilities mmpretrain takes each of them for half of the batches.
-    assert [(mix.type, mix.alpha) for mix in model.train_cfg.augments] == [
-        ("Mixup", 0.2),
-        ("CutMix", 1.0),
-    ]
-    assert "probs" not in model.train_cfg
-    assert (model.head.loss.type, model.head.loss.label_smooth_val) == ("LabelSmoothLoss", 0.1)
+    check_head_and_mixes(cfg, [("Mixup", 0.2), ("CutMix", 1.0)])
     crop, flip, erasing = (cfg.train_dataloader.dataset.pipeline[index] for index in (1, 2, 4))
     assert (crop.type, crop.scale, crop.interpolation) == ("RandomResizedCrop", 224, "bicubic")
     assert (flip.type, flip.prob) == ("RandomFlip", 0.5)
     assert (erasing.type, erasing.erase_prob, erasing.mode) == ("RandomErasing", 0.25, "rand")
-    for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        resize, centre = loader.dataset.pipeline[1:3]
-        assert (resize.scale, resize.interpolation, centre.crop_size) == (256, "bicubic", 224)
+    check_test_pipelines(cfg, 256)
 
 
 @pytest.mark.parametrize("name", MASKRCNN)
 def test_maskrcnn_settings(name):
     cfg = load(name)
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 2e-4, 0.04)
+    check_field_settings(cfg, 2e-4, 0.04, 36 if "_3x_" in name else 12)
     assert "clip_grad" not in cfg.optim_wrapper
-    assert cfg.auto_scale_lr.base_batch_size == 8 * 2 == 8 * cfg.train_dataloader.batch_size
     assert cfg.model.backbone.drop_path_rate == 0.1
     assert cfg.model.neck.type == "mmvitconv.LightViTFPN"
     assert cfg.model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]

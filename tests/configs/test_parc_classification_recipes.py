@@ -1,23 +1,27 @@
 """The ImageNet recipes of the ParC families against specs/parc.md, section 6."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import ExponentialMovingAverage
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from PIL import Image
-from timm.data import auto_augment
+from recipes import (
+    build,
+    check_head_and_mixes,
+    check_test_pipelines,
+    check_training_pipeline,
+    decays,
+    learning_rates,
+    load,
+)
 from torch import nn
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/parc"
 PARC_NET = [f"parcnet_{arch}_imagenet" for arch in ("xs", "s", "h")]
 CONV_NETS = [f"parc_{name}_imagenet" for name in ("convnext_xt", "resnet50", "mobilenetv2")]
 ALL = [*PARC_NET, *CONV_NETS]
@@ -26,39 +30,6 @@ PARAMETERS = dict(
     zip(ALL, (2_185_384, 5_037_088, 20_403_940, 7_412_824, 23_737_640, 3_532_136), strict=True)
 )
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
-
-
-def build(cfg: Config, device: str = "meta") -> nn.Module:
-    """The model, by default without memory."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
-        return MODELS.build(cfg.model)
-
-
-def learning_rates(cfg: Config, epoch_length: int) -> np.ndarray:
-    """The rate of each iteration."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
-    schedulers = [
-        PARAM_SCHEDULERS.build(
-            dict(scheduler), default_args={"optimizer": optimizer, "epoch_length": epoch_length}
-        )
-        for scheduler in cfg.param_scheduler
-    ]
-    rates = []
-    for _ in range(cfg.train_cfg.max_epochs):  # as ParamSchedulerHook steps
-        for _ in range(epoch_length):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            for scheduler in schedulers:
-                if not scheduler.by_epoch:
-                    scheduler.step()
-        for scheduler in schedulers:
-            if scheduler.by_epoch:
-                scheduler.step()
-    return np.array(rates)
 
 
 def test_parc_net_schedule():
@@ -120,20 +91,12 @@ def test_optimizer(name):
     assert settings.weight_decay == decay
 
     model = build(cfg)
-    parameters = dict(model.named_parameters())
-    names = {id(parameter): key for key, parameter in parameters.items()}
-    found = {
-        names[id(parameter)]: group["weight_decay"]
-        for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-        for parameter in group["params"]
-    }
-    assert set(found) == set(parameters), "everything is trained"
+    parameters, found = dict(model.named_parameters()), decays(cfg, model)
     exempt = {key for key, parameter in parameters.items() if parameter.ndim == 1}
     assert exempt
     if name in PARC_NET:
         exempt = set()
     assert {key for key, value in found.items() if value == 0} == exempt
-    assert set(found.values()) - {0} == {decay}
     embeddings = {key for key in parameters if key.endswith("position_embedding")}
     assert embeddings
     assert not embeddings & exempt
@@ -200,8 +163,7 @@ def test_model(name):
             (feature,) = model.extract_feat(torch.empty(2, 3, size, size, device="meta"))
             assert feature.shape == (2, cfg.model.head.in_channels)
     else:
-        mixes = [(mix.type, mix.alpha) for mix in cfg.model.train_cfg.augments]
-        assert mixes == [("Mixup", 0.8), ("CutMix", 1.0)]
+        check_head_and_mixes(cfg, [("Mixup", 0.8), ("CutMix", 1.0)])
     if name == "parc_convnext_xt_imagenet":
         assert model.neck is None
         assert model.backbone.gap_before_final_norm
@@ -265,21 +227,8 @@ def test_parc_net_batches(tmp_path):
 @pytest.mark.parametrize("name", CONV_NETS)
 def test_conv_net_pipelines(name):
     cfg = load(name)
-    _, crop, flip, augment, erasing, _ = cfg.train_dataloader.dataset.pipeline
-    assert (crop.type, crop.scale) == ("RandomResizedCrop", 224)
-    assert (crop.interpolation, crop.backend) == ("bicubic", "pillow")
-    assert (flip.type, flip.prob) == ("RandomFlip", 0.5)
-    reference = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {})
-    assert (augment.type, augment.policies) == ("RandAugment", "timm_increasing")
-    assert augment.num_policies == reference.num_layers
-    assert {operation.magnitude for operation in reference.ops} == {augment.magnitude_level}
-    assert {operation.magnitude_std for operation in reference.ops} == {augment.magnitude_std}
-    assert (erasing.type, erasing.erase_prob, erasing.mode) == ("RandomErasing", 0.25, "rand")
-    for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        assert loader.dataset.split == "val"
-        _, resize, centre, _ = loader.dataset.pipeline
-        assert (resize.scale, resize.edge, centre.crop_size) == (256, "short", 224)
-        assert (resize.interpolation, resize.backend) == ("bicubic", "pillow")
+    check_training_pipeline(cfg, {"bicubic"})
+    check_test_pipelines(cfg, 256)
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.to_rgb
     assert preprocessor.mean == [123.675, 116.28, 103.53]

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
+from recipes import build, check_step_schedule, load, norm_parameters, parameter_groups
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,68 +26,15 @@ PARCNETS = sorted(  # those of the other test files too
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # mmseg's, about its own code
 
 
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
-
-
-def build(cfg: Config, device: str = "meta") -> nn.Module:
-    """The model, without memory unless a device is given."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
-        return MODELS.build(cfg.model)
-
-
 def settings(model: nn.Module, optim_wrapper: dict, scope: str) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay of each trained parameter, by its full name."""
-    with DefaultScope.overwrite_default_scope(scope):
-        groups = build_optim_wrapper(model, optim_wrapper).optimizer.param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: (group["lr"], group["weight_decay"])
-        for group in groups
-        for parameter in group["params"]
-    }
-
-
-def norm_parameters(model: nn.Module) -> set[str]:
-    """Names of weights and biases of all norms; ConvNeXt's are layer norms of their own class."""
-    return {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm))
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
-
-
-def learning_rates(cfg: Config, rate: float, length: int, epoch_length: int) -> np.ndarray:
-    """The rate of each iteration, as ParamSchedulerHook steps."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
-    schedulers = [
-        PARAM_SCHEDULERS.build(
-            dict(scheduler), default_args={"optimizer": optimizer, "epoch_length": epoch_length}
-        )
-        for scheduler in cfg.param_scheduler
-    ]
-    rates = []
-    for iteration in range(1, length + 1):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or iteration % epoch_length == 0:
-                scheduler.step()
-    return np.array(rates)
+    groups = parameter_groups(model, optim_wrapper, scope)
+    return {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detection_schedule(name):
-    cfg, epoch_length = load(name), 600
-    epochs, drops = (36, (27, 33)) if name == CASCADE else (12, (8, 11))
-    assert cfg.train_cfg.max_epochs == epochs
-    rate = cfg.optim_wrapper.optimizer.lr
-    rates = learning_rates(cfg, rate, epochs * epoch_length, epoch_length)
-    np.testing.assert_allclose(rates[:500], rate * np.linspace(0.001, 1, 500), rtol=1e-6)
-    epoch = np.arange(500, epochs * epoch_length) // epoch_length
-    expected = rate * 0.1 ** np.sum([epoch >= drop for drop in drops], axis=0)
-    np.testing.assert_allclose(rates[500:], expected, rtol=1e-6)
+    check_step_schedule(load(name), *((36, (27, 33)) if name == CASCADE else (12, (8, 11))))
 
 
 @pytest.mark.parametrize("name", [*DETECTORS, *SEGMENTORS])
