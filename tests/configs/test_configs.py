@@ -322,6 +322,7 @@ def test_builds_from_a_cold_interpreter(path, built):
     assert facts["dtypes"] == ["torch.float32"]
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_channels_and_strides_fit(path, cfg, built):
     features = built[str(path)]["features"]  # of an image of 256x256, after the neck
