@@ -3,4 +3,4 @@
 #   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT, the same PORT on each.
 # More: docs/distributed.md
-exec "${PYTHON:-python}" -m mmvitconv.engine.torchrun test.py "$0" "$@"
+exec "${PYTHON:-python}" -m mmvitconv.cli.dist test.py "$0" "$@"

@@ -4,4 +4,4 @@
 # Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT, the same PORT on each.
 # MAX_RESTARTS=N starts again up to N times, from the last checkpoint, when a process dies.
 # More: docs/distributed.md
-exec "${PYTHON:-python}" -m mmvitconv.engine.torchrun train.py "$0" "$@"
+exec "${PYTHON:-python}" -m mmvitconv.cli.dist train.py "$0" "$@"
