@@ -39,6 +39,7 @@ HOOKS = Registry(
         "mmvitconv.checks.bad_data",
         "mmvitconv.engine.checkpoint",
         "mmvitconv.engine.compile_backbone",
+        "mmvitconv.engine.folding",
         "mmvitconv.checks.non_finite",
     ],
 )

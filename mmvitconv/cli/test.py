@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--amp", action="store_true", help="mixed precision (float16 on GPUs, bfloat16 on CPUs)"
     )
+    parser.add_argument(
+        "--no-fold",
+        action="store_true",
+        help="test the layers as they were trained; otherwise norms and scales are folded into "
+        "their neighbours, which is exact and faster",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -68,6 +74,8 @@ def run(options: argparse.Namespace) -> None:
             enable_test_time_augmentation(cfg)
 
         hooks = ["mmvitconv.Float32BoxesHook"] if options.amp else []
+        if not options.no_fold:
+            hooks.append("mmvitconv.FoldHook")
         runner = engine.build(cfg, loop.begin, hooks, compile_backbone=options.compile)
         if out:
             from mmengine.registry import METRICS
