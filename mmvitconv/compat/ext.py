@@ -1,9 +1,10 @@
 """Stand-in for ``mmcv._ext``: mmcv's compiled operators on torchvision's operators and torch.
 
 Python loads this file under the name ``mmcv._ext`` when mmcv has no compiled module (see
-:mod:`mmvitconv.compat`). Names, argument names and argument order are those with which
-``mmcv/ops/*.py`` calls the compiled module; like it, most functions fill tensors that mmcv has
-allocated. They run where their inputs are: on CUDA wherever torchvision has a CUDA kernel.
+:mod:`mmvitconv.compat`). Names and order of the arguments are those with which ``mmcv/ops/*.py``
+calls the compiled module: tensors by position, numbers by name. Like it, most functions fill
+tensors that mmcv has allocated. They run where their inputs are: on CUDA wherever torchvision has
+a CUDA kernel.
 
 Half precision is computed in float32 and rounded once at the end, because torchvision's CPU
 kernels lack bfloat16 (and some float16); float64 stays float64. mmcv's half-precision CUDA kernels
@@ -15,16 +16,18 @@ called: it raises :class:`mmvitconv.compat.MissingOperatorError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-import torchvision  # noqa: F401  (registers the operators of torch.ops.torchvision)
+import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmvitconv.compat import MissingOperatorError
 
+_OPERATORS = getattr(torch.ops, torchvision.__name__)  # its import registers them
 _MAX_POOLING = 0  # mmcv's number for pool_mode='max' (1 is 'avg')
 _SOFT_NMS_NAIVE, _SOFT_NMS_LINEAR, _SOFT_NMS_GAUSSIAN = range(3)
 _SAMPLES_AT_ONCE = 2**25  # bounds the memory of max-RoIAlign: 128 MiB of float32
@@ -47,14 +50,17 @@ def get_compiler_version() -> str:
     return "none (operators by mmvitconv on torchvision)"
 
 
-def get_compiling_cuda_version() -> str:
-    """Answer mmcv's question for the CUDA compiler; mmcv prints it in every log."""
-    return "none (operators by mmvitconv on torchvision)"
+get_compiling_cuda_version = get_compiler_version
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype to compute in: float64 stays, everything else is float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _widen(first: Tensor, *others: Tensor) -> list[Tensor]:
+    """Return tensors in the dtype to compute in, which is that of the first."""
+    return [tensor.to(_compute_dtype(first)) for tensor in (first, *others)]
 
 
 # ------------------------------------------------------------------------------------------ boxes
@@ -97,9 +103,9 @@ def bbox_overlaps(
         aligned: Pair box i with box i instead of every box with every other.
         offset: 0, or 1 when x2 and y2 are the last pixels inside.
     """
-    dtype = _compute_dtype(bboxes1)
-    first = bboxes1.to(dtype) if aligned else bboxes1.to(dtype)[:, None]
-    ious.copy_(_pairwise_overlaps(first, bboxes2.to(dtype), offset, of_first=mode == 1))
+    first, second = _widen(bboxes1, bboxes2)
+    first = first if aligned else first[:, None]
+    ious.copy_(_pairwise_overlaps(first, second, offset, of_first=mode == 1))
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -114,12 +120,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Indices (K,) into ``boxes``, best score first, int64.
     """
-    dtype = _compute_dtype(boxes)
-    boxes = boxes.to(dtype)
-    if offset:
-        # A width of x2 - x1 + 1 is the plain width of the box whose far corner is moved by one.
-        boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
-    return torch.ops.torchvision.nms(boxes, scores.to(dtype), iou_threshold)
+    boxes, scores = _widen(boxes, scores)
+    # A width of x2 - x1 + 1 is the plain width of the box whose far corner is moved by one.
+    boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    return _OPERATORS.nms(boxes, scores, iou_threshold)
 
 
 def softnms(
@@ -151,9 +155,7 @@ def softnms(
     Returns:
         Indices (K,) into ``boxes``, in the order in which they were chosen, int64.
     """
-    dtype = _compute_dtype(boxes)
-    all_boxes = boxes.detach().to(dtype)
-    current = scores.detach().to(dtype).clone()
+    all_boxes, current = _widen(boxes.detach(), scores.detach().clone())
     remaining = torch.arange(len(all_boxes), device=boxes.device)
     kept: list[Tensor] = []
     while remaining.numel():
@@ -169,11 +171,8 @@ def softnms(
             factor = torch.where(overlaps >= iou_threshold, reduced, torch.ones_like(overlaps))
         current[remaining] *= factor
         remaining = remaining[current[remaining] >= min_score]
-    if not kept:
-        return torch.zeros(0, dtype=torch.long, device=boxes.device)
-    order = torch.stack(kept)
-    dets[: len(order), :4].copy_(all_boxes[order])
-    dets[: len(order), 4].copy_(current[order])
+    order = torch.stack(kept) if kept else remaining
+    dets[: len(order)].copy_(torch.cat((all_boxes[order], current[order, None]), dim=1))
     return order
 
 
@@ -187,7 +186,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         One list of indices per surviving box: itself, then what it suppressed, best score first.
     """
-    dets = dets.detach().to(_compute_dtype(dets))
+    (dets,) = _widen(dets.detach())
     remaining = dets[:, 4].sort(descending=True, stable=True).indices
     groups = []
     while remaining.numel():
@@ -202,56 +201,14 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 # ---------------------------------------------------------------------------------------- RoIAlign
 
 
-def _samples_per_bin(
-    rois: Tensor, spatial_scale: float, bins: tuple[int, int], sampling_ratio: int, aligned: bool
-) -> Tensor:
-    """Return how many sampling points (R, 2) RoIAlign takes per bin: rows and columns."""
-    if sampling_ratio > 0:
-        return rois.new_full((len(rois), 2), sampling_ratio, dtype=torch.long)
-    size = rois[:, [4, 3]] * spatial_scale - rois[:, [2, 1]] * spatial_scale
-    if not aligned:
-        size = size.clamp(min=1)
-    return (size / size.new_tensor(bins)).ceil().clamp(min=0).long()
-
-
-def _groups_of_equal_sampling(
-    samples: Tensor, elements_per_sample: int
-) -> list[tuple[int, int, Tensor]]:
-    """Split RoIs into groups (rows, columns, RoI indices) that one batched call can sample."""
-    groups = []
-    for rows, columns in samples.unique(dim=0).tolist():
-        if rows == 0 or columns == 0:
-            continue  # a RoI without area has no sampling point: it stays 0 and has no gradient
-        chosen = ((samples[:, 0] == rows) & (samples[:, 1] == columns)).nonzero().squeeze(1)
-        at_once = max(1, _SAMPLES_AT_ONCE // (elements_per_sample * rows * columns))
-        groups.extend((rows, columns, part) for part in chosen.split(at_once))
-    return groups
-
-
-def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Fill ``output`` with RoIAlign features.
+@dataclass
+class _RoIAlign:
+    """RoIAlign as mmcv describes it.
 
     Average pooling is torchvision's operator. Maximum pooling, which torchvision lacks, samples
     the same points with it (one per bin on a finer raster) and takes the largest of each bin.
 
     Args:
-        input: Feature maps (B, C, H, W).
-        rois: Regions (R, 5) as image index, x1, y1, x2, y2 in image pixels.
-        output: Filled: (R, C, aligned_height, aligned_width).
-        argmax_y: Maximum pooling only, filled: row of the largest sampling point within its bin.
-        argmax_x: Maximum pooling only, filled: column of the largest point within its bin.
         aligned_height: Rows of the output.
         aligned_width: Columns of the output.
         spatial_scale: Feature pixels per image pixel.
@@ -259,23 +216,71 @@ def roi_align_forward(
         pool_mode: 0 for maximum, 1 for average.
         aligned: Shift by half a pixel (True), or mmdetection 1.x behaviour (False).
     """
-    dtype = _compute_dtype(input)
-    source, rois = input.to(dtype), rois.to(dtype)
-    align = torch.ops.torchvision.roi_align
-    height, width = aligned_height, aligned_width
-    if pool_mode != _MAX_POOLING:
-        output.copy_(
-            align(source, rois, spatial_scale, height, width, sampling_ratio, bool(aligned))
-        )
+
+    aligned_height: int
+    aligned_width: int
+    spatial_scale: float
+    sampling_ratio: int
+    pool_mode: int
+    aligned: bool
+
+    def align(self, source: Tensor, rois: Tensor, raster: tuple[int, int] | None = None) -> Tensor:
+        """Sample features; with a raster (rows, columns of a bin) give each point by itself."""
+        *how, ratio = self._arguments(raster)
+        return _OPERATORS.roi_align(source, rois, *how, ratio, bool(self.aligned))
+
+    def align_backward(
+        self, grad: Tensor, rois: Tensor, shape: Sequence[int], raster: tuple | None = None
+    ) -> Tensor:
+        """Return the gradient of :meth:`align` for features of this shape."""
+        *how, ratio = self._arguments(raster)
+        aligned = bool(self.aligned)
+        return _OPERATORS._roi_align_backward(grad, rois, *how, *shape, ratio, aligned)
+
+    def _arguments(self, raster: tuple[int, int] | None) -> tuple[float, int, int, int]:
+        rows, columns = raster or (1, 1)
+        height, width = self.aligned_height * rows, self.aligned_width * columns
+        return self.spatial_scale, height, width, 1 if raster else self.sampling_ratio
+
+    def groups(self, rois: Tensor, channels: int) -> list[tuple[tuple[int, int], Tensor]]:
+        """Split RoIs into groups (raster, RoI indices) that one batched call can sample."""
+        bins = (self.aligned_height, self.aligned_width)
+        if self.sampling_ratio > 0:
+            samples = rois.new_full((len(rois), 2), self.sampling_ratio, dtype=torch.long)
+        else:
+            size = (rois[:, [4, 3]] - rois[:, [2, 1]]) * self.spatial_scale
+            size = size if self.aligned else size.clamp(min=1)
+            samples = (size / size.new_tensor(bins)).ceil().clamp(min=0).long()
+        groups = []
+        for rows, columns in samples.unique(dim=0).tolist():
+            if rows == 0 or columns == 0:
+                continue  # a RoI without area has no sampling point: it stays 0, without gradient
+            chosen = ((samples[:, 0] == rows) & (samples[:, 1] == columns)).nonzero().squeeze(1)
+            per_roi = channels * bins[0] * bins[1] * rows * columns
+            at_once = max(1, _SAMPLES_AT_ONCE // per_roi)
+            groups.extend(((rows, columns), part) for part in chosen.split(at_once))
+        return groups
+
+
+def roi_align_forward(*tensors: Tensor, **settings: float) -> None:
+    """Fill ``output`` with RoIAlign features.
+
+    Args:
+        *tensors: Feature maps (B, C, H, W); regions (R, 5) as image index, x1, y1, x2, y2 in image
+            pixels; ``output`` (R, C, aligned_height, aligned_width); for maximum pooling, row and
+            column of the largest sampling point within its bin, filled and shaped like it.
+        **settings: Of :class:`_RoIAlign`.
+    """
+    input, rois, output, argmax_y, argmax_x = tensors
+    operator = _RoIAlign(**settings)
+    source, rois = _widen(input, rois)
+    if operator.pool_mode != _MAX_POOLING:
+        output.copy_(operator.align(source, rois))
         return
     output.zero_()
-    samples = _samples_per_bin(rois, spatial_scale, (height, width), sampling_ratio, aligned)
-    per_sample = source.shape[1] * height * width
-    for rows, columns, chosen in _groups_of_equal_sampling(samples, per_sample):
-        points = align(
-            source, rois[chosen], spatial_scale, height * rows, width * columns, 1, bool(aligned)
-        )
-        points = points.unflatten(3, (width, columns)).unflatten(2, (height, rows))
+    for (rows, columns), chosen in operator.groups(rois, source.shape[1]):
+        points = operator.align(source, rois[chosen], (rows, columns))
+        points = points.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
         largest, where = points.transpose(3, 4).flatten(4).max(dim=-1)
         output[chosen] = largest.to(output.dtype)
         # Small whole numbers: exact in every dtype that mmcv gives these buffers.
@@ -283,51 +288,22 @@ def roi_align_forward(
         argmax_x[chosen] = where.remainder(columns).to(argmax_x.dtype)
 
 
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Fill ``grad_input`` (B, C, H, W); the arguments are those of :func:`roi_align_forward`."""
-    dtype = _compute_dtype(grad_output)
-    grad, rois = grad_output.to(dtype), rois.to(dtype)
-    backward = torch.ops.torchvision._roi_align_backward
-    height, width = aligned_height, aligned_width
+def roi_align_backward(*tensors: Tensor, **settings: float) -> None:
+    """Fill ``grad_input`` (B, C, H, W), the last tensor; the others are as in the forward."""
+    grad_output, rois, argmax_y, argmax_x, grad_input = tensors
+    operator = _RoIAlign(**settings)
+    grad, rois = _widen(grad_output, rois)
     shape = tuple(grad_input.shape)
-    if pool_mode != _MAX_POOLING:
-        grad_input.copy_(
-            backward(
-                grad, rois, spatial_scale, height, width, *shape, sampling_ratio, bool(aligned)
-            )
-        )
+    if operator.pool_mode != _MAX_POOLING:
+        grad_input.copy_(operator.align_backward(grad, rois, shape))
         return
-    total = torch.zeros(shape, dtype=dtype, device=grad.device)
-    samples = _samples_per_bin(rois, spatial_scale, (height, width), sampling_ratio, aligned)
-    per_sample = shape[1] * height * width
-    for rows, columns, chosen in _groups_of_equal_sampling(samples, per_sample):
+    total = grad.new_zeros(shape)
+    for (rows, columns), chosen in operator.groups(rois, shape[1]):
         where = argmax_y[chosen].long() * columns + argmax_x[chosen].long()
         points = grad.new_zeros((*where.shape, rows * columns))
         points.scatter_(-1, where[..., None], grad[chosen][..., None])
-        points = points.unflatten(-1, (rows, columns)).transpose(3, 4)
-        points = points.reshape(len(chosen), shape[1], height * rows, width * columns)
-        total += backward(
-            points,
-            rois[chosen],
-            spatial_scale,
-            height * rows,
-            width * columns,
-            *shape,
-            1,
-            bool(aligned),
-        )
+        points = points.unflatten(-1, (rows, columns)).transpose(3, 4).flatten(4).flatten(2, 3)
+        total += operator.align_backward(points, rois[chosen], shape, (rows, columns))
     grad_input.copy_(total)
 
 
@@ -370,25 +346,19 @@ def roi_pool_forward(
     argmax.fill_(-1)
     height, width = input.shape[2:]
     # Comparing values needs no wider dtype; coordinates do.
-    regions = rois.to(_compute_dtype(rois))
-    start = regions[:, 1:3] * spatial_scale
-    end = (regions[:, 3:5] + 1) * spatial_scale
+    (regions,) = _widen(rois)
+    start, end = regions[:, 1:3] * spatial_scale, (regions[:, 3:5] + 1) * spatial_scale
     lefts, rights = _bin_borders(start[:, 0], end[:, 0], pooled_width, width)
     tops, bottoms = _bin_borders(start[:, 1], end[:, 1], pooled_height, height)
     images = rois[:, 0].long().tolist()
-    has_area = (end > start).all(dim=1).tolist()
-    for region in range(len(images)):
-        if not has_area[region]:
-            continue
+    for region in (end > start).all(dim=1).nonzero().flatten().tolist():
         features = input[images[region]]
         # Columns first, then rows: among equal values the first in reading order wins.
-        for column in range(pooled_width):
-            left, right = lefts[region][column], rights[region][column]
+        for column, (left, right) in enumerate(zip(lefts[region], rights[region], strict=True)):
             if right <= left:
                 continue
             by_row, at_column = features[:, :, left:right].max(dim=2)
-            for row in range(pooled_height):
-                top, bottom = tops[region][row], bottoms[region][row]
+            for row, (top, bottom) in enumerate(zip(tops[region], bottoms[region], strict=True)):
                 if bottom <= top:
                     continue
                 largest, at_row = by_row[:, top:bottom].max(dim=1)
@@ -399,22 +369,15 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **settings: float
 ) -> None:
     """Fill ``grad_input`` (B, C, H, W); the arguments are those of :func:`roi_pool_forward`."""
-    dtype = _compute_dtype(grad_output)
+    (grad,) = _widen(grad_output)
     batch, channels, height, width = grad_input.shape
     plane = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
     flat = plane[:, :, None, None] * (height * width) + argmax.long().clamp(min=0)
-    grad = torch.where(argmax >= 0, grad_output.to(dtype), 0)
-    total = torch.zeros(batch * channels * height * width, dtype=dtype, device=grad_output.device)
-    total.index_add_(0, flat.flatten(), grad.flatten())
+    total = grad.new_zeros(batch * channels * height * width)
+    total.index_add_(0, flat.flatten(), torch.where(argmax >= 0, grad, 0).flatten())
     grad_input.copy_(total.view_as(grad_input))
 
 
@@ -447,76 +410,50 @@ def sigmoid_focal_loss_forward(
         gamma: Focusing exponent, 0 or more.
         alpha: Weight of the target class, 0 to 1; other classes weigh 1 - alpha.
     """
-    dtype = _compute_dtype(input)
-    logits = input.to(dtype)
+    (logits,) = _widen(input)
     probability = logits.sigmoid()
     positive = -alpha * (1 - probability).pow(gamma) * F.logsigmoid(logits)
     negative = -(1 - alpha) * probability.pow(gamma) * F.logsigmoid(-logits)
     loss = torch.where(_is_target(target, input.shape[1]), positive, negative)
-    output.copy_(loss * _class_weights(weight, target, dtype)[:, None])
+    output.copy_(loss * _class_weights(weight, target, loss.dtype)[:, None])
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Fill ``grad_input`` (N, C) with the derivative of :func:`sigmoid_focal_loss_forward`."""
-    dtype = _compute_dtype(input)
-    logits = input.to(dtype)
+    (logits,) = _widen(input)
     probability = logits.sigmoid()
     other = 1 - probability
     positive = -alpha * other.pow(gamma) * (other - gamma * probability * F.logsigmoid(logits))
-    negative = (
-        (1 - alpha) * probability.pow(gamma) * (probability - gamma * other * F.logsigmoid(-logits))
-    )
-    grad = torch.where(_is_target(target, input.shape[1]), positive, negative)
-    grad_input.copy_(grad * _class_weights(weight, target, dtype)[:, None])
+    negative = probability.pow(gamma) * (probability - gamma * other * F.logsigmoid(-logits))
+    grad = torch.where(_is_target(target, input.shape[1]), positive, (1 - alpha) * negative)
+    grad_input.copy_(grad * _class_weights(weight, target, grad.dtype)[:, None])
 
 
 def _target_probability(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the target's probability (N,), above 0, and the mask (N,) of valid targets."""
-    dtype = _compute_dtype(softmax)
-    chosen = softmax.to(dtype).gather(1, target.clamp(min=0)[:, None]).squeeze(1)
-    return chosen.clamp(min=torch.finfo(dtype).tiny), target >= 0
+    (softmax,) = _widen(softmax)
+    chosen = softmax.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
+    return chosen.clamp(min=torch.finfo(softmax.dtype).tiny), target >= 0
 
 
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fill ``output`` with the focal loss of exclusive classes.
+    """Fill ``output`` (N,) with the focal loss of exclusive classes.
 
-    Args:
-        input: Probabilities (N, C): mmcv has applied the softmax.
-        target: Class (N,) from 0 to C - 1, negative to ignore the row. int64.
-        weight: Class weights (C,), or empty.
-        output: Filled: (N,).
-        gamma: Focusing exponent, 0 or more.
-        alpha: Factor of every loss.
+    The arguments are those of :func:`sigmoid_focal_loss_forward`, except that the input holds
+    probabilities, that a negative target ignores its row, and that alpha multiplies every loss.
     """
     chosen, valid = _target_probability(input, target)
     loss = -alpha * (1 - chosen).pow(gamma) * chosen.log()
     output.copy_(torch.where(valid, loss * _class_weights(weight, target, loss.dtype), 0))
 
 
-def softmax_focal_loss_backward(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    buff: Tensor,
-    grad_input: Tensor,
-    gamma: float,
-    alpha: float,
-) -> None:
-    """Fill ``grad_input`` (N, C) with the derivative with respect to the logits.
-
-    Args:
-        input: Probabilities (N, C).
-        target: Class (N,) from 0 to C - 1, negative to ignore the row. int64.
-        weight: Class weights (C,), or empty.
-        buff: Filled: (N,), derivative times probability of the target class.
-        grad_input: Filled: (N, C).
-        gamma: Focusing exponent, 0 or more.
-        alpha: Factor of every loss.
-    """
+def softmax_focal_loss_backward(*tensors: Tensor, gamma: float, alpha: float) -> None:
+    """Fill ``grad_input`` (N, C) with the derivative by the logits, and the buffer (N,)."""
+    input, target, weight, buff, grad_input = tensors
     chosen, valid = _target_probability(input, target)
     other = 1 - chosen
     # For gamma < 1 the power of a probability of exactly 1 is infinite, but multiplied by log 1.
@@ -530,243 +467,83 @@ def softmax_focal_loss_backward(
 
 # --------------------------------------------------------------------------- deformable convolution
 
+# mmcv's names in torchvision's order; what else mmcv says (kernel size, im2col_step) is not needed.
+_GEOMETRY = ("dH", "dW", "padH", "padW", "dilationH", "dilationW")
+_MODULATED_GEOMETRY = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
 
-def _deform_conv_gradients(
-    grad_output: Tensor,
+
+def _deform_arguments(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Tensor | None,
-    geometry: tuple[int, ...],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of input, weight, offset, mask and bias, in the dtype to compute in."""
-    dtype = _compute_dtype(input)
-    # As in torchvision: a mask that is not used is never read.
-    used_mask = input.new_zeros((len(input), 1), dtype=dtype) if mask is None else mask.to(dtype)
-    return torch.ops.torchvision._deform_conv2d_backward(
-        grad_output.to(dtype).contiguous(),
-        input.to(dtype),
-        weight.to(dtype),
-        offset.to(dtype),
-        used_mask,
-        weight.new_zeros(len(weight), dtype=dtype),
-        *geometry,
-        mask is not None,
-    )
-
-
-def _deform_conv(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    offset: Tensor,
-    mask: Tensor | None,
-    geometry: tuple[int, ...],
-) -> Tensor:
-    """Run torchvision's operator; ``geometry`` is its list of integers, in its order."""
-    dtype = _compute_dtype(input)
-    used_mask = input.new_zeros((len(input), 1), dtype=dtype) if mask is None else mask.to(dtype)
-    used_bias = weight.new_zeros(len(weight), dtype=dtype) if bias is None else bias.to(dtype)
-    return torch.ops.torchvision.deform_conv2d(
-        input.to(dtype),
-        weight.to(dtype),
-        offset.to(dtype),
-        used_mask,
-        used_bias,
-        *geometry,
-        mask is not None,
-    )
-
-
-def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,  # noqa: N803  (these names are mmcv's)
-    kH: int,  # noqa: N803
-    dW: int,  # noqa: N803
-    dH: int,  # noqa: N803
-    padW: int,  # noqa: N803
-    padH: int,  # noqa: N803
-    dilationW: int,  # noqa: N803
-    dilationH: int,  # noqa: N803
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
-) -> None:
-    """Fill ``output`` with a deformable convolution (version 1, without mask).
+    numbers: dict[str, int],
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor | int, ...]:
+    """Return the arguments of torchvision's deformable convolution.
 
     Args:
         input: Feature maps (B, C, H, W).
-        weight: Kernel (O, C / group, kH, kW).
-        offset: Shifts (B, deformable_group * kH * kW * 2, OH, OW) in pixels, row before column.
-        output: Filled: (B, O, OH, OW).
-        columns: Not needed.
-        ones: Not needed.
-        kW: Not needed: the kernel says it.
-        kH: Not needed: the kernel says it.
-        dW: Horizontal stride.
-        dH: Vertical stride.
-        padW: Padding left and right.
-        padH: Padding above and below.
-        dilationW: Horizontal dilation.
-        dilationH: Vertical dilation.
-        group: Groups of the convolution.
-        deformable_group: Groups of channels with shifts of their own.
-        im2col_step: Not needed: torchvision chooses it.
+        weight: Kernel (O, C / group, kernel rows, kernel columns).
+        offset: Shifts (B, deformable_group * kernel size * 2, OH, OW) in pixels, row before column.
+        numbers: Stride, padding, dilation, ``group`` (of the convolution) and
+            ``deformable_group`` (groups of channels with shifts of their own), by mmcv's names.
+        mask: Factors (B, deformable_group * kernel size, OH, OW) of the samples.
+        bias: Bias (O,).
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_deform_conv(input, weight, None, offset, None, geometry))
+    # As in torchvision: a mask that is not used is never read.
+    used_mask = input.new_zeros((len(input), 1)) if mask is None else mask
+    used_bias = weight.new_zeros(len(weight)) if bias is None else bias
+    tensors = _widen(input, weight, offset, used_mask, used_bias)
+    names = _GEOMETRY if mask is None else _MODULATED_GEOMETRY
+    geometry = (numbers[name] for name in (*names, "group", "deformable_group"))
+    return (*tensors, *geometry, mask is not None)
 
 
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    grad_offset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    kW: int,  # noqa: N803
-    kH: int,  # noqa: N803
-    dW: int,  # noqa: N803
-    dH: int,  # noqa: N803
-    padW: int,  # noqa: N803
-    padH: int,  # noqa: N803
-    dilationW: int,  # noqa: N803
-    dilationH: int,  # noqa: N803
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
-) -> None:
-    """Fill ``grad_input`` and ``grad_offset``; arguments as in :func:`deform_conv_forward`."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _deform_conv_gradients(grad_output, input, weight, offset, None, geometry)
+def _deform_gradients(grad_output: Tensor, arguments: tuple[Tensor | int, ...]) -> list[Tensor]:
+    """Return the gradients of input, weight, offset, mask and bias."""
+    (grad,) = _widen(grad_output.contiguous())
+    return _OPERATORS._deform_conv2d_backward(grad.to(arguments[0].dtype), *arguments)
+
+
+def deform_conv_forward(*tensors: Tensor, **numbers: int) -> None:
+    """Fill ``output`` (B, O, OH, OW) with a deformable convolution (version 1, without mask)."""
+    input, weight, offset, output, *_ = tensors
+    output.copy_(_OPERATORS.deform_conv2d(*_deform_arguments(input, weight, offset, numbers)))
+
+
+def deform_conv_backward_input(*tensors: Tensor, **numbers: int) -> None:
+    """Fill ``grad_input`` and ``grad_offset``."""
+    input, offset, grad_output, grad_input, grad_offset, weight, *_ = tensors
+    grads = _deform_gradients(grad_output, _deform_arguments(input, weight, offset, numbers))
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
 
 
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,  # noqa: N803
-    kH: int,  # noqa: N803
-    dW: int,  # noqa: N803
-    dH: int,  # noqa: N803
-    padW: int,  # noqa: N803
-    padH: int,  # noqa: N803
-    dilationW: int,  # noqa: N803
-    dilationH: int,  # noqa: N803
-    group: int,
-    deformable_group: int,
-    scale: float,
-    im2col_step: int,
-) -> None:
-    """Add ``scale`` times the gradient to ``grad_weight`` (see :func:`deform_conv_forward`)."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **numbers: int) -> None:
+    """Add ``scale`` times the gradient to ``grad_weight``."""
+    input, offset, grad_output, grad_weight, *_ = tensors
     # The gradient of the kernel depends on its shape alone, which is that of its gradient.
-    grads = _deform_conv_gradients(grad_output, input, grad_weight, offset, None, geometry)
+    grads = _deform_gradients(grad_output, _deform_arguments(input, grad_weight, offset, numbers))
     grad_weight.add_(grads[1].to(grad_weight.dtype), alpha=scale)
 
 
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
-    with_bias: bool,
-) -> None:
-    """Fill ``output`` with a modulated deformable convolution (version 2).
-
-    Args:
-        input: Feature maps (B, C, H, W).
-        weight: Kernel (O, C / group, kernel_h, kernel_w).
-        bias: Bias (O,), read only ``with_bias``.
-        ones: Not needed.
-        offset: Shifts (B, deformable_group * kernel_h * kernel_w * 2, OH, OW) in pixels, row
-            before column.
-        mask: Factors (B, deformable_group * kernel_h * kernel_w, OH, OW) of the samples.
-        output: Filled: (B, O, OH, OW).
-        columns: Not needed.
-        kernel_h: Not needed: the kernel says it.
-        kernel_w: Not needed: the kernel says it.
-        stride_h: Vertical stride.
-        stride_w: Horizontal stride.
-        pad_h: Padding above and below.
-        pad_w: Padding left and right.
-        dilation_h: Vertical dilation.
-        dilation_w: Horizontal dilation.
-        group: Groups of the convolution.
-        deformable_group: Groups of channels with shifts of their own.
-        with_bias: Add ``bias``.
-    """
-    geometry = (
-        *(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
-        *(group, deformable_group),
-    )
-    used_bias = bias if with_bias else None
-    output.copy_(_deform_conv(input, weight, used_bias, offset, mask, geometry))
+def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **numbers: int) -> None:
+    """Fill ``output`` (B, O, OH, OW) with a modulated deformable convolution (version 2)."""
+    input, weight, bias, _, offset, mask, output, *_ = tensors
+    bias = bias if with_bias else None
+    arguments = _deform_arguments(input, weight, offset, numbers, mask, bias)
+    output.copy_(_OPERATORS.deform_conv2d(*arguments))
 
 
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
-    with_bias: bool,
-) -> None:
-    """Fill the five gradients; arguments as in :func:`modulated_deform_conv_forward`."""
-    geometry = (
-        *(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
-        *(group, deformable_group),
-    )
-    grads = _deform_conv_gradients(grad_output, input, weight, offset, mask, geometry)
-    grad_input.copy_(grads[0])
-    grad_weight.copy_(grads[1])
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
-    if with_bias:
-        grad_bias.copy_(grads[4])
+def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **numbers: int) -> None:
+    """Fill the gradients of input, weight, bias (if there is one), offset and mask."""
+    input, weight, _, _, offset, mask, _, *targets, grad_output = tensors
+    arguments = _deform_arguments(input, weight, offset, numbers, mask)
+    by_input, by_weight, by_offset, by_mask, by_bias = _deform_gradients(grad_output, arguments)
+    grads = (by_input, by_weight, by_bias if with_bias else targets[2], by_offset, by_mask)
+    for target, grad in zip(targets, grads, strict=True):
+        target.copy_(grad)
 
 
 # ----------------------------------------------------------------------------- deformable attention
@@ -782,51 +559,30 @@ def _ms_deform_attn(
     return multi_scale_deformable_attn_pytorch(value, spatial_shapes, sampling_loc, attn_weight)
 
 
-def ms_deform_attn_forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_loc: Tensor,
-    attn_weight: Tensor,
-    im2col_step: int,
-) -> Tensor:
+def ms_deform_attn_forward(*tensors: Tensor, im2col_step: int) -> Tensor:
     """Return multi-scale deformable attention (Deformable DETR).
 
     Args:
-        value: Values (B, sum of H * W over levels, heads, channels).
-        spatial_shapes: Height and width of every level (L, 2).
-        level_start_index: Not needed: the shapes say it.
-        sampling_loc: Sampling points (B, Q, heads, L, P, 2) as x, y from 0 to 1.
-        attn_weight: Their weights (B, Q, heads, L, P).
+        *tensors: Values (B, sum of H * W over levels, heads, channels); height and width of every
+            level (L, 2); where each level starts, which the shapes say as well; sampling points
+            (B, Q, heads, L, P, 2) as x, y from 0 to 1; their weights (B, Q, heads, L, P).
         im2col_step: Not needed.
 
     Returns:
         Attention output (B, Q, heads * channels), dtype of ``value``.
     """
-    dtype = _compute_dtype(value)
-    points, weights = sampling_loc.to(dtype), attn_weight.to(dtype)
-    return _ms_deform_attn(value.to(dtype), spatial_shapes, points, weights).to(value.dtype)
+    value, spatial_shapes, _, sampling_loc, attn_weight = tensors
+    values, points, weights = _widen(value, sampling_loc, attn_weight)
+    return _ms_deform_attn(values, spatial_shapes, points, weights).to(value.dtype)
 
 
-def ms_deform_attn_backward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_loc: Tensor,
-    attn_weight: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
-    """Fill the three gradients, by running the forward again with gradients recorded."""
-    dtype = _compute_dtype(value)
-    leaves = [
-        tensor.detach().to(dtype).requires_grad_() for tensor in (value, sampling_loc, attn_weight)
-    ]
+def ms_deform_attn_backward(*tensors: Tensor, im2col_step: int) -> None:
+    """Fill the gradients of value, points and weights, by running the forward once more."""
+    value, spatial_shapes, _, sampling_loc, attn_weight, grad_output, *targets = tensors
+    inputs = _widen(value, sampling_loc, attn_weight)
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         output = _ms_deform_attn(leaves[0], spatial_shapes, leaves[1], leaves[2])
-    grads = torch.autograd.grad(output, leaves, grad_output.to(dtype))
-    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
+    grads = torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+    for target, grad in zip(targets, grads, strict=True):
         target.copy_(grad)
