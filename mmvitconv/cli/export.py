@@ -10,6 +10,7 @@ for what can be had.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmvitconv.cli.arguments import add_config_options
@@ -72,9 +73,8 @@ def run(options: argparse.Namespace) -> None:
     """Export the model and print what was written."""
     from mmvitconv.export import export_model
 
-    values = vars(options)
-    del values["arguments"]
-    source, checkpoint = values.pop("source"), values.pop("checkpoint")
-    if values["shape"] is not None:
-        values["shape"] = tuple(values["shape"])
-    show(export_model(source, checkpoint, **values, say=lambda text: print(text, flush=True)))
+    own = ("program", "arguments", "source", "checkpoint", "shape")
+    settings = {name: value for name, value in vars(options).items() if name not in own}
+    shape = None if options.shape is None else tuple(options.shape)
+    say = partial(print, flush=True)
+    show(export_model(options.source, options.checkpoint, shape=shape, **settings, say=say))
