@@ -1,20 +1,17 @@
 """The doctor's judgement of fake environments, and one real run."""
 
-import os
 import re
-import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import run_python
 
 from mmvitconv import doctor
 from mmvitconv.cli import run
 from mmvitconv.doctor import Probes, find_problems
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = {"torch": "2.14.1", "torchvision": "0.29.1", "timm": "1.0.31", "setuptools": "81.0.0"}
 SMALL = {"ftfy": "6.3.1", "regex": "2026.11.15"}
 UPSTREAM = {
@@ -230,16 +227,7 @@ def test_packages_without_files_and_the_state_of_the_start_up_file(tmp_path, mon
 
 
 def run_doctor(*options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *options],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_python(*options)
     assert done.stderr == ""
     return done.stdout
 

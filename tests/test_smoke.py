@@ -5,14 +5,10 @@ building of every config, exact resuming, and the reference numbers.
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from processes import ROOT, run_python
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(
     str(path.relative_to(ROOT))
     for folder in ("mmvitconv", "tools")
@@ -40,17 +36,7 @@ print(json.dumps(failed))
 
 def run(*arguments: object) -> str:
     """Run Python from the repository root in a fresh interpreter; gives what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
+    return run_python("-W", "ignore", *arguments).stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,20 @@
 """The wheel in an environment of its own, outside the repository."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
-import venv
+from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
+from processes import ROOT, make_environment
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 STUDY = "analysis_tools/study_activation.py"
+run = partial(processes.run, PYTHONPATH=None)  # outside the repository, without its paths
 CONTENT = ("mmvitconv", "configs", "tools", "docs", "requirements")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "model-index.yml", "README.md", "LICENSE")
 BUILD_SDIST = "import setuptools.build_meta as b; print(b.build_sdist({folder!r}))"
@@ -41,21 +41,6 @@ for place in yaml.safe_load((root / 'model-index.yml').read_text())['Import']:
     assert all((root / model['Config']).is_file() for model in content['Models'])
 print(root)
 """
-
-
-def run(*command: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a command outside the repository, without its paths."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +72,8 @@ def wheel(folder) -> Path:
 @pytest.fixture(scope="module")
 def environment(wheel, folder) -> Path:
     """An environment with the wheel; all else comes from this one, but not its start-up files."""
-    venv.create(folder / "env", with_pip=False)
-    (site,) = (folder / "env" / "lib").glob("python*/site-packages")
-    (site / "zz_outer.pth").write_text(
-        "\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n"
-    )
-    pip = (sys.executable, "-m", "pip", "--python", folder / "env" / "bin" / "python")
+    python, _ = make_environment(folder / "env")
+    pip = (sys.executable, "-m", "pip", "--python", python)
     run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, folder=folder)
     return folder / "env"
 

@@ -1,10 +1,10 @@
 """The command line as a whole: every command loads, explains itself and names mistakes."""
 
 import argparse
-import subprocess
 import sys
 
 import pytest
+from processes import run_python
 
 from mmvitconv import __version__
 from mmvitconv.cli import COMMANDS, UsageError, execute, main, run
@@ -26,8 +26,7 @@ def test_help_is_quick(name):
         f"try: main([{name!r}, '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'mmdet', 'gradio', 'matplotlib', 'onnx'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert run_python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
 def test_usage_lists_all(capsys):

@@ -1,29 +1,18 @@
 """The finder of the stand-in: order, laziness, errors; mostly in a fresh interpreter."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import ROOT, run_python
 
 from mmvitconv import compat
 from mmvitconv.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run_python(code: str, *search_path: Path, options: tuple[str, ...] = ()) -> str:
+def run_code(code: str, *search_path: Path, options: tuple[str, ...] = ()) -> str:
     """Run code in a fresh interpreter that finds our package, and return what it prints."""
     prelude = f"import sys; sys.path[:0] = {[str(path) for path in (*search_path, ROOT)]!r}\n"
-    done = subprocess.run(
-        [sys.executable, *options, "-W", "ignore", "-c", prelude + code],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return run_python(*options, "-W", "ignore", "-c", prelude + code).stdout.strip()
 
 
 def fake_mmcv(folder: Path, *, compiled: bool) -> Path:
@@ -35,7 +24,7 @@ def fake_mmcv(folder: Path, *, compiled: bool) -> Path:
 
 
 def test_import_is_light():
-    heavy = run_python(
+    heavy = run_code(
         "before = set(sys.modules)\nimport mmvitconv\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(new - set(sys.stdlib_module_names)))",
@@ -45,7 +34,7 @@ def test_import_is_light():
 
 
 def test_provide_operators_is_idempotent_and_asked_last():
-    out = run_python(
+    out = run_code(
         "import importlib, mmvitconv.compat as compat\n"
         "compat.provide_operators(); importlib.reload(compat).provide_operators()\n"
         "names = [getattr(f, '__name__', type(f).__name__) for f in sys.meta_path]\n"
@@ -61,17 +50,17 @@ def test_finder_answers_for_one_name_only(name):
 
 def test_compiled_mmcv_is_preferred(tmp_path):
     code = "import mmvitconv, mmcv._ext\nprint(mmcv._ext.ORIGIN)"
-    assert run_python(code, fake_mmcv(tmp_path, compiled=True)) == "compiled"
+    assert run_code(code, fake_mmcv(tmp_path, compiled=True)) == "compiled"
 
 
 def test_stand_in_when_nothing_is_compiled(tmp_path):
     code = "import mmvitconv, mmcv._ext\nprint(mmcv._ext.__name__, mmcv._ext.__file__)"
-    out = run_python(code, fake_mmcv(tmp_path, compiled=False))
+    out = run_code(code, fake_mmcv(tmp_path, compiled=False))
     assert out == f"mmcv._ext {ROOT / 'mmvitconv' / 'compat' / 'ext.py'}"
 
 
 def test_no_mmcv_at_all_says_so(tmp_path):
-    out = run_python(
+    out = run_code(
         "import mmvitconv\nsys.modules['mmcv'] = None\n"
         "try:\n import mmcv._ext\nexcept ModuleNotFoundError as error: print(error)"
     )
@@ -80,7 +69,7 @@ def test_no_mmcv_at_all_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_cold_start_from_mmdet_and_mmcv_checks():
-    out = run_python(
+    out = run_code(
         "import mmvitconv\n"
         "from mmdet.registry import MODELS\nimport mmdet.models, mmcv.ops\n"
         "from mmcv.utils.ext_loader import check_ops_exist\n"

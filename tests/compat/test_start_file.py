@@ -1,35 +1,19 @@
 """The start-up file: present after both kinds of installation, harmless, gone after removal."""
 
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 import pytest
+from processes import ROOT, make_environment, run
 
-ROOT = Path(__file__).resolve().parents[2]
 COLD_IMPORT = (
     "import sys; before = 'mmvitconv' in sys.modules\n"
     "import mmcv.ops; print(before, 'mmvitconv' in sys.modules, mmcv._ext.__file__)"
 )
 MODULES = "import sys; print(sorted(sys.modules))"
-
-
-def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +31,7 @@ def sources(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True])
 def test_installation(tmp_path, sources, editable):
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env" / "bin" / "python"
-    site = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
-    # Everything else comes from the running environment, without running its start-up files.
-    (site / "zz_outer.pth").write_text(
-        "\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n"
-    )
+    python, site = make_environment(tmp_path / "env")
     pip = (sys.executable, "-m", "pip", "--python", python)
     options = ("--no-build-isolation", "--no-deps", "--no-index", "--quiet")
     run(*pip, "install", *options, *(("-e",) if editable else ()), sources)

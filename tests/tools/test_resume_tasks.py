@@ -2,16 +2,14 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import ROOT, run_python
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "misc" / "chaos_train.py"
 SHORT = {
     "train_dataloader.num_workers": 1,
@@ -45,18 +43,6 @@ def load_tool():
     return module
 
 
-def run_tool(*arguments: object) -> subprocess.CompletedProcess:
-    """Run the tool as a user does."""
-    return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
 @pytest.mark.smoke
 @pytest.mark.usefixtures("nuclei_root", "mnist_root")
 @pytest.mark.parametrize(
@@ -72,11 +58,11 @@ def test_killed_training_ends_with_the_same_bits(
     tmp_path: Path, config: str, changes: dict, processes: int
 ) -> None:
     options = [f"{key}={value}" for key, value in {**SHORT, **changes}.items()]
-    done = run_tool(
-        *(ROOT / "configs" / f"{config}.py", "--kills", 2, "--processes", processes),
+    run_python(
+        *(TOOL, ROOT / "configs" / f"{config}.py", "--kills", 2, "--processes", processes),
         *("--work-dir", tmp_path, "--cfg-options", *options),
+        CUDA_VISIBLE_DEVICES="",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / config.rpartition("/")[2] / "report.json").read_text())
     assert report["differing"] == []
     assert report["compared"] > 300
@@ -86,7 +72,7 @@ def test_killed_training_ends_with_the_same_bits(
 
 
 def test_failing_run_is_shown(tmp_path: Path) -> None:
-    done = run_tool("no_config.py", "--work-dir", tmp_path)
+    done = run_python(TOOL, "no_config.py", "--work-dir", tmp_path, check=False)
     assert done.returncode == 1
     assert "there is no config file 'no_config.py'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 from PIL import Image
+from processes import ROOT, run_python
 
 from mmvitconv import cli
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -124,19 +121,8 @@ def write_config(folder: Path, name: str, extra: str = "") -> Path:
 
 def run(tool: str, *arguments: object, folder: Path, **environment: str):
     """Run a tool from the repository root as a user does."""
-    return subprocess.run(
-        [sys.executable, f"tools/{tool}", *map(str, arguments)],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    path = f"{folder}{os.pathsep}{ROOT}"
+    return run_python(f"tools/{tool}", *arguments, check=False, PYTHONPATH=path, **environment)
 
 
 def read_spy(config: Path) -> list[dict]:
@@ -347,8 +333,7 @@ def test_wrong_path_is_noticed_before_torch_is_imported(tmp_path: Path) -> None:
         "print(run('train', 'nowhere.py'), [m for m in sys.modules if m in "
         "('torch', 'mmdet', 'mmseg', 'mmpretrain', 'mmcv')])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.stdout.strip() == "1 []"
+    assert run_python("-c", code).stdout.strip() == "1 []"
 
 
 @pytest.mark.parametrize("door", ["load_from", "resume", "init_cfg", "test"])
