@@ -237,7 +237,7 @@ def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, s
     kind = node.get("type") or ("OptimWrapper" if place == "optim_wrapper" else None)
     if kind is None:
         return None, "the config"
-    found = _find_class(kind, cfg.get("default_scope")) if isinstance(kind, str) else kind
+    found = find_class(kind, cfg.get("default_scope"))
     names = None if found is None else legal_arguments(found)
     if names is None:
         return None, str(kind)
@@ -245,8 +245,18 @@ def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, s
     return names | BUILDER_KEYS | extras, str(kind)
 
 
-def _find_class(kind: str, scope: str | None) -> Any:
-    """Return what is registered under ``kind`` in any of MMEngine's registries, or ``None``."""
+def find_class(kind: Any, scope: str | None) -> Any:
+    """Find what a ``type`` of a config means.
+
+    Args:
+        kind: The type: a name in any of MMEngine's registries, or a class.
+        scope: The config's ``default_scope``.
+
+    Returns:
+        The class or function; None when nothing bears that name.
+    """
+    if not isinstance(kind, str):
+        return kind
     from mmengine.registry import Registry, root
 
     from mmvitconv.engine.quiet import quiet_logger

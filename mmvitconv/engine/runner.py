@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmengine.config import Config, ConfigDict
 
-from mmvitconv.engine.configuration import walk
+from mmvitconv.engine.configuration import find_class, walk
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.engine.torchrun import STARTED_VARIABLE
 from mmvitconv.errors import UserError
@@ -191,20 +191,18 @@ def choose_exact_loop(cfg: Config) -> None:
     Args:
         cfg: Config of a training.
     """
-    from mmengine.registry import LOOPS
     from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
     kind = cfg.train_cfg.get("type")
     if kind is None:
         kind = EpochBasedTrainLoop if cfg.train_cfg.get("by_epoch") else IterBasedTrainLoop
-    elif isinstance(kind, str):
-        kind = LOOPS.get(kind)
     exact = {
         EpochBasedTrainLoop: "mmvitconv.ResumableEpochLoop",
         IterBasedTrainLoop: "mmvitconv.ResumableIterLoop",
     }
-    if kind in exact:
-        cfg.train_cfg.type = exact[kind]
+    name = exact.get(find_class(kind, cfg.get("default_scope")))
+    if name is not None:
+        cfg.train_cfg.type = name
         cfg.train_cfg.pop("by_epoch", None)
 
 

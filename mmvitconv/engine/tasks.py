@@ -6,10 +6,12 @@ The tasks are told apart by ``default_scope``. Functions that return nothing cha
 from __future__ import annotations
 
 from copy import deepcopy
+from inspect import isclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmvitconv.engine.configuration import find_class
 from mmvitconv.errors import UserError
 
 TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
@@ -129,9 +131,12 @@ def enable_test_time_augmentation(cfg: Config) -> None:
 
 def _mirrored(pipeline: list[dict], scope: str) -> list[dict]:
     """Return a test pipeline that gives every image plain and mirrored."""
-    kinds = [step["type"].rpartition(".")[2] for step in pipeline]
+    from mmcv.transforms import LoadAnnotations
+
+    kinds = [find_class(step["type"], scope) for step in pipeline]
+    loads = [isclass(kind) and issubclass(kind, LoadAnnotations) for kind in kinds]
     # Annotations are loaded after the image is mirrored: the ground truth must stay as it is.
-    first = next((index for index, kind in enumerate(kinds) if "Annotations" in kind), -1)
+    first = loads.index(True) if True in loads else -1
     pack = deepcopy(pipeline[-1])
     if scope == "mmdet" and "meta_keys" in pack:
         pack["meta_keys"] = tuple(dict.fromkeys((*pack["meta_keys"], "flip", "flip_direction")))
