@@ -190,7 +190,7 @@ def test_mistakes_of_the_user(tool, trained, tmp_path, capsys):
     for arguments, text in cases:
         assert tool.main(arguments) == 1
         error = capsys.readouterr().err
-        assert error.startswith("error: ")
+        assert error.startswith("demo_report.py: error: ")
         assert text in error
     assert not (tmp_path / "out").exists()
 

@@ -32,6 +32,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from mmvitconv.cli import execute
+from mmvitconv.cli.arguments import positive
 from mmvitconv.engine.checkpoint import PARTIAL_NAME
 from mmvitconv.engine.resume import NUMBERED, find_resumable
 from mmvitconv.errors import UserError
@@ -291,33 +293,31 @@ def shake(options: argparse.Namespace) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "chaos_train.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="config to train, better a short one")
-    parser.add_argument("--kills", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--kills", type=positive, default=5, help="default: %(default)s")
+    parser.add_argument("--processes", type=positive, default=1, help="default: %(default)s")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the training and of the kills (default: 0)"
     )
     parser.add_argument("--work-dir", default="work_dirs/chaos", help="default: %(default)s")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
-    for option in ("kills", "processes"):
-        if getattr(options, option) < 1:
-            parser.error(f"--{option} must be at least 1, got {getattr(options, option)}")
-    try:
-        report = shake(options)
-    except UserError as error:
-        print(f"chaos_train.py: error: {error}", file=sys.stderr)
-        return 1
-    for place in report.differing[:20]:
-        print(f"differs: {place}")
-    verdict = f"{len(report.differing)} of {report.compared} values differ"
-    print(
-        f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
-        f"written; {verdict}"
-    )
-    return 1 if report.differing else 0
+
+    def work() -> int:
+        report = shake(parser.parse_args(arguments))
+        for place in report.differing[:20]:
+            print(f"differs: {place}")
+        verdict = f"{len(report.differing)} of {report.compared} values differ"
+        print(
+            f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
+            f"written; {verdict}"
+        )
+        return 1 if report.differing else 0
+
+    return execute(parser, work)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmvitconv import __version__
 from mmvitconv.apis.images import Loading, decode_to_show
+from mmvitconv.cli import execute
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import load_config
@@ -45,10 +46,12 @@ from mmvitconv.zoo.loading import load_model
 COLUMNS = ("image", "ground truth", "prediction")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "demo_report.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "config", type=Path, help="config of a detector, or the name of a shipped one"
@@ -68,7 +71,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--train-seconds", type=float, help="how long training took, for metrics.json"
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
@@ -277,16 +280,16 @@ def is_number(value: Any) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and print where it is; returns the exit code."""
-    try:
-        picture, summary = report(parse_arguments(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
-    print(headline(metrics))
-    print(f"picture: {picture}")
-    print(f"metrics: {summary}")
-    return 0
+    parser = build_parser()
+
+    def work() -> None:
+        picture, summary = report(parser.parse_args(arguments))
+        metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
+        print(headline(metrics))
+        print(f"picture: {picture}")
+        print(f"metrics: {summary}")
+
+    return execute(parser, work)
 
 
 if __name__ == "__main__":
