@@ -224,31 +224,33 @@ class _RoIAlign:
     pool_mode: int
     aligned: bool
 
-    def align(self, source: Tensor, rois: Tensor, raster: tuple[int, int] | None = None) -> Tensor:
-        """Sample features; with a raster (rows, columns of a bin) give each point by itself."""
-        *how, ratio = self._arguments(raster)
-        return _OPERATORS.roi_align(source, rois, *how, ratio, bool(self.aligned))
+    def __post_init__(self) -> None:
+        self.aligned = bool(self.aligned)  # mmcv may give 0 or 1
+
+    def align(self, source: Tensor, rois: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
+        """Sample features; with rows and columns of a bin, give each point by itself."""
+        how, end = self._arguments(rows, columns)
+        return _OPERATORS.roi_align(source, rois, *how, *end)
 
     def align_backward(
-        self, grad: Tensor, rois: Tensor, shape: Sequence[int], raster: tuple | None = None
+        self, grad: Tensor, rois: Tensor, shape: Sequence[int], rows: int = 0, columns: int = 0
     ) -> Tensor:
         """Return the gradient of :meth:`align` for features of this shape."""
-        *how, ratio = self._arguments(raster)
-        aligned = bool(self.aligned)
-        return _OPERATORS._roi_align_backward(grad, rois, *how, *shape, ratio, aligned)
+        how, end = self._arguments(rows, columns)
+        return _OPERATORS._roi_align_backward(grad, rois, *how, *shape, *end)
 
-    def _arguments(self, raster: tuple[int, int] | None) -> tuple[float, int, int, int]:
-        rows, columns = raster or (1, 1)
-        height, width = self.aligned_height * rows, self.aligned_width * columns
-        return self.spatial_scale, height, width, 1 if raster else self.sampling_ratio
+    def _arguments(self, rows: int, columns: int) -> tuple[tuple, tuple]:
+        raster = (self.aligned_height * (rows or 1), self.aligned_width * (columns or 1))
+        return (self.spatial_scale, *raster), (1 if rows else self.sampling_ratio, self.aligned)
 
-    def groups(self, rois: Tensor, channels: int) -> list[tuple[tuple[int, int], Tensor]]:
-        """Split RoIs into groups (raster, RoI indices) that one batched call can sample."""
+    def groups(self, rois: Tensor, channels: int) -> list[tuple[int, int, Tensor]]:
+        """Split RoIs into groups (rows, columns, RoI indices) that one batched call can sample."""
         bins = (self.aligned_height, self.aligned_width)
         if self.sampling_ratio > 0:
             samples = rois.new_full((len(rois), 2), self.sampling_ratio, dtype=torch.long)
         else:
-            size = (rois[:, [4, 3]] - rois[:, [2, 1]]) * self.spatial_scale
+            corners = rois * self.spatial_scale  # first scaled, as torchvision does: it rounds
+            size = corners[:, [4, 3]] - corners[:, [2, 1]]
             size = size if self.aligned else size.clamp(min=1)
             samples = (size / size.new_tensor(bins)).ceil().clamp(min=0).long()
         groups = []
@@ -258,7 +260,7 @@ class _RoIAlign:
             chosen = ((samples[:, 0] == rows) & (samples[:, 1] == columns)).nonzero().squeeze(1)
             per_roi = channels * bins[0] * bins[1] * rows * columns
             at_once = max(1, _SAMPLES_AT_ONCE // per_roi)
-            groups.extend(((rows, columns), part) for part in chosen.split(at_once))
+            groups.extend((rows, columns, part) for part in chosen.split(at_once))
         return groups
 
 
@@ -278,8 +280,8 @@ def roi_align_forward(*tensors: Tensor, **settings: float) -> None:
         output.copy_(operator.align(source, rois))
         return
     output.zero_()
-    for (rows, columns), chosen in operator.groups(rois, source.shape[1]):
-        points = operator.align(source, rois[chosen], (rows, columns))
+    for rows, columns, chosen in operator.groups(rois, source.shape[1]):
+        points = operator.align(source, rois[chosen], rows, columns)
         points = points.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
         largest, where = points.transpose(3, 4).flatten(4).max(dim=-1)
         output[chosen] = largest.to(output.dtype)
@@ -298,12 +300,12 @@ def roi_align_backward(*tensors: Tensor, **settings: float) -> None:
         grad_input.copy_(operator.align_backward(grad, rois, shape))
         return
     total = grad.new_zeros(shape)
-    for (rows, columns), chosen in operator.groups(rois, shape[1]):
+    for rows, columns, chosen in operator.groups(rois, shape[1]):
         where = argmax_y[chosen].long() * columns + argmax_x[chosen].long()
         points = grad.new_zeros((*where.shape, rows * columns))
         points.scatter_(-1, where[..., None], grad[chosen][..., None])
         points = points.unflatten(-1, (rows, columns)).transpose(3, 4).flatten(4).flatten(2, 3)
-        total += operator.align_backward(points, rois[chosen], shape, (rows, columns))
+        total += operator.align_backward(points, rois[chosen], shape, rows, columns)
     grad_input.copy_(total)
 
 
@@ -397,6 +399,17 @@ def _is_target(target: Tensor, classes: int) -> Tensor:
     return target[:, None] == torch.arange(classes, device=target.device)
 
 
+def _sigmoid_terms(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sign (1 for the target class, -1 for others), logit of being right, and factor."""
+    (logits,) = _widen(input)
+    one_hot = _is_target(target, input.shape[1]).to(logits.dtype)
+    sign = 2 * one_hot - 1
+    factor = alpha * one_hot + (1 - alpha) * (1 - one_hot)
+    return sign, sign * logits, factor * _class_weights(weight, target, logits.dtype)[:, None]
+
+
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -410,25 +423,18 @@ def sigmoid_focal_loss_forward(
         gamma: Focusing exponent, 0 or more.
         alpha: Weight of the target class, 0 to 1; other classes weigh 1 - alpha.
     """
-    (logits,) = _widen(input)
-    probability = logits.sigmoid()
-    positive = -alpha * (1 - probability).pow(gamma) * F.logsigmoid(logits)
-    negative = -(1 - alpha) * probability.pow(gamma) * F.logsigmoid(-logits)
-    loss = torch.where(_is_target(target, input.shape[1]), positive, negative)
-    output.copy_(loss * _class_weights(weight, target, loss.dtype)[:, None])
+    _, right, factor = _sigmoid_terms(input, target, weight, alpha)
+    output.copy_(-factor * right.neg().sigmoid().pow(gamma) * F.logsigmoid(right))
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Fill ``grad_input`` (N, C) with the derivative of :func:`sigmoid_focal_loss_forward`."""
-    (logits,) = _widen(input)
-    probability = logits.sigmoid()
-    other = 1 - probability
-    positive = -alpha * other.pow(gamma) * (other - gamma * probability * F.logsigmoid(logits))
-    negative = probability.pow(gamma) * (probability - gamma * other * F.logsigmoid(-logits))
-    grad = torch.where(_is_target(target, input.shape[1]), positive, (1 - alpha) * negative)
-    grad_input.copy_(grad * _class_weights(weight, target, grad.dtype)[:, None])
+    sign, right, factor = _sigmoid_terms(input, target, weight, alpha)
+    wrong = right.neg().sigmoid()
+    slope = wrong - gamma * (1 - wrong) * F.logsigmoid(right)
+    grad_input.copy_(-sign * factor * wrong.pow(gamma) * slope)
 
 
 def _target_probability(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
