@@ -1,6 +1,7 @@
 """Original FCViT layouts -> ours: every wrapper, prefix and defect."""
 
 import argparse
+import copy
 import subprocess
 import sys
 
@@ -24,15 +25,16 @@ def original(num_classes: int | None = None) -> dict:
 
 
 def features(model: nn.Module) -> list:
+    images = torch.linspace(-2, 2, 3 * 64 * 64, dtype=torch.float64).view(1, 3, 64, 64)
     with torch.no_grad():
-        return model.eval()(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64))
+        return copy.deepcopy(model).double().eval()(images)
 
 
 def assert_loaded(model: FCViT, state_dict: dict) -> None:
     oracle = OracleFCViT(**OPTIONS)
     oracle.load_state_dict(state_dict)
     for out, expected in zip(features(model), features(oracle), strict=True):
-        torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

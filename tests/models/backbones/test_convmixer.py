@@ -158,10 +158,11 @@ def test_timm_model_converts_and_agrees():
     x = torch.randn(1, 3, 50, 57)
     ours = ConvMixer("768_32", out_indices=-1, pad_to_patch=False).eval()
     head = load(ours, model.state_dict())
+    model, ours, x = model.double(), ours.double(), x.double()
     with torch.no_grad():
         pooled = ours(x)[0].mean((2, 3))
-        logits = F.linear(pooled, head["head.fc.weight"], head["head.fc.bias"])
-        torch.testing.assert_close(logits, model(x), rtol=0, atol=1e-5)
+        logits = F.linear(pooled, head["head.fc.weight"].double(), head["head.fc.bias"].double())
+        torch.testing.assert_close(logits, model(x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.smoke
@@ -170,9 +171,9 @@ def test_mmpretrain_model_converts_and_agrees():
     model.eval()  # returns None there
     ours = ConvMixer(SIZES, out_indices=-1, pad_to_patch=False).eval()
     load(ours, {f"backbone.{key}": value for key, value in model.state_dict().items()})
-    x = torch.randn(2, 3, 33, 47)
+    ours, model, x = ours.double(), model.double(), torch.randn(2, 3, 33, 47).double()
     with torch.no_grad():
-        torch.testing.assert_close(ours(x)[0], model(x)[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(x)[0], model(x)[0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -201,25 +202,26 @@ def test_fused_equals_unfused(act: str):
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
+    model, x = model.double(), x.double()  # maps of values up to 150, a scale of random sign
     with pytest.deprecated_call(match="mmvitconv.runtime.fold"):
         fused = copy.deepcopy(model).fuse()
     assert not torch.equal(fused.blocks[0][1].bias, model.blocks[0][1].bias)
     with torch.no_grad():
         for a, b in zip(fused(x), model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
         with pytest.deprecated_call():
             twice = fused.fuse()(x)
-        torch.testing.assert_close(twice[-1], model(x)[-1], rtol=0, atol=1e-4)
+        torch.testing.assert_close(twice[-1], model(x)[-1], rtol=1e-9, atol=1e-9)
     with pytest.deprecated_call(), pytest.raises(RuntimeError, match="is for inference; call eval"):
         copy.deepcopy(model).train().fuse()
 
 
 def test_padding_and_dropping_the_remainder():
     torch.manual_seed(0)
-    padded = ConvMixer(SIZES).eval()
-    dropped = ConvMixer(SIZES, pad_to_patch=False).eval()
+    padded = ConvMixer(SIZES).eval().double()
+    dropped = ConvMixer(SIZES, pad_to_patch=False).eval().double()
     dropped.load_state_dict(padded.state_dict())
-    x = torch.randn(1, 3, 30, 34)
+    x = torch.randn(1, 3, 30, 34).double()
     with torch.no_grad():
         expected = dropped(F.pad(x, (0, 2, 0, 2)))
         for out, full, less in zip(padded(x), expected, dropped(x), strict=True):
@@ -280,13 +282,13 @@ def test_a_stem_of_another_patch_size_is_resized_on_loading():
 @pytest.mark.parametrize("algorithm", ["direct", "direct_nchw", "direct_nhwc", "fft", "unfold"])
 def test_algorithms_agree(algorithm: str):
     torch.manual_seed(0)
-    model = ConvMixer(SIZES).eval()
-    other = ConvMixer(SIZES, algorithm=algorithm).eval()
+    model = ConvMixer(SIZES).eval().double()
+    other = ConvMixer(SIZES, algorithm=algorithm).eval().double()
     other.load_state_dict(model.state_dict())
-    x = torch.randn(1, 3, 41, 30)
+    x = torch.randn(1, 3, 41, 30).double()
     with torch.no_grad():
         for a, b in zip(other(x), model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_sync_batch_norm_and_frozen_norms():

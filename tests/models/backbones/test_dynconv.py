@@ -143,11 +143,11 @@ def test_every_mixer_trains_at_odd_sizes(family: str, mixer: str):
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_of_a_batch_do_not_meet(family: str, mixer: str):
-    model = filled(FAMILIES[family](mixer=mixer))
-    x = torch.randn(3, 3, 33, 50)
+    model = filled(FAMILIES[family](mixer=mixer)).double()
+    x = torch.randn(3, 3, 33, 50).double()
     with torch.no_grad():
         for together, alone in zip(model(x), model(x[1:2]), strict=True):
-            torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(together[1:2], alone, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("mixer", ["ln_relu", "dwvit", "ddw"])
@@ -351,14 +351,14 @@ def test_default_outputs(depth: int, expected: tuple[int, ...]):
 
 @pytest.mark.parametrize("mixer", ["deit", "relu_n", "ln_relu"])
 def test_window_form_in_a_map_of_one_window_is_global(mixer: str):
-    model = filled(FAMILIES["vit"](mixer=mixer))
-    windowed = FAMILIES["vit"](mixer=mixer, window_size=6, global_blocks=(3,)).eval()
+    model = filled(FAMILIES["vit"](mixer=mixer)).double()
+    windowed = FAMILIES["vit"](mixer=mixer, window_size=6, global_blocks=(3,)).eval().double()
     windowed.load_state_dict(model.state_dict())
     assert [block.mixer.reach for block in windowed.blocks] == ["window"] * 3 + ["global"]
-    x = torch.randn(2, 3, 24, 24)
+    x = torch.randn(2, 3, 24, 24).double()
     with torch.no_grad():
         for a, b in zip(windowed(x), model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_windows_do_not_meet_before_a_global_block():
