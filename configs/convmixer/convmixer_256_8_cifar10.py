@@ -48,11 +48,9 @@ train_dataloader = dict(
     dataset=dict(type="CIFAR10", data_root="data/cifar10", split="train", pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=512,
-    num_workers=2,
-    persistent_workers=True,
+    train_dataloader,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="CIFAR10", data_root="data/cifar10", split="test", pipeline=test_pipeline),
+    dataset=dict(train_dataloader["dataset"], split="test", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))

@@ -7,12 +7,9 @@
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
+    # Strides of powers of two. Statistics of two images are too noisy; from scratch give SyncBN.
     backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="768_32",
-        patch_size=8,  # strides of powers of two
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-        with_cp=True,
+        type="mmvitconv.ConvMixer", arch="768_32", patch_size=8, norm_eval=True, with_cp=True
     ),
     neck=[
         dict(type="mmvitconv.IsotropicPyramid", in_channels=768, patch_size=8, mode="taps"),

@@ -8,12 +8,9 @@
 _base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
+    # Strides of powers of two. Statistics of two images are too noisy; from scratch give SyncBN.
     backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="768_32",
-        patch_size=8,  # strides of powers of two
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-        with_cp=True,
+        type="mmvitconv.ConvMixer", arch="768_32", patch_size=8, norm_eval=True, with_cp=True
     ),
     neck=dict(type="mmvitconv.IsotropicPyramid", in_channels=768, patch_size=8, mode="taps"),
     decode_head=dict(in_channels=[768] * 4),

@@ -11,12 +11,7 @@ _base_ = [
     "../_base_/schedules/dynconv_no_decay.py",
 ]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.DynConvSwin",
-        arch="tiny",
-        drop_path_rate=0.2,
-        mixer="ln_relu",
-    ),
+    backbone=dict(type="mmvitconv.DynConvSwin", arch="tiny", drop_path_rate=0.2, mixer="ln_relu"),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

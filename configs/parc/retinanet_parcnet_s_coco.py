@@ -9,12 +9,8 @@
 _base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
-    backbone=dict(
-        type="mmvitconv.ParCNet",
-        arch="s",
-        out_indices=(2, 3, 4),
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-    ),
+    # Statistics of two images are too noisy; from scratch give SyncBN.
+    backbone=dict(type="mmvitconv.ParCNet", arch="s", out_indices=(2, 3, 4), norm_eval=True),
     neck=dict(in_channels=[96, 128, 160]),
 )
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

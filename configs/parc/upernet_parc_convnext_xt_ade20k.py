@@ -9,17 +9,15 @@
 # Not stated: stochastic depth (0.1 as in classification).
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
+_base_ = "../_base_/recipes/upernet_ade20k_160k_slide.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.1, layer_scale_init_value=1.0
     ),
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
 )
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-4 * (8 * 2) / 16, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys={
             "backbone.downsample_layers.": dict(lr_mult=0.9**7),

@@ -9,17 +9,15 @@
 # A stage ends at each of the four maps. Not stated: BatchNorm (statistics kept).
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
+_base_ = "../_base_/recipes/upernet_ade20k_160k_slide.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCMobileNetV2", arch="1.0", out_indices=(1, 2, 4, 7), norm_eval=True
     ),
     decode_head=dict(in_channels=[24, 32, 96, 1280]),
     auxiliary_head=dict(in_channels=96),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
 )
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-4 * (8 * 2) / 16, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys={
             "backbone.features.0.": dict(lr_mult=0.9**7),

@@ -9,15 +9,13 @@
 # Not stated: BatchNorm (statistics kept, as in its detectors); nothing is frozen.
 # Start from ImageNet weights (original or converted file):
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
-_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
+_base_ = "../_base_/recipes/upernet_ade20k_160k_slide.py"
 model = dict(
     backbone=dict(type="mmvitconv.ParCResNet", arch="50", norm_eval=True),
     decode_head=dict(in_channels=[256, 512, 1024, 2048]),
     auxiliary_head=dict(in_channels=1024),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
 )
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-4 * (8 * 2) / 16, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys={
             "backbone.conv1.": dict(lr_mult=0.9**7),

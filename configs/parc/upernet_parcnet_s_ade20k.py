@@ -10,11 +10,8 @@
 _base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
-    backbone=dict(
-        type="mmvitconv.ParCNet",
-        arch="s",
-        norm_eval=True,  # statistics of two images are too noisy; from scratch give SyncBN
-    ),
+    # Statistics of two images are too noisy; from scratch give SyncBN.
+    backbone=dict(type="mmvitconv.ParCNet", arch="s", norm_eval=True),
     decode_head=dict(in_channels=[64, 96, 128, 160]),
     auxiliary_head=dict(in_channels=128),
     test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),

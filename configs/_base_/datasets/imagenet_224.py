@@ -61,11 +61,9 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
+    train_dataloader,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="ImageNet", data_root="data/imagenet", split="val", pipeline=test_pipeline),
+    dataset=dict(train_dataloader["dataset"], split="val", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1, 5))

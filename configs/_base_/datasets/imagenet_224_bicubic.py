@@ -2,14 +2,7 @@
 _base_ = "./imagenet_224.py"
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(
-        type="RandomResizedCrop",
-        scale=224,
-        crop_ratio_range=(0.08, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        backend="pillow",
-        interpolation="bicubic",
-    ),
+    _base_.train_pipeline[1]["transforms"][1][0],
     *_base_.train_pipeline[2:],
 ]
 test_pipeline = [

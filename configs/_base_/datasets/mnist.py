@@ -18,9 +18,7 @@ val_dataloader = dict(
     batch_size=100,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="CustomDataset", data_root="data/mnist", data_prefix="val", pipeline=test_pipeline
-    ),
+    dataset=dict(train_dataloader["dataset"], data_prefix="val", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))

@@ -32,11 +32,7 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="BaseSegDataset",
-        data_root=data_root,
-        metainfo=metainfo,
-        img_suffix=".png",
-        seg_map_suffix=".png",
+        train_dataloader["dataset"],
         data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
         pipeline=test_pipeline,
     ),

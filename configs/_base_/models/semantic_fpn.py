@@ -1,15 +1,6 @@
 # Semantic FPN. Set `backbone` and `neck.in_channels`.
+_base_ = "./segmentor.py"
 model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(
-        type="SegDataPreProcessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
     neck=dict(type="FPN", out_channels=256, num_outs=4),
     decode_head=dict(
         type="FPNHead",
@@ -23,6 +14,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
 )

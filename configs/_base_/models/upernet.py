@@ -1,16 +1,7 @@
 # UperNet with an FCN auxiliary head. Set `backbone`, `decode_head.in_channels`,
 # `auxiliary_head.in_channels`.
+_base_ = "./segmentor.py"
 model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(
-        type="SegDataPreProcessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
     decode_head=dict(
         type="UPerHead",
         in_index=[0, 1, 2, 3],
@@ -34,6 +25,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
 )

@@ -5,23 +5,9 @@
 _base_ = "./imagenet_300e.py"
 train_cfg = dict(max_epochs=300)
 param_scheduler = [
-    dict(  # MMEngine cannot start from 0
-        type="LinearLR",
-        start_factor=1e-6,
-        by_epoch=True,
-        begin=0,
-        end=20,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type="CosineAnnealingLR",
-        eta_min=1e-6,
-        T_max=280,
-        by_epoch=True,
-        begin=20,
-        end=300,
-        convert_to_iter_based=True,
-    ),
+    # MMEngine cannot start from 0.
+    dict(_base_.param_scheduler[0], start_factor=1e-6, end=20),
+    dict(_base_.param_scheduler[1], T_max=280, begin=20, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=4e-3 * (8 * 256 * 2) / 4096),

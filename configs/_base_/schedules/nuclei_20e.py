@@ -1,16 +1,6 @@
 # 20 epochs, AdamW 1e-3 for one process x 2 tiles, cosine: minutes on two CPU cores.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=20, val_interval=5)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, T_max=20, convert_to_iter_based=True
-    ),
-]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
-auto_scale_lr = dict(enable=False, base_batch_size=1 * 2)
+_base_ = "./mnist_5e.py"
+train_cfg = dict(max_epochs=20, val_interval=5)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=20)]
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
+auto_scale_lr = dict(base_batch_size=1 * 2)
