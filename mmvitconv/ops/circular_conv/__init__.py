@@ -131,14 +131,11 @@ class _DepthwiseFunction(torch.autograd.Function):
     """A depth-wise form that keeps the map and the kernel, and nothing in between."""
 
     @staticmethod
-    def forward(x: Tensor, taps: Tensor, axis: int, form: ModuleType) -> Tensor:
-        return form.multiply(x, form.prepare(taps, axis, False), axis, False)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, taps, ctx.axis, ctx.form = inputs
+    def forward(ctx: Any, x: Tensor, taps: Tensor, axis: int, form: ModuleType) -> Tensor:
         ctx.save_for_backward(x, taps)
         ctx.save_for_forward(x, taps)
+        ctx.axis, ctx.form = axis, form
+        return form.multiply(x, form.prepare(taps, axis, False), axis, False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -146,21 +143,26 @@ class _DepthwiseFunction(torch.autograd.Function):
         grad_x = grad_taps = None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:  # the same with the kernel running backwards
-            backwards = taps.flip(-1).roll(1, -1)
-            grad_x = _DepthwiseFunction.apply(grad, backwards, ctx.axis, ctx.form)
+            grad_x = _convolve(grad, taps.flip(-1).roll(1, -1), ctx.axis, ctx.form)
         if ctx.needs_input_grad[1]:
             grad_taps = ctx.form.taps_gradient(grad, x, ctx.axis).to(taps.dtype)
         return grad_x, grad_taps, None, None
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, taps_tangent: Tensor, *_: None) -> Tensor:
+    def jvp(ctx: Any, x_tangent: Tensor | None, taps_tangent: Tensor | None, *_: None) -> Tensor:
         x, taps = ctx.saved_tensors
         parts = []
         if x_tangent is not None:
-            parts.append(_DepthwiseFunction.apply(x_tangent, taps, ctx.axis, ctx.form))
+            parts.append(_convolve(x_tangent, taps, ctx.axis, ctx.form))
         if taps_tangent is not None:
-            parts.append(_DepthwiseFunction.apply(x, taps_tangent, ctx.axis, ctx.form))
+            parts.append(_convolve(x, taps_tangent, ctx.axis, ctx.form))
         return sum(parts)
+
+
+def _convolve(x: Tensor, taps: Tensor, axis: int, form: ModuleType) -> Tensor:
+    if torch.is_grad_enabled():
+        return _DepthwiseFunction.apply(x, taps, axis, form)
+    return form.multiply(x, form.prepare(taps, axis, False), axis, False)
 
 
 def circular_conv_pair(
