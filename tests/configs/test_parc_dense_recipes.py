@@ -54,26 +54,39 @@ def test_optimizer(name):
     assert cfg.auto_scale_lr.base_batch_size == 8 * 2
 
 
-@pytest.mark.parametrize("name", LAYER_DECAY)
-def test_layer_decay_is_that_of_mmdet(name):
-    """Rate 0.7 over ConvNeXt's six layers, with the exemptions of mmdet's own constructor."""
+@pytest.mark.parametrize(
+    ("name", "scope", "rate", "decay"),
+    [
+        *((name, "mmdet", 2e-4, {"decay_rate": 0.7, "decay_type": "layer_wise"})
+          for name in LAYER_DECAY),
+        (UPERNET[0], "mmseg", 1e-4, {"decay_rate": 0.9, "decay_type": "stage_wise"}),
+    ],
+)  # fmt: skip
+def test_decay_is_that_of_the_field(name, scope, rate, decay):
+    """Over ConvNeXt's six layers, with the exemptions of mmdet's own constructor."""
     cfg = load(name)
     model = build(cfg)
-    found = settings(model, cfg.optim_wrapper, "mmdet")
+    found = settings(model, cfg.optim_wrapper, scope)
     reference = {
         "type": "OptimWrapper",
-        "optimizer": {"type": "AdamW", "lr": 2e-4, "weight_decay": 0.05},
+        "optimizer": {"type": "AdamW", "lr": rate, "weight_decay": 0.05},
         "constructor": "LearningRateDecayOptimizerConstructor",
-        "paramwise_cfg": {"decay_rate": 0.7, "decay_type": "layer_wise", "num_layers": 6},
+        "paramwise_cfg": {"num_layers": 6, **decay},
     }
-    expected = settings(model, reference, "mmdet")
+    expected = settings(model, reference, scope)
     assert set(found) == set(expected) == {key for key, _ in model.named_parameters()}
-    for key, pair in expected.items():
-        assert found[key] == pytest.approx(pair), key
-    assert found["backbone.downsample_layers.0.0.weight"] == pytest.approx((2e-4 * 0.7**7, 0.05))
-    assert found["backbone.stages.3.2.pwconv1.weight"] == pytest.approx((2e-4 * 0.7, 0.05))
-    assert found["backbone.stages.2.8.mixer.height.weight"] == pytest.approx((2e-4 * 0.7**2, 0.05))
-    assert found["backbone.stages.0.0.gamma"] == pytest.approx((2e-4 * 0.7**6, 0))
+    for key, (own_rate, own_decay) in expected.items():
+        assert found[key][0] == pytest.approx(own_rate), key
+        # mmseg's constructor exempts other parameters from weight decay.
+        assert scope == "mmseg" or found[key][1] == pytest.approx(own_decay), key
+    for key, power, own_decay in (
+        ("downsample_layers.0.0.weight", 7, 0.05),
+        ("stages.3.2.pwconv1.weight", 1, 0.05),
+        ("stages.2.8.mixer.height.weight", 2, 0.05),
+        ("stages.0.0.gamma", 6, 0),
+    ):
+        if scope == "mmdet":
+            assert found[f"backbone.{key}"] == pytest.approx((2e-4 * 0.7**power, own_decay))
 
 
 def test_cascade_heads():
@@ -156,22 +169,6 @@ def test_every_trained_parameter_has_a_group(name):
         }
     else:
         assert exempt == (set() if name == NUCLEI else norms)
-
-
-def test_stage_decay_is_that_of_mmseg():
-    cfg = load("upernet_parc_convnext_xt_ade20k")
-    model = build(cfg)
-    found = settings(model, cfg.optim_wrapper, "mmseg")
-    reference = {
-        "type": "OptimWrapper",
-        "optimizer": {"type": "AdamW", "lr": 1e-4, "weight_decay": 0.05},
-        "constructor": "LearningRateDecayOptimizerConstructor",
-        "paramwise_cfg": {"decay_rate": 0.9, "decay_type": "stage_wise", "num_layers": 6},
-    }
-    expected = settings(model, reference, "mmseg")
-    assert set(found) == set(expected)
-    for key, (rate, _) in expected.items():
-        assert found[key][0] == pytest.approx(rate), key
 
 
 @pytest.mark.parametrize(

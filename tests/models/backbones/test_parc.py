@@ -1,16 +1,12 @@
 """ParC backbones: the originals' numbers, and the literal oracle where the originals give none."""
 
-import copy
-
 import pytest
 import torch
-from mmcv.cnn.utils import fuse_conv_bn
 from oracles import parc as oracle
 from torch import Tensor, nn
 
 from mmvitconv.models import ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet
 from mmvitconv.models.backbones.parc_net import BlockOptions, ParCBlock
-from mmvitconv.models.layers import ParC
 from mmvitconv.weights import convert_state_dict
 
 # Oracle's map names in the order of our stages, our family's name for converters.
@@ -344,33 +340,3 @@ def test_fixed_form_takes_one_size_only(cls):
 def test_illegal_arguments(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("cls", [ParCNet, ParCResNet, ParCMobileNetV2])
-def test_other_readers_of_the_model(cls):
-    """mmcv's folding of BatchNorms, TorchScript's tracer, hooks and function transforms."""
-    backbone = cls()
-    backbone.load_state_dict(oracle.fill_like(backbone.state_dict(), 1.3))
-    backbone = backbone.double().eval()
-    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    expected = backbone(x)
-    seen = []
-    for module in backbone.modules():
-        module.register_forward_hook(lambda module, args, out: seen.append(module))
-    traced = torch.jit.trace(backbone, x, check_trace=False)
-    outs = [fuse_conv_bn(copy.deepcopy(backbone))(x), traced(x), backbone(x)]
-    each = torch.func.vmap(backbone)(x[:, None])
-    for out in [*outs, [maps.squeeze(1) for maps in each]]:
-        for a, b in zip(out, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * b.std().item())
-    assert {type(module) for module in seen} >= {cls, ParC}
-
-    def loss(x: Tensor) -> Tensor:
-        return backbone(x)[-1].square().sum()
-
-    gradient = torch.func.grad(loss)(x)
-    tangent = torch.randn_like(x)
-    each = torch.func.vmap(torch.func.grad(loss))(x[:, None])[:, 0]
-    torch.testing.assert_close(each, gradient, rtol=1e-8, atol=1e-8 * gradient.std().item())
-    derivative = torch.func.jvp(loss, (x,), (tangent,))[1]
-    torch.testing.assert_close(derivative, (gradient * tangent).sum(), rtol=1e-8, atol=0)
