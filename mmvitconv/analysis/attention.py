@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import Normalize
 from torch import Tensor, nn
 
-from mmvitconv.analysis.pictures import new_figure, save_figure, show_bar, show_image, show_map
+from mmvitconv.analysis.pictures import draw_rows
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
 from mmvitconv.models.layers.mixers import Attention as PairAttention
@@ -38,6 +37,7 @@ __all__ = [
 ]
 
 _TOKENS = 8  # maps in a row
+LABEL = "weight x keys (1: average)"  # of the colours
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _lightvit_hook(name: str, add: Callable[[AttentionMap], None]) -> Callable:
 def lightvit_attention(
     module: Attention, rows: Tensor, tokens: Tokens, grid: WindowGrid, name: str = ""
 ) -> Iterator[AttentionMap]:
-    """The weights of LightViT's attention, from its inputs.
+    """Compute the weights of LightViT's attention from its inputs.
 
     Args:
         module: The layer.
@@ -241,7 +241,7 @@ def _timm_hook(
 
 
 def token_maps(attention: AttentionMap, head: int | None = None) -> np.ndarray:
-    """Maps of LightViT's global tokens for the first image.
+    """Return maps of LightViT's global tokens for the first image.
 
     Args:
         attention: Of kind ``'gather'`` or ``'read'``.
@@ -261,7 +261,7 @@ def token_maps(attention: AttentionMap, head: int | None = None) -> np.ndarray:
 def query_map(
     attention: AttentionMap, position: tuple[float, float], head: int | None = None
 ) -> np.ndarray:
-    """What a position of the first image reads.
+    """Return what a position of the first image reads.
 
     Args:
         attention: Of kind ``'global'``, with a grid.
@@ -284,12 +284,12 @@ def _choose_head(weights: Tensor, head: int | None) -> Tensor:
     if head is None:
         return weights.mean(dim=0)
     if not 0 <= head < len(weights):
-        raise UserError(f"head {head} is illegal; this layer has the heads 0 to {len(weights) - 1}")
+        raise UserError(f"head must be 0 to {len(weights) - 1} in this layer, got {head}")
     return weights[head]
 
 
 def choose_layers(found: Sequence[AttentionMap], layer: str | None) -> list[AttentionMap]:
-    """The maps of one layer; None for the last layer of each size of map."""
+    """Return the maps of one layer; None for the last layer of each size of map."""
     if layer is None:
         last = {attention.grid: attention for attention in found}
         return list(last.values())
@@ -329,8 +329,9 @@ def draw_tokens(
         for start in range(0, len(maps), _TOKENS):
             part = maps[start : start + _TOKENS]
             titles = [f"token {start + index}" for index in range(len(part))]
-            rows.append((_describe(attention), titles, part))
-    return _draw(rows, source, f"{what} ({_heads(head)})", note, path)
+            size = f"{attention.grid[0]} x {attention.grid[1]}"
+            rows.append((f"{attention.layer}: {size}", titles, part))
+    return draw_rows(rows, source, (f"{what} ({_heads(head)})", note), path, LABEL)
 
 
 def draw_queries(
@@ -362,39 +363,9 @@ def draw_queries(
     for start in range(0, len(maps), 6):
         titles, part = zip(*maps[start : start + 6], strict=True)
         rows.append(("+: the position", titles, np.stack(part)))
-    title = f"What one position reads ({_heads(head)})"
-    return _draw(rows, source, title, note, path, position)
+    title = f"What one position reads ({_heads(head)})", note
+    return draw_rows(rows, source, title, path, LABEL, position=position)
 
 
 def _heads(head: int | None) -> str:
     return "mean of the heads" if head is None else f"head {head}"
-
-
-def _describe(attention: AttentionMap) -> str:
-    return f"{attention.layer}: {attention.grid[0]} x {attention.grid[1]}"
-
-
-def _draw(
-    rows: Sequence[tuple[str, Sequence[str], np.ndarray]],
-    source: np.ndarray,
-    title: str,
-    note: str,
-    path: Path,
-    position: tuple[float, float] | None = None,
-) -> Path:
-    """Rows of maps beside the image, each map on the scale of its row."""
-    columns = 1 + max(len(maps) for _, _, maps in rows)
-    figure = new_figure((1.75 * columns + 1.2, 2.15 * len(rows) + 1), title, note)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (name, titles, maps) in zip(grid, rows, strict=True):
-        show_image(axes[0], source, name)
-        if position is not None:
-            height, width = source.shape[:2]
-            axes[0].plot(position[1] * width, position[0] * height, "r+", markersize=12, mew=2)
-        for axis in axes[1 + len(maps) :]:
-            axis.axis("off")
-        norm = Normalize(float(maps.min()), float(maps.max()))
-        for axis, label, values in zip(axes[1:], titles, maps, strict=False):
-            show_map(axis, values, source, label, norm, "viridis")
-        show_bar(figure, axes, norm, "viridis", "weight x keys (1: average)", pad=0.01)
-    return save_figure(figure, path)

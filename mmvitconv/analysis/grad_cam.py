@@ -5,7 +5,7 @@ After Selvaraju et al., arXiv:1610.02391; computed by the package ``grad-cam``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.colors import Normalize
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -27,16 +26,14 @@ from mmvitconv.analysis.pictures import (
     show_image,
     show_map,
 )
-from mmvitconv.analysis.subjects import input_norm
-from mmvitconv.apis.building import build_model, build_pipeline, choose_device, read_names
-from mmvitconv.datasets.layout import leaf_datasets
+from mmvitconv.apis.images import build_pipeline
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.lightvit import LightViT
-from mmvitconv.weights import load_file
+from mmvitconv.zoo.loading import LoadedModel, find_test_dataset
 
-__all__ = ["ClassMap", "draw_class_map", "grad_cam", "load_model"]
+__all__ = ["ClassMap", "draw_class_map", "grad_cam"]
 
-_SCOPES = ("mmpretrain", "mmseg")
+_TASKS = ("classification", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -60,60 +57,21 @@ class ClassMap:
     layer: str
 
 
-def load_model(
-    cfg: Config,
-    checkpoint: str | Path | None,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """Build the model of a config and load all of its weights.
-
-    Args:
-        cfg: Of a classifier or segmentor.
-        checkpoint: File with its weights; None for random ones.
-        seed: Of random weights.
-        device: None for a GPU where there is one.
-
-    Returns:
-        The model in evaluation mode, and the names of its classes: those of the checkpoint, else of
-        the config's data set; empty where nobody says.
-
-    Raises:
-        UserError: It is of another task, or cannot be built.
-        CheckpointError: The file is unsafe or damaged, or does not belong to the model.
-    """
-    scope = cfg.get("default_scope")
-    if scope not in _SCOPES or "backbone" not in (cfg.get("model") or {}):
-        raise UserError(
-            f"Grad-CAM is for classifiers and segmentors with a backbone, but this config has "
-            f"default_scope={scope!r}; give one with default_scope 'mmpretrain' or 'mmseg'"
-        )
-    chosen = choose_device(device)
-    content = None if checkpoint is None else load_file(checkpoint)
-    with DefaultScope.overwrite_default_scope(scope):
-        # init_cfg makes the last layer's weights, and so all gradients, close to zero
-        model = build_model(cfg, content, str(checkpoint), seed, init_weights=False)
-        names, _ = read_names(content, _test_dataset(cfg))
-    return model.to(chosen).eval(), names
-
-
-def _test_dataset(cfg: Config) -> Mapping[str, Any]:
-    """The config's data set of test images, without wrappers; empty where there is none."""
-    datasets = leaf_datasets(cfg.get("test_dataloader"), "test_dataloader")
-    return next((dataset for _, dataset in datasets), {})
-
-
-def _model_input(cfg: Config, model: nn.Module, pixels: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """The input that the config's test pipeline makes of an image, and how it looks."""
-    steps = _test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
+def _model_input(loaded: LoadedModel, pixels: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Return the input that the config's test pipeline makes of an image, and how it looks."""
+    cfg = loaded.config
+    steps = find_test_dataset(cfg).get("pipeline") or cfg.get("test_pipeline")
     if not steps:
         raise UserError("this config has no test pipeline; give one with test_dataloader")
-    is_gray = getattr(model.backbone, "in_channels", 3) == 1
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         loading, pipeline = build_pipeline(steps)
         loads_rgb = loading.channel_order == "rgb"
         colours = pixels if loads_rgb else pixels[:, :, ::-1]
-        image = pixels.mean(axis=2, keepdims=True).astype(np.uint8) if is_gray else colours
+        image = (
+            pixels.mean(axis=2, keepdims=True).astype(np.uint8)
+            if loaded.in_channels == 1
+            else colours
+        )
         shape = image.shape[:2]
         packed = pipeline(
             {
@@ -126,11 +84,10 @@ def _model_input(cfg: Config, model: nn.Module, pixels: np.ndarray) -> tuple[Ten
             }
         )
         data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
-        inputs = model.data_preprocessor(data, training=False)["inputs"]
-    mean, std, is_swapped = input_norm(cfg)
+        inputs = loaded.module.data_preprocessor(data, training=False)["inputs"]
     view = inputs[0].detach().cpu().permute(1, 2, 0).float().numpy()
-    view = view * np.float32(std) + np.float32(mean)
-    view = view if is_swapped != loads_rgb or view.shape[2] == 1 else view[:, :, ::-1]
+    view = view * np.float32(loaded.std) + np.float32(loaded.mean)
+    view = view if loaded.is_rgb != loads_rgb or view.shape[2] == 1 else view[:, :, ::-1]
     view = np.broadcast_to(view, (*view.shape[:2], 3)).round().clip(0, 255).astype(np.uint8)
     return inputs, view
 
@@ -159,32 +116,36 @@ class _Logits(nn.Module):
 
 
 def grad_cam(
-    cfg: Config,
-    model: nn.Module,
+    loaded: LoadedModel,
     pixels: np.ndarray,
     target: str | int | None = None,
     layer: str | None = None,
-    names: Sequence[str] = (),
 ) -> ClassMap:
     """Compute the map of a class.
 
     Args:
-        cfg: Of a classifier or segmentor.
-        model: From :func:`load_model`.
+        loaded: A classifier or segmentor. Load it with ``init_weights=False``: ``init_cfg`` makes
+            the last layer's weights, and so all gradients, close to zero.
         pixels: The image, RGB, shape (H, W, 3), uint8.
         target: Index or name of the class; None for the predicted one, of a segmentor the one with
             most pixels.
         layer: Module whose output is looked at; None for the backbone's last map, the last block
             where the backbone averages it by itself, or the last block but one where it returns a
             class token.
-        names: Of the classes.
 
     Returns:
         The map, in the resolution of the model's input.
 
     Raises:
-        UserError: There is no such class or layer, or its output is no map.
+        UserError: The model is of another task, there is no such class or layer, or the layer's
+            output is no map.
     """
+    model = loaded.module
+    if loaded.task not in _TASKS or not hasattr(model, "backbone"):
+        raise UserError(
+            f"Grad-CAM is for classifiers and segmentors with a backbone, got a model for "
+            f"{loaded.task}; give a config with default_scope 'mmpretrain' or 'mmseg'"
+        )
     try:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import (
@@ -197,13 +158,13 @@ def grad_cam(
         ) from error
     layer = layer or _default_layer(model)
     _check_layer(model, layer)
-    inputs, view = _model_input(cfg, model, pixels)
+    inputs, view = _model_input(loaded, pixels)
     logits = _Logits(model)
     called: set[str] = set()
     with torch.no_grad(), _noted_calls(model, called):
         scores = logits(inputs)[0].float().softmax(dim=0)
     layer = _called_layer(model, layer, called)
-    names = list(names[: len(scores)])
+    names = list(loaded.classes[: len(scores)])
     names += [f"class {index}" for index in range(len(names), len(scores))]
     if scores.dim() == 1:
         index = int(scores.argmax()) if target is None else _find_class(target, names)
@@ -270,7 +231,7 @@ def _noted_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
 
 
 def _called_layer(model: nn.Module, layer: str, called: set[str]) -> str:
-    """The layer, or the last one in it where it is a list that never runs by itself."""
+    """Return the layer, or the last one in it where it is a list that is never called."""
     chosen = layer
     while chosen not in called:
         children = list(dict(model.get_submodule(chosen).named_children()))
@@ -298,7 +259,7 @@ def _strides(backbone: nn.Module) -> list[int]:
 
 
 def _to_map(x: Tensor, size: tuple[int, int], strides: Sequence[int], layer: str) -> Tensor:
-    """Features or their gradients as (B, C, h, w), whatever layout they are in."""
+    """Return features or their gradients as (B, C, h, w), whatever layout they are in."""
     grids = [tuple(-(-side // stride) for side in size) for stride in strides]
     if x.dim() == 4:
         is_last = tuple(x.shape[1:3]) in grids and tuple(x.shape[2:]) not in grids
@@ -309,8 +270,8 @@ def _to_map(x: Tensor, size: tuple[int, int], strides: Sequence[int], layer: str
                 tokens = x[:, x.shape[1] - height * width :]
                 return tokens.transpose(1, 2).unflatten(2, (height, width))
     raise UserError(
-        f"the output of {layer!r} has the shape {tuple(x.shape)}, which is no map; give the name "
-        "of a layer with a map (B, C, H, W)"
+        f"the output of {layer!r} has the shape {tuple(x.shape)}, which is not a map; give "
+        "the name of a layer with a map (B, C, H, W)"
     )
 
 

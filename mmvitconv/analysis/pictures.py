@@ -1,26 +1,33 @@
-"""Images in, pictures out: what all pictures of :mod:`mmvitconv.analysis` share."""
+"""Models and images in, pictures out: what all pictures of :mod:`mmvitconv.analysis` share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from mmvitconv.errors import UserError
+from mmvitconv.zoo.loading import TIMM, LoadedModel, load_model
 
 __all__ = [
     "check_picture_path",
+    "device_of",
+    "draw_rows",
     "fit",
+    "load_network",
     "load_source",
     "new_figure",
+    "open_scene",
     "plain",
     "read_image",
     "sample_image",
@@ -28,9 +35,117 @@ __all__ = [
     "show_bar",
     "show_image",
     "show_map",
+    "title_of",
+    "to_input",
 ]
 
 _PICTURES = (".png", ".pdf", ".svg")
+
+
+def load_network(
+    name: str,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    shape: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
+) -> LoadedModel:
+    """Load what a picture is about: a backbone with its maps, or a whole model of timm.
+
+    Args:
+        name: An architecture, a config or ``'timm:NAME'``.
+        checkpoint: File with its weights; None for random ones, as its layers draw them.
+        seed: Of random weights.
+        shape: Height and width of the images; None for the model's usual ones.
+        device: None for a GPU where there is one.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    part = "model" if name.startswith(TIMM) else "backbone"
+    return load_model(
+        name, checkpoint, part=part, device=device, seed=seed, init_weights=False, shape=shape
+    )
+
+
+class Scene(NamedTuple):
+    """A model and the image that it is shown.
+
+    Args:
+        loaded: The model.
+        source: The image as it is drawn, shape (H, W, 3), uint8.
+        input: The image as the model gets it, shape (1, in_channels, H, W).
+        note: The model, its weights and the image's name, for titles.
+    """
+
+    loaded: LoadedModel
+    source: np.ndarray
+    input: Tensor
+    note: str
+
+
+def open_scene(
+    name: str,
+    image: str | Path | None,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    shape: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
+) -> Scene:
+    """Load a model and an image.
+
+    Args:
+        name: As of :func:`load_network`, like the others.
+        image: Image file; None for a drawn sample image.
+        checkpoint: File with the weights.
+        seed: Of random weights.
+        shape: Height and width to which the image is brought; None for the model's usual ones.
+        device: Where the model runs.
+
+    Returns:
+        Both.
+    """
+    pixels, image_name = load_source(image)
+    loaded = load_network(name, checkpoint, seed, shape, device)
+    source = fit(pixels, loaded.shape)
+    return Scene(loaded, source, to_input(loaded, source), f"{title_of(loaded)}, {image_name}")
+
+
+def title_of(loaded: LoadedModel) -> str:
+    """Return name and weights in one line."""
+    return f"{loaded.name} ({loaded.weights})"
+
+
+def device_of(loaded: LoadedModel) -> torch.device:
+    """Return where the weights are."""
+    return next(loaded.module.parameters()).device
+
+
+def to_input(loaded: LoadedModel, pixels: np.ndarray) -> Tensor:
+    """Normalise an image as a model wants it.
+
+    Args:
+        loaded: The model.
+        pixels: RGB, shape (H, W, 3), 0 to 255.
+
+    Returns:
+        Shape (1, in_channels, H, W), on the device of the model.
+
+    Raises:
+        UserError: The model takes neither one channel nor three.
+    """
+    channels, values = loaded.in_channels, pixels.astype(np.float32)
+    if channels == 1:
+        values = values @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    elif channels != 3:
+        raise UserError(
+            f"{loaded.name} takes {channels} channels, so no image can be shown to it; give a "
+            "model for 3 channels or 1"
+        )
+    elif not loaded.is_rgb:
+        values = values[:, :, ::-1]
+    mean, std = (np.float32(part[:channels]) for part in (loaded.mean, loaded.std))
+    values = np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+    return torch.from_numpy(values).unsqueeze(0).to(device_of(loaded))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -69,7 +184,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def sample_image() -> np.ndarray:
-    """A picture for those who give none: shapes and textures, shape (256, 256, 3), uint8."""
+    """Return a picture for those who give none: shapes and textures, (256, 256, 3), uint8."""
     rows, columns = np.mgrid[:256, :256].astype(np.float64)
     shade = rows[:, :, None] / 255
     image = (1 - shade) * [120, 170, 230] + shade * [225, 235, 245]  # a sky
@@ -88,12 +203,12 @@ def sample_image() -> np.ndarray:
 
 
 def load_source(path: str | Path | None) -> tuple[np.ndarray, str]:
-    """The image of a picture and its name, which are the sample's if there is none."""
+    """Return the pixels and the name of an image file, or of the sample image."""
     return (sample_image(), "sample image") if path is None else (read_image(path), Path(path).name)
 
 
 def fit(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize an image and cut off what is too much at two sides, so that nothing is distorted.
+    """Resize an image and crop two of its sides, so that nothing is distorted.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
@@ -115,7 +230,7 @@ def check_picture_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _PICTURES or path.is_dir():
         raise UserError(
-            f"{str(path)!r} is no name for a picture; give a file that ends with "
+            f"{str(path)!r} is not the name of a picture; give a file that ends with "
             f"{', '.join(_PICTURES)}"
         )
     try:
@@ -128,13 +243,13 @@ def check_picture_path(path: str | Path) -> Path:
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib sees no formula, and which has no more than 60 characters."""
+    """Return text in which matplotlib sees no formula, shortened to 60 characters."""
     text = text if len(text) <= 60 else f"{text[:28]} ... {text[-27:]}"
     return text.replace("$", r"\$")
 
 
 def new_figure(size: tuple[float, float], *title: str) -> Figure:
-    """An empty figure without global state.
+    """Return an empty figure without global state.
 
     Args:
         size: Width and height in inches.
@@ -205,7 +320,7 @@ def show_map(
 def show_bar(
     figure: Figure, axes: Sequence[Axes], norm: Normalize, cmap: str, label: str, **place: Any
 ) -> None:
-    """A colour bar beside some axes.
+    """Draw a colour bar beside some axes.
 
     Args:
         figure: Where.
@@ -220,3 +335,48 @@ def show_bar(
     bar.ax.tick_params(labelsize=8)
     if bar.ax.get_yscale() == "linear":
         bar.ax.ticklabel_format(useOffset=False)
+
+
+def draw_rows(
+    rows: Sequence[tuple[str, Sequence[str], Sequence[np.ndarray]]],
+    source: np.ndarray,
+    title: Sequence[str],
+    path: str | Path,
+    label: str,
+    is_signed: bool = False,
+    position: tuple[float, float] | None = None,
+) -> Path:
+    """Draw rows of maps beside the image, each row on a scale of its own.
+
+    Args:
+        rows: The name of each row, the titles of its maps and the maps, each of shape (h, w).
+        source: The image, shape (H, W, 3), uint8.
+        title: Lines of the title.
+        path: Of the picture.
+        label: What the numbers are.
+        is_signed: Whether colours are symmetric around 0.
+        position: Height and width of a point to mark, over those of the image.
+
+    Returns:
+        The path.
+    """
+    cmap = "RdBu_r" if is_signed else "viridis"
+    columns = 1 + max(len(maps) for _, _, maps in rows)
+    figure = new_figure((1.75 * columns + 1.2, 2.15 * len(rows) + 1), *title)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (name, titles, maps) in zip(grid, rows, strict=True):
+        show_image(axes[0], source, name)
+        if position is not None:
+            height, width = source.shape[:2]
+            axes[0].plot(position[1] * width, position[0] * height, "r+", markersize=12, mew=2)
+        for axis in axes[1 + len(maps) :]:
+            axis.axis("off")
+        low, high = float(np.min(maps)), float(np.max(maps))
+        if is_signed:
+            high = max(abs(low), abs(high)) or 1.0
+            low = -high
+        norm = Normalize(low, high)
+        for axis, text, values in zip(axes[1:], titles, maps, strict=False):
+            show_map(axis, values, source, text, norm, cmap)
+        show_bar(figure, axes, norm, cmap, label, pad=0.01)
+    return save_figure(figure, path)

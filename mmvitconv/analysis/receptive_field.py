@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.colors import LogNorm
 from torch import Tensor, nn
 
 from mmvitconv.analysis.pictures import (
+    device_of,
     fit,
     new_figure,
     plain,
@@ -29,23 +31,24 @@ from mmvitconv.analysis.pictures import (
     show_image,
     show_map,
 )
-from mmvitconv.analysis.subjects import Subject
 from mmvitconv.apis.images import find_images
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
+from mmvitconv.zoo.loading import LoadedModel
 
 __all__ = [
     "THRESHOLDS",
     "Reach",
     "contribution_within",
     "draw_receptive_fields",
+    "even_layer_scales",
     "folder_images",
     "measure_reach",
+    "network_receptive_field",
     "noise_images",
     "noise_view",
     "receptive_field",
-    "subject_receptive_field",
     "write_reach",
 ]
 
@@ -75,7 +78,7 @@ class Reach:
 def receptive_field(
     model: Callable[[Tensor], Any], images: Iterable[Tensor], stage: int = -1
 ) -> np.ndarray:
-    """How much each pixel contributes to the centre of a feature map.
+    """Return how much each pixel contributes to the centre of a feature map.
 
     The centre position of the output, summed over channels, is derived by the input; absolute
     values are summed over the input's channels and averaged over the images.
@@ -140,48 +143,73 @@ def _choose(outs: Tensor | Sequence[Tensor], stage: int) -> Tensor:
         return outs
     if not -len(outs) <= stage < len(outs):
         raise UserError(
-            f"stage {stage} is illegal; the model has the outputs 0 to {len(outs) - 1} "
-            f"(or -{len(outs)} to -1)"
+            f"stage must be an output of the model, -{len(outs)} to {len(outs) - 1}, got {stage}"
         )
     return outs[stage]
 
 
-def subject_receptive_field(
-    subject: Subject, images: Sequence[Tensor], stage: int = -1
+def network_receptive_field(
+    loaded: LoadedModel, images: Sequence[Tensor], stage: int = -1
 ) -> np.ndarray:
-    """The receptive field of a subject, before the norm of its output, with a progress bar.
+    """Return the receptive field of a model, before the norm of its output, with a progress bar.
 
     A LayerNorm over channels would make the sum over channels a constant.
 
     Args:
-        subject: The model.
+        loaded: The model.
         images: Inputs, each of shape (B, in_channels, H, W).
         stage: Which of its outputs.
 
     Returns:
         See :func:`receptive_field`.
     """
-    model: Callable[[Tensor], Any] = subject.model
-    if hasattr(model, "forward_intermediates"):  # timm's
-
-        def model(x: Tensor) -> list[Tensor]:
-            return subject.model.forward_intermediates(x, intermediates_only=True)
-
-    elif not isinstance(model, Backbone) and subject.name.startswith("timm:"):
-        model = subject.model.forward_features
-    inputs = [image.to(subject.device) for image in images]
+    module = loaded.module
+    model: Callable[[Tensor], Any] = module
+    if not isinstance(module, Backbone):
+        if hasattr(module, "forward_intermediates"):  # timm's, with the maps of all stages
+            model = partial(module.forward_intermediates, intermediates_only=True)
+        elif hasattr(module, "forward_features"):  # timm's others, with the last one
+            model = module.forward_features
+    inputs = [image.to(device_of(loaded)) for image in images]
     with ExitStack() as stack:
-        for norm in _output_norms(subject.model, model, inputs[:1], stage):
+        for norm in _output_norms(module, model, inputs[:1], stage):
             hook = norm.register_forward_hook(lambda _norm, given, _out: given[0])
             stack.callback(hook.remove)
-        bar = progress(inputs, f"receptive field of {subject.name}")
+        bar = progress(inputs, f"receptive field of {loaded.name}")
         return receptive_field(model, bar, stage)
+
+
+def even_layer_scales(model: nn.Module) -> int:
+    """Set layer scales that nobody has trained to 1.
+
+    They start as one small number, 1e-6 in a ConvNeXt, so that an untrained block adds nothing that
+    can be seen.
+
+    Args:
+        model: Changed in place: its vectors all of whose entries are the same number between 0 and
+            1, which no norm and no bias is; the slopes of PReLU stay as they are.
+
+    Returns:
+        How many there are.
+    """
+    count = 0
+    slopes = {id(module.weight) for module in model.modules() if isinstance(module, nn.PReLU)}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if id(parameter) in slopes:
+                continue
+            first = parameter.flatten()[0]
+            is_vector = parameter.numel() == max(parameter.shape, default=0) > 1
+            if is_vector and 0 < first < 1 and (parameter == first).all():
+                parameter.fill_(1.0)
+                count += 1
+    return count
 
 
 def _output_norms(
     module: nn.Module, model: Callable[[Tensor], Any], images: Sequence[Tensor], stage: int
 ) -> list[nn.Module]:
-    """The norms over channels whose output is what the model returns, but for the order of axes."""
+    """Return the norms over channels whose output the model returns, but for the order of axes."""
     given: dict[nn.Module, Any] = {}
     found: list[nn.Module] = []
     with ExitStack() as stack, torch.no_grad():
@@ -205,27 +233,27 @@ def _is_same(value: Any, out: Any) -> bool:
     return any(torch.equal(order, out) for order in orders)
 
 
-def noise_images(subject: Subject, size: int, count: int, seed: int) -> list[Tensor]:
-    """Inputs of standard normal noise, each of shape (1, in_channels, size, size)."""
+def noise_images(loaded: LoadedModel, size: int, count: int, seed: int) -> list[Tensor]:
+    """Return inputs of standard normal noise, each of shape (1, in_channels, size, size)."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (1, subject.in_channels, size, size)
+    shape = (1, loaded.in_channels, size, size)
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
 def noise_view(image: Tensor) -> np.ndarray:
-    """How an input of noise looks, shape (H, W, 3), uint8."""
+    """Return how an input of noise looks, shape (H, W, 3), uint8."""
     view = (image[0].permute(1, 2, 0).numpy() * 50 + 128).clip(0, 255).astype(np.uint8)
     return view if view.shape[2] == 3 else np.repeat(view[:, :, :1], 3, axis=2)
 
 
 def folder_images(folder: str | Path, size: int, count: int) -> list[np.ndarray]:
-    """The first images of a folder and those in it, each of shape (size, size, 3), uint8."""
+    """Return the first images of a folder and those in it, each of shape (size, size, 3), uint8."""
     paths = find_images(folder, recursive=True)[:count]
     return [fit(read_image(path), (size, size)) for path in paths]
 
 
 def contribution_within(contribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What centred squares hold.
+    """Return what centred squares hold.
 
     Args:
         contribution: Shape (H, W).
@@ -244,7 +272,7 @@ def contribution_within(contribution: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def measure_reach(
     contribution: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
 ) -> list[Reach]:
-    """The smallest centred squares that hold given shares of all contributions.
+    """Return the smallest centred squares that hold given shares of all contributions.
 
     Args:
         contribution: Shape (H, W).
@@ -254,7 +282,7 @@ def measure_reach(
         One for each threshold.
     """
     if any(not 0 < threshold <= 1 for threshold in thresholds):
-        raise UserError(f"thresholds={tuple(thresholds)} is illegal; give shares in (0, 1]")
+        raise UserError(f"thresholds must be shares in (0, 1], got {tuple(thresholds)}")
     held, area = contribution_within(contribution)
     longest = max(contribution.shape)
     reaches = []

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.colors import Normalize
 from torch import Tensor, nn
 
-from mmvitconv.analysis.pictures import new_figure, save_figure, show_bar, show_image, show_map
+from mmvitconv.analysis.pictures import draw_rows
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.fcvit import GlobalContext
 
@@ -52,7 +51,7 @@ class SimilarityMap:
 
 
 def context_weights(context: GlobalContext, x: Tensor) -> Tensor:
-    """The weights of a context vector, by the formula.
+    """Compute the weights of a context vector, by the formula.
 
     Args:
         context: A weighted global context.
@@ -76,7 +75,7 @@ def context_weights(context: GlobalContext, x: Tensor) -> Tensor:
 
 
 def capture_similarity(model: nn.Module, image: Tensor) -> list[SimilarityMap]:
-    """The weights of all global contexts for an image.
+    """Return the weights of all global contexts for an image.
 
     Args:
         model: FCViT, or any model that holds one.
@@ -112,7 +111,7 @@ def capture_similarity(model: nn.Module, image: Tensor) -> list[SimilarityMap]:
 def select_similarity(
     maps: Sequence[SimilarityMap], stage: int | None = None, block: int | None = None
 ) -> list[SimilarityMap]:
-    """The maps of a stage or of a block.
+    """Return the maps of a stage or of a block.
 
     Args:
         maps: From :func:`capture_similarity`.
@@ -126,16 +125,14 @@ def select_similarity(
     stages = list(depths)
     if stage is not None:
         if not -len(stages) <= stage < len(stages):
-            raise UserError(
-                f"stage {stage} is illegal; give 0 to {len(stages) - 1} (or -{len(stages)} to -1)"
-            )
+            raise UserError(f"stage must be -{len(stages)} to {len(stages) - 1}, got {stage}")
         maps = [m for m in maps if m.stage == stages[stage]]
     if block is not None:
         maps = [m for m in maps if m.block == (block if block >= 0 else block + depths[m.stage])]
         if not maps:
             raise UserError(
-                f"block {block} is illegal; the stages have {', '.join(map(str, depths.values()))} "
-                "blocks, counted from 0"
+                f"there is no block {block}; the stages have "
+                f"{', '.join(map(str, depths.values()))} blocks, counted from 0"
             )
     return list(maps)
 
@@ -160,41 +157,22 @@ def draw_similarity(
     Returns:
         The path.
     """
-    rows: list[tuple[str, list[tuple[str, np.ndarray]]]] = []
+    rows = []
     if by_head:
         for m in maps:
-            panels = [("mean of heads", m.weights.mean(axis=0))]
-            panels += [(f"head {index}", weights) for index, weights in enumerate(m.weights)]
-            rows.append((_name(m), panels))
+            titles = ["mean of heads", *(f"head {index}" for index in range(len(m.weights)))]
+            name = f"stage {m.stage}, block {m.block}, mix {m.mix}"
+            rows.append((name, titles, [m.weights.mean(axis=0), *m.weights]))
     else:
         for stage in sorted({m.stage for m in maps}):
             of_stage = [m for m in maps if m.stage == stage]
             if len(of_stage) > _COLUMNS:  # evenly, the first and the last included
                 picks = np.linspace(0, len(of_stage) - 1, _COLUMNS).round().astype(int)
                 of_stage = [of_stage[index] for index in picks]
-            panels = [(f"block {m.block}, mix {m.mix}", m.weights.mean(axis=0)) for m in of_stage]
+            titles = [f"block {m.block}, mix {m.mix}" for m in of_stage]
             height, width = of_stage[0].weights.shape[1:]
-            rows.append((f"stage {stage}: {height} x {width} tokens", panels))
-    columns = 1 + max(len(panels) for _, panels in rows)
-    figure = new_figure(
-        (1.75 * columns + 1.2, 2.15 * len(rows) + 1),
-        "Similarity of each token with the global context, "
-        + ("by head" if by_head else "mean of the heads"),
-        note,
-    )
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    cmap = "RdBu_r"
-    for axes, (name, panels) in zip(grid, rows, strict=True):
-        show_image(axes[0], source, name)
-        bound = max(float(np.abs(values).max()) for _, values in panels) or 1.0
-        norm = Normalize(-bound, bound)
-        for axis in axes[1 + len(panels) :]:
-            axis.axis("off")
-        for axis, (title, values) in zip(axes[1:], panels, strict=False):
-            show_map(axis, values, source, title, norm, cmap)
-        show_bar(figure, axes, norm, cmap, "weight (0: average)", pad=0.01)
-    return save_figure(figure, path)
-
-
-def _name(m: SimilarityMap) -> str:
-    return f"stage {m.stage}, block {m.block}, mix {m.mix}"
+            name = f"stage {stage}: {height} x {width} tokens"
+            rows.append((name, titles, [m.weights.mean(axis=0) for m in of_stage]))
+    by = "by head" if by_head else "mean of the heads"
+    title = f"Similarity of each token with the global context, {by}", note
+    return draw_rows(rows, source, title, path, "weight (0: average)", is_signed=True)

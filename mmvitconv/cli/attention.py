@@ -44,34 +44,35 @@ def run(options: argparse.Namespace) -> None:
         draw_queries,
         draw_tokens,
     )
-    from mmvitconv.analysis.pictures import check_picture_path, fit, load_source
-    from mmvitconv.analysis.subjects import load_subject
+    from mmvitconv.analysis.pictures import check_picture_path, open_scene
 
     out = check_picture_path(options.out)
-    pixels, image = load_source(options.image)
-    subject = load_subject(
-        options.model, options.checkpoint, options.seed, options.size, options.device
+    scene = open_scene(
+        options.model,
+        options.image,
+        options.checkpoint,
+        options.seed,
+        options.size,
+        options.device,
     )
-    height, width = subject.shape
+    height, width = scene.source.shape[:2]
     query = options.query
     if query is not None and not (0 <= query[0] < height and 0 <= query[1] < width):
         raise UserError(
             f"--query {query[0]} {query[1]} is outside of the image of {height} x {width}; give "
             f"Y from 0 to {height - 1} and X from 0 to {width - 1}"
         )
-    source = fit(pixels, subject.shape)
-    found = capture_attention(subject.model, subject.to_input(source))
-    note = f"{subject.title}, {image}"
+    found = capture_attention(scene.loaded.module, scene.input)
     tokens = [one for one in found if one.kind == ("read" if options.read else "gather")]
     if tokens and query is None:
         chosen = choose_layers(tokens, options.layer)
-        draw_tokens(chosen, source, note, out, options.head)
+        draw_tokens(chosen, scene.source, scene.note, out, options.head)
         print(f"wrote {out}")
         return
     whole = [one for one in found if one.kind == "global" and one.grid is not None]
     if not whole or options.read:
         raise UserError(
-            f"{subject.name} has no attention of {'global tokens' if options.read else 'all'} "
+            f"{scene.loaded.name} has no attention of {'global tokens' if options.read else 'all'} "
             "positions to the whole map; "
             + ("leave --query out" if tokens else "give a LightViT for global tokens, or a "
                "DynConvViT or 'timm:deit_tiny_patch16_224' for --query")
@@ -79,5 +80,5 @@ def run(options: argparse.Namespace) -> None:
     y, x = query or (height // 2, width // 2)
     chosen = choose_layers(whole, options.layer) if options.layer else whole
     position = ((y + 0.5) / height, (x + 0.5) / width)
-    draw_queries(chosen, position, source, note, out, options.head)
+    draw_queries(chosen, position, scene.source, scene.note, out, options.head)
     print(f"wrote {out}")

@@ -37,8 +37,15 @@ def run(options: argparse.Namespace) -> None:
         draw_statistics,
         write_statistics,
     )
-    from mmvitconv.analysis.pictures import check_picture_path, fit, load_source, read_image
-    from mmvitconv.analysis.subjects import load_subject
+    from mmvitconv.analysis.pictures import (
+        check_picture_path,
+        fit,
+        load_network,
+        load_source,
+        read_image,
+        title_of,
+        to_input,
+    )
     from mmvitconv.apis.images import find_images
     from mmvitconv.datasets.progress import progress
 
@@ -50,13 +57,13 @@ def run(options: argparse.Namespace) -> None:
     else:
         first, name = load_source(options.image)
         pictures = [first]
-    subject = load_subject(
+    loaded = load_network(
         options.model, options.checkpoint, options.seed, options.size, options.device
     )
-    sources = [fit(picture, subject.shape) for picture in pictures]
-    inputs = (subject.to_input(source) for source in sources)
-    rows = attention_statistics(subject.model, progress(inputs, f"attention of {subject.name}"))
-    draw_statistics(rows, sources[0], f"{subject.title}, {name}", out)
+    sources = [fit(picture, loaded.shape) for picture in pictures]
+    inputs = (to_input(loaded, source) for source in sources)
+    rows = attention_statistics(loaded.module, progress(inputs, f"attention of {loaded.name}"))
+    draw_statistics(rows, sources[0], f"{title_of(loaded)}, {name}", out)
     table = write_statistics(rows, out)
 
     shown = Table("layer", "kind", "queries", "heads", "entropy", "keys for 90 %",

@@ -55,43 +55,41 @@ def run(options: argparse.Namespace) -> None:
             "for each, - for random weights"
         )
 
-    from mmvitconv.analysis.pictures import check_picture_path
+    from mmvitconv.analysis.pictures import check_picture_path, load_network, to_input
     from mmvitconv.analysis.receptive_field import (
         draw_receptive_fields,
+        even_layer_scales,
         folder_images,
         measure_reach,
+        network_receptive_field,
         noise_images,
         noise_view,
-        subject_receptive_field,
         write_reach,
     )
-    from mmvitconv.analysis.subjects import even_layer_scales, load_subject
 
     out = check_picture_path(options.out)
     size = options.size
     pictures = folder_images(options.images, size, options.count) if options.images else None
-    subjects = [
-        load_subject(
+    networks = [
+        load_network(
             name, None if file == "-" else file, options.seed, (size, size), options.device
         )
         for name, file in zip(options.models, checkpoints, strict=True)
     ]
     fields, reaches = {}, {}
-    for subject, file in zip(subjects, checkpoints, strict=True):
-        weights = subject.weights
-        if file == "-" and not options.keep_layer_scale and even_layer_scales(subject.model):
+    for loaded, file in zip(networks, checkpoints, strict=True):
+        weights = loaded.weights
+        if file == "-" and not options.keep_layer_scale and even_layer_scales(loaded.module):
             weights += ", layer scales 1"
         if pictures is None:
-            images = noise_images(subject, size, options.count, options.seed)
+            images = noise_images(loaded, size, options.count, options.seed)
         else:
-            images = [subject.to_input(picture) for picture in pictures]
-        title = f"{subject.name}\n{weights}"
+            images = [to_input(loaded, picture) for picture in pictures]
+        title = f"{loaded.name}\n{weights}"
         if title in fields:
-            raise UserError(f"{subject.name} was given twice with the same weights")
-        fields[title] = subject_receptive_field(subject, images, options.stage)
-        reaches[subject.name if subject.name not in reaches else title] = measure_reach(
-            fields[title]
-        )
+            raise UserError(f"{loaded.name} was given twice with the same weights")
+        fields[title] = network_receptive_field(loaded, images, options.stage)
+        reaches[loaded.name if loaded.name not in reaches else title] = measure_reach(fields[title])
     count = options.count if pictures is None else len(pictures)
     source = f"{count} images of {Path(options.images).name}" if pictures else f"{count} x noise"
     stage = "last output" if options.stage == -1 else f"output {options.stage}"

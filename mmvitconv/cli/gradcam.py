@@ -6,7 +6,6 @@ mmvitconv gradcam CONFIG CHECKPOINT IMAGE [--target CLASS] [--layer NAME] [--out
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mmvitconv.cli.arguments import add_config_arguments, add_picture_arguments, read_config
 
@@ -25,20 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the picture."""
-    from mmvitconv.analysis.grad_cam import draw_class_map, grad_cam, load_model
-    from mmvitconv.analysis.pictures import check_picture_path, load_source
+    from mmvitconv.analysis.grad_cam import draw_class_map, grad_cam
+    from mmvitconv.analysis.pictures import check_picture_path, load_source, title_of
+    from mmvitconv.zoo.loading import load_model
 
     out = check_picture_path(options.out)
-    cfg = read_config(options)
+    config = read_config(options)
     pixels, image = load_source(None if options.image == "-" else options.image)
     checkpoint = None if options.checkpoint == "-" else options.checkpoint
-    model, names = load_model(cfg, checkpoint, options.seed, options.device)
-    found = grad_cam(cfg, model, pixels, options.target, options.layer, names)
-    weights = (
-        f"random weights, seed {options.seed}"
-        if checkpoint is None
-        else f"weights of {Path(checkpoint).name}"
+    loaded = load_model(
+        config, checkpoint, device=options.device, seed=options.seed, init_weights=False
     )
-    draw_class_map(found, f"{Path(options.config).stem} ({weights}), {image}", out)
+    found = grad_cam(loaded, pixels, options.target, options.layer)
+    draw_class_map(found, f"{title_of(loaded)}, {image}", out)
     print(f"{found.name}: {found.score:.3f}")
     print(f"wrote {out}")

@@ -21,22 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the picture."""
-    from mmvitconv.analysis.pictures import check_picture_path, fit, load_source
+    from mmvitconv.analysis.pictures import check_picture_path, open_scene
     from mmvitconv.analysis.similarity import (
         capture_similarity,
         draw_similarity,
         select_similarity,
     )
-    from mmvitconv.analysis.subjects import load_subject
 
     out = check_picture_path(options.out)
-    pixels, image = load_source(options.image)
-    subject = load_subject(
-        options.model, options.checkpoint, options.seed, options.size, options.device
+    scene = open_scene(
+        options.model,
+        options.image,
+        options.checkpoint,
+        options.seed,
+        options.size,
+        options.device,
     )
-    source = fit(pixels, subject.shape)
-    maps = capture_similarity(subject.model, subject.to_input(source))
+    maps = capture_similarity(scene.loaded.module, scene.input)
     block = -1 if options.heads and options.block is None else options.block
     chosen = select_similarity(maps, options.stage, block)
-    draw_similarity(chosen, source, f"{subject.title}, {image}", out, options.heads)
+    draw_similarity(chosen, scene.source, scene.note, out, options.heads)
     print(f"wrote {out}")

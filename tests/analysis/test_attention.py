@@ -83,7 +83,7 @@ def test_lightvit_layers_are_captured_and_nothing_is_changed():
     np.testing.assert_allclose(token_maps(read[0], head=1).sum(axis=0), 1, rtol=1e-5)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(map(torch.equal, before, model(image)))
-    with pytest.raises(UserError, match="head 2 is illegal; this layer has the heads 0 to 1"):
+    with pytest.raises(UserError, match="head must be 0 to 1 in this layer, got 2"):
         token_maps(gather[0], head=2)
 
 

@@ -1,5 +1,6 @@
 """Grad-CAM against its formula, for all that a last layer may give."""
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -8,8 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmvitconv.analysis.grad_cam import _to_map, draw_class_map, grad_cam, load_model
+from mmvitconv.analysis.grad_cam import _to_map, draw_class_map, grad_cam
 from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.zoo.loading import LoadedModel, load_model
 from tests.families import shallow
 
 pytest.importorskip("pytorch_grad_cam")
@@ -71,11 +73,15 @@ def segmentor() -> Config:
     )  # fmt: skip
 
 
+def load(cfg: Config, checkpoint: Any = None, **options: Any) -> LoadedModel:
+    return load_model(cfg, checkpoint, init_weights=False, **options)
+
+
 def test_a_pooled_classifier_follows_the_formula():
-    cfg = fcvit()
-    model, names = load_model(cfg, None, seed=1)
-    found = grad_cam(cfg, model, PIXELS, target=2)
-    assert names == ()
+    loaded = load(fcvit(), seed=1)
+    model = loaded.module
+    found = grad_cam(loaded, PIXELS, target=2)
+    assert loaded.classes == ()
     assert (found.target, found.name, found.layer) == (2, "class 2", "backbone")
     resized = cv2.resize(PIXELS, (96, 64))
     assert np.array_equal(found.source, resized)
@@ -92,10 +98,9 @@ def test_a_pooled_classifier_follows_the_formula():
 
 
 def test_the_predicted_class_is_the_default():
-    cfg = fcvit()
-    model, _ = load_model(cfg, None)
-    scores = [grad_cam(cfg, model, PIXELS, target).score for target in range(4)]
-    found = grad_cam(cfg, model, PIXELS)
+    loaded = load(fcvit())
+    scores = [grad_cam(loaded, PIXELS, target).score for target in range(4)]
+    found = grad_cam(loaded, PIXELS)
     assert found.target == int(np.argmax(scores))
     assert sum(scores) == pytest.approx(1)
 
@@ -130,8 +135,8 @@ def test_the_predicted_class_is_the_default():
 )  # fmt: skip
 def test_every_kind_of_output(backbone: dict, channels: int, model: dict):
     cfg = classifier(backbone, channels, **model)
-    built, _ = load_model(cfg, None)
-    maps = [grad_cam(cfg, built, PIXELS, target).values for target in range(4)]
+    built = load(cfg)
+    maps = [grad_cam(built, PIXELS, target).values for target in range(4)]
     assert {values.shape for values in maps} == {(64, 96)}
     assert sum(values.max() > 0.9 for values in maps) >= 2  # a class may be seen nowhere
     assert all(values.min() >= 0 for values in maps)
@@ -139,22 +144,23 @@ def test_every_kind_of_output(backbone: dict, channels: int, model: dict):
 
 def test_layers_are_chosen_and_mistakes_named():
     cfg = fcvit()
-    model, _ = load_model(cfg, None)
-    found = grad_cam(cfg, model, PIXELS, 0, "backbone.stages.1")
+    loaded = load(cfg)
+    model = loaded.module
+    found = grad_cam(loaded, PIXELS, 0, "backbone.stages.1")
     assert found.layer == "backbone.stages.1.0"  # the stage's last block: lists never run
-    by_norm = grad_cam(cfg, model, PIXELS, 0, "backbone.norm3").values
-    np.testing.assert_allclose(by_norm, grad_cam(cfg, model, PIXELS, 0).values, atol=1e-4)
+    by_norm = grad_cam(loaded, PIXELS, 0, "backbone.norm3").values
+    np.testing.assert_allclose(by_norm, grad_cam(loaded, PIXELS, 0).values, atol=1e-4)
     assert abs(found.values - by_norm).max() > 0.1
     with pytest.raises(UserError, match=r"no layer 'backbone.stagess'; give a name such as"):
-        grad_cam(cfg, model, PIXELS, 0, "backbone.stagess")
-    with pytest.raises(UserError, match="is no map; give the name of a layer with a map"):
-        grad_cam(cfg, model, PIXELS, 0, "head.fc")
+        grad_cam(loaded, PIXELS, 0, "backbone.stagess")
+    with pytest.raises(UserError, match="is not a map; give the name of a layer with a map"):
+        grad_cam(loaded, PIXELS, 0, "head.fc")
     with pytest.raises(
         UserError, match=r"no class 'dog'; give a number from 0 to 3 or a name \(cat"
     ):
-        grad_cam(cfg, model, PIXELS, "dog", names=("cat",))
+        grad_cam(replace(loaded, classes=("cat",)), PIXELS, "dog")
     with pytest.raises(UserError, match="no class 4"):
-        grad_cam(cfg, model, PIXELS, 4)
+        grad_cam(loaded, PIXELS, 4)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -163,10 +169,10 @@ def test_a_lightvits_blocks_are_refused():
     arch = shallow("LightViT")
     backbone = {"type": "mmvitconv.LightViT", "arch": arch, "out_indices": (2,)}
     cfg = classifier(backbone, channels)
-    model, _ = load_model(cfg, None)
+    loaded = load(cfg)
     with pytest.raises(UserError, match=r"order of windows.*'backbone.norm2'"):
-        grad_cam(cfg, model, PIXELS, 0, "backbone.stages.0.0")
-    assert grad_cam(cfg, model, PIXELS, 1, "backbone.norm2").values.shape == (64, 96)
+        grad_cam(loaded, PIXELS, 0, "backbone.stages.0.0")
+    assert grad_cam(loaded, PIXELS, 1, "backbone.norm2").values.shape == (64, 96)
 
 
 def test_layouts_of_maps():
@@ -180,29 +186,30 @@ def test_layouts_of_maps():
 
 def test_a_segmentor_shows_what_its_pixels_depend_on():
     cfg = segmentor()
-    model, _ = load_model(cfg, None)
-    found = grad_cam(cfg, model, PIXELS)
+    loaded = load(cfg)
+    model = loaded.module
+    found = grad_cam(loaded, PIXELS)
     assert found.values.shape == (64, 64)
     assert 1 / 3 <= found.score <= 1
     assert found.source.shape == (64, 64, 3)
     with torch.no_grad():
         model.decode_head.conv_seg.bias[1] -= 1e3
     with pytest.raises(UserError, match="no pixel is predicted as 'class 1'; predicted are"):
-        grad_cam(cfg, model, PIXELS, 1)
+        grad_cam(loaded, PIXELS, 1)
 
 
 def test_weights_and_names_come_from_the_checkpoint(tmp_path):
-    cfg = fcvit()
-    model, _ = load_model(cfg, None, seed=5)
+    saved = load(fcvit(), seed=5)
     meta = {"dataset_meta": {"classes": ("a", "b", "c", "d")}}
-    torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "best.pth")
-    loaded, names = load_model(fcvit(), tmp_path / "best.pth")
-    assert names == ("a", "b", "c", "d")
-    first, second = grad_cam(cfg, model, PIXELS, 3), grad_cam(cfg, loaded, PIXELS, "d", None, names)
+    content = {"state_dict": saved.module.state_dict(), "meta": meta}
+    torch.save(content, tmp_path / "best.pth")
+    loaded = load(fcvit(), tmp_path / "best.pth")
+    assert loaded.classes == ("a", "b", "c", "d")
+    first, second = grad_cam(saved, PIXELS, 3), grad_cam(loaded, PIXELS, "d")
     assert second.name == "d"
     assert np.array_equal(first.values, second.values)
     with pytest.raises(CheckpointError, match=r"best.pth does not hold the weights"):
-        load_model(segmentor(), tmp_path / "best.pth")
+        load(segmentor(), tmp_path / "best.pth")
 
 
 def test_a_config_in_the_style_of_mmpretrain():
@@ -215,21 +222,21 @@ def test_a_config_in_the_style_of_mmpretrain():
     dataset = {"type": "CIFAR10", "pipeline": outside.pop("test_pipeline")}
     outside.test_dataloader = {"dataset": {"type": "RepeatDataset", "dataset": dataset}}
     before = outside.to_dict()
-    (model, names), (other, _) = load_model(outside, None), load_model(inside, None)
+    loaded, other = load(outside), load(inside)
     assert outside.to_dict() == before
-    assert names[:2] == ("airplane", "automobile")
-    found = grad_cam(outside, model, PIXELS, 1, names=names)
+    assert loaded.classes[:2] == ("airplane", "automobile")
+    found = grad_cam(loaded, PIXELS, 1)
     assert found.name == "automobile"
-    assert np.array_equal(found.values, grad_cam(inside, other, PIXELS, 1).values)
+    assert np.array_equal(found.values, grad_cam(other, PIXELS, 1).values)
     with pytest.raises(UserError, match="give a number from 0 to 3"):
-        grad_cam(outside, model, PIXELS, "truck", names=names)  # the model has no such class
+        grad_cam(loaded, PIXELS, "truck")  # the model has no such class
     with pytest.raises(UserError, match="'toaster' cannot be used"):
-        load_model(inside, None, device="toaster")
+        load(inside, device="toaster")
 
 
 def test_random_weights_follow_the_seed():
     state = torch.get_rng_state()
-    first, same, other = (load_model(fcvit(), None, seed)[0].state_dict() for seed in (1, 1, 2))
+    first, same, other = (load(fcvit(), seed=seed).module.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     key = "head.fc.weight"
     assert torch.equal(first[key], same[key])
@@ -240,25 +247,25 @@ def test_arrays_of_a_data_set_have_red_first():
     cfg = fcvit()
     cfg.test_pipeline = [{"type": "CenterCrop", "crop_size": 32}, {"type": "PackInputs"}]
     cfg.model.data_preprocessor.to_rgb = False
-    model, _ = load_model(cfg, None)
+    loaded = load(cfg)
+    model = loaded.module
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    found = grad_cam(cfg, model, PIXELS, 0)
+    found = grad_cam(loaded, PIXELS, 0)
     assert np.array_equal(found.source, PIXELS[9:41, 19:51])
     expected = (found.source.astype(np.float32) - 33) / 79
     np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "cfg", [{"default_scope": "mmdet", "model": {"backbone": {}}}, {"default_scope": "mmpretrain"}]
-)
-def test_other_tasks_are_refused(cfg: dict):
+def test_other_tasks_are_refused():
+    detector = LoadedModel(torch.nn.Identity(), "a", "", task="detection")
     with pytest.raises(UserError, match="for classifiers and segmentors"):
-        load_model(Config(cfg), None)
+        grad_cam(detector, PIXELS)
+    with pytest.raises(UserError, match="no model"):
+        load(Config({"default_scope": "mmpretrain"}))
 
 
 def test_picture(tmp_path):
-    cfg = fcvit()
-    found = grad_cam(cfg, load_model(cfg, None)[0], PIXELS, 1)
+    found = grad_cam(load(fcvit()), PIXELS, 1)
     path = draw_class_map(found, "note", tmp_path / "new" / "a.png")
     assert path.stat().st_size > 10_000

@@ -11,14 +11,15 @@ from torch import nn
 from mmvitconv.analysis.receptive_field import (
     contribution_within,
     draw_receptive_fields,
+    even_layer_scales,
     measure_reach,
+    network_receptive_field,
     receptive_field,
-    subject_receptive_field,
     write_reach,
 )
-from mmvitconv.analysis.subjects import Subject, even_layer_scales
 from mmvitconv.errors import UserError
 from mmvitconv.models.layers import ParC
+from mmvitconv.zoo.loading import LoadedModel
 from tests.families import FAMILIES, shallow
 
 
@@ -79,7 +80,7 @@ def test_images_are_averaged_and_stages_chosen():
     assert receptive_field(model, images)[10, 10] == pytest.approx(6)
     batch = receptive_field(model, [torch.cat(images)], stage=0)
     np.testing.assert_allclose(batch, field, rtol=1e-6)
-    with pytest.raises(UserError, match="stage 2 is illegal; the model has the outputs 0 to 1"):
+    with pytest.raises(UserError, match="stage must be an output of the model, -2 to 1, got 2"):
         receptive_field(model, images, stage=2)
 
 
@@ -121,8 +122,7 @@ def test_every_family_has_a_field_with_and_without_its_output_norm(family: str):
     even_layer_scales(model)
     image = torch.randn(1, 3, 64, 64)
     before = model(image)
-    subject = Subject(family, model, "random weights", (64, 64))
-    field = subject_receptive_field(subject, [image])
+    field = network_receptive_field(LoadedModel(model, family, "random weights"), [image])
     # what is seen is seen through many paths: no position of the image's middle is left out
     assert (field[28:36, 28:36] > field.max() * 1e-6).all()
     for first, second in zip(before, model(image), strict=True):
@@ -145,13 +145,13 @@ class TokenNorm(nn.Module):
 
 def test_output_norms_of_other_models_are_left_out():
     model = TokenNorm().eval()
-    subject = Subject("a", model, "random weights", (21, 21))
+    loaded = LoadedModel(model, "a", "random weights")
     before = model(noise()[0])
     with pytest.raises(UserError, match="as behind a norm over channels"):
         receptive_field(model, noise())
-    field = subject_receptive_field(subject, noise())
+    field = network_receptive_field(loaded, noise())
     np.testing.assert_array_equal(field, receptive_field(model.conv, noise()))
-    np.testing.assert_array_equal(field, subject_receptive_field(subject, noise(), stage=0))
+    np.testing.assert_array_equal(field, network_receptive_field(loaded, noise(), stage=0))
     assert all(map(torch.equal, before, model(noise()[0])))
 
 

@@ -96,9 +96,9 @@ def test_selection():
     last = select_similarity(maps, block=-1)
     assert [(m.stage, m.block) for m in last[::2]] == [(0, 2), (1, 2), (2, 4), (3, 1)]
     assert {m.stage for m in select_similarity(maps, -1)} == {3}
-    with pytest.raises(UserError, match="stage 4 is illegal; give 0 to 3"):
+    with pytest.raises(UserError, match="stage must be -4 to 3, got 4"):
         select_similarity(maps, 4)
-    with pytest.raises(UserError, match="block 5 is illegal; the stages have 3, 3, 5, 2 blocks"):
+    with pytest.raises(UserError, match="there is no block 5; the stages have 3, 3, 5, 2 blocks"):
         select_similarity(maps, block=5)
 
 
