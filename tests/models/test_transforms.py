@@ -1,0 +1,121 @@
+"""Whoever looks at a backbone from outside sees the same values: hooks, TorchScript, torch.func."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from families import FAMILIES, shallow
+from mmcv.cnn.utils import fuse_conv_bn
+from oracles import reference
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, jvp, vmap
+
+NAMES = list(FAMILIES)
+SIZE = (72, 40)
+
+
+@pytest.fixture(params=NAMES)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """The family's smallest architecture in float64, with weights that let every layer matter."""
+    model = FAMILIES[request.param](shallow(request.param))
+    model.load_state_dict(reference.fill_like(model.state_dict()))
+    return model.double().eval()
+
+
+def images(batch: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, *SIZE, generator=generator, dtype=torch.float64)
+
+
+def total(outs: tuple[Tensor, ...]) -> Tensor:
+    return sum(out.sin().sum() for out in outs)
+
+
+def assert_same(
+    outs: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-10
+) -> None:
+    for out, other in zip(outs, expected, strict=True):
+        torch.testing.assert_close(out, other, rtol=0, atol=tolerance * other.abs().max().item())
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
+def test_trace(model: nn.Module):
+    """As people type it: with gradients on. The file holds no Python function.
+
+    A trace computes with sizes in float32 (a factor for a mean, say), so it is as good as that.
+    """
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, images(2)), buffer)
+    buffer.seek(0)
+    assert_same(torch.jit.load(buffer)(images(2, seed=1)), model(images(2, seed=1)), 1e-6)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_hooks(model: nn.Module, grad: bool):
+    """Each layer is called, and what a hook kept is what the layer gives."""
+    kept: dict[str, tuple[nn.Module, tuple, Tensor]] = {}
+
+    def keep(name: str) -> Callable:
+        return lambda module, args, out: kept.update({name: (module, args, out.clone())})
+
+    expected = model(images(2))
+    leaves = {name: m for name, m in model.named_modules() if not any(m.children())}
+    handles = [module.register_forward_hook(keep(name)) for name, module in leaves.items()]
+    with torch.set_grad_enabled(grad):
+        assert_same(model(images(2)), expected)
+    for handle in handles:
+        handle.remove()
+    assert set(kept) == set(leaves)
+    for module, args, out in kept.values():
+        if not getattr(module, "inplace", False):
+            torch.testing.assert_close(module(*args), out)
+
+
+def test_backward_hooks(model: nn.Module):
+    seen: list[str] = []
+    for name, module in model.named_modules():
+        if list(module.parameters(recurse=False)):
+            module.register_full_backward_hook(lambda *args, name=name: seen.append(name))
+    total(model(images(2).requires_grad_())).backward()
+    watched = {n for n, m in model.named_modules() if list(m.parameters(recurse=False))}
+    assert watched - {""} <= set(seen)
+
+
+def test_vmap(model: nn.Module):
+    x = images(3)
+    outs = vmap(lambda image: model(image[None]))(x)
+    assert_same(tuple(out.squeeze(1) for out in outs), model(x))
+
+
+def test_gradients_of_each_sample(model: nn.Module):
+    x, parameters = images(2), dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return total(functional_call(model, parameters, (image[None],)))
+
+    ours = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    for index in range(2):
+        expected = torch.autograd.grad(total(model(x[index : index + 1])), parameters.values())
+        assert_same(tuple(g[index] for g in ours.values()), expected)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_forward_mode(model: nn.Module, dual: bool):
+    """The directional derivative is the gradient's product with the direction."""
+    x, direction = images(2).requires_grad_(), images(2, seed=1)
+    expected = (torch.autograd.grad(total(model(x)), x)[0] * direction).sum()
+    if dual:
+        with forward_ad.dual_level():
+            out = total(model(forward_ad.make_dual(x, direction)))
+            tangent = forward_ad.unpack_dual(out).tangent
+    else:
+        _, tangent = jvp(lambda x: total(model(x)), (x,), (direction,))
+    torch.testing.assert_close(tangent, expected, rtol=1e-9, atol=0)
+
+
+def test_fusing_convolutions_and_norms(model: nn.Module):
+    """What mmcv folds, as ``--fuse-conv-bn`` does, it folds rightly."""
+    expected = model(images(2))
+    assert_same(fuse_conv_bn(model)(images(2)), expected)
