@@ -73,19 +73,19 @@ class Backbone(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The features of ``out_indices`` for a checked input of shape (B, in_channels, H, W)."""
+        """Compute the features of ``out_indices`` for images (B, in_channels, H, W)."""
 
     @abstractmethod
     def stage_modules(self, stage: int) -> list[nn.Module]:
-        """The modules that belong to a stage (its patch embedding, blocks and output norm)."""
+        """Return the modules of a stage: its patch embedding, blocks and output norm."""
 
     @abstractmethod
     def is_optional_key(self, key: str) -> bool:
-        """Whether checkpoints for other ``out_indices`` may lack this key, or have it in excess."""
+        """Return whether checkpoints for other ``out_indices`` may lack this key, or have more."""
 
     @abstractmethod
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """The layer id of a parameter, for layer-wise learning-rate decay.
+        """Return the layer id of a parameter, for layer-wise learning-rate decay.
 
         Args:
             param_name: Name of the parameter in the whole model.
@@ -127,7 +127,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         """
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
-        """Whether a checkpoint's entry of another shape than ours loads all the same.
+        """Return whether a checkpoint's entry loads although its shape differs from ours.
 
         Args:
             key: Its name in the backbone.
@@ -221,11 +221,6 @@ class PyramidBackbone(Backbone):
     block: str = "stages.{stage}.{block}"
     output_norm: str | None = "norm{stage}"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if isinstance(vars(cls).get("stem"), tuple):
-            raise TypeError(f"{cls.__name__}.stem would hide a module stem; call it stem_names")
-
     def __init__(
         self,
         depths: Sequence[int],
@@ -307,7 +302,7 @@ class PyramidBackbone(Backbone):
         return self
 
     def is_optional_key(self, key: str) -> bool:
-        """Output norms, and the stages behind the last output, which are not built."""
+        """Return whether it is of an output norm, or of a stage behind the last output."""
         norms = [self._norm_name(stage) for stage in range(len(self.depths))]
         place = self._place(key)
         return key.partition(".")[0] in norms or (place is not None and place[1] >= self.num_stages)
@@ -368,21 +363,20 @@ def _is_integer(value: Any) -> bool:
 def _normalise_out_indices(
     out_indices: int | Sequence[int], num_stages: int, unit: str
 ) -> tuple[int, ...]:
-    """Non-negative, increasing stage indices, or a ValueError that says what is legal."""
+    """Return non-negative, increasing stage indices, or say what is legal."""
     given = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
-    legal = f"{unit} 0 to {num_stages - 1} (or -{num_stages} to -1), in increasing order"
-    if not given:
-        raise ValueError(f"out_indices is empty; give one or more of {legal}")
-    if any(not _is_integer(i) or not -num_stages <= i < num_stages for i in given):
-        raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
-    indices = tuple(int(i) % num_stages for i in given)
-    if any(a >= b for a, b in pairwise(indices)):
-        raise ValueError(f"out_indices={out_indices!r} is illegal; give {legal}")
+    is_legal = given and all(_is_integer(i) and -num_stages <= i < num_stages for i in given)
+    indices = tuple(int(i) % num_stages for i in given) if is_legal else ()
+    if not indices or any(a >= b for a, b in pairwise(indices)):
+        raise ValueError(
+            f"out_indices must be one or more of {unit} 0 to {num_stages - 1} (or -{num_stages} "
+            f"to -1), in increasing order, got {out_indices!r}"
+        )
     return indices
 
 
 def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[ArchT]) -> ArchT:
-    """The architecture that a config names or describes.
+    """Return the architecture that a config names or describes.
 
     Args:
         arch: A name, or a dict of the fields of ``kind``.

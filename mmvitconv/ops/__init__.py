@@ -8,7 +8,6 @@ from mmvitconv.ops.circular_conv import (
 )
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
 from mmvitconv.ops.head_similarity import add_head_products, head_similarity
-from mmvitconv.ops.linear_gelu import linear_gelu
 from mmvitconv.ops.memory_format import (
     convolution_format,
     cpu_memory_format,
@@ -34,7 +33,6 @@ __all__ = [
     "head_similarity",
     "is_channels_last",
     "keep_memory_format",
-    "linear_gelu",
     "oversize_conv",
     "pointwise_conv2d",
     "recompute",

@@ -8,7 +8,7 @@ from mmvitconv.ops.traced import is_transformed
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + bias) v`` for each head.
+    """Compute ``softmax(q k^T / sqrt(d) + bias) v`` for each head.
 
     Args:
         q: Queries, shape (B, L, heads, d).

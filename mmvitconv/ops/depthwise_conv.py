@@ -59,7 +59,7 @@ _ENVIRONMENT = "MMVITCONV_DEPTHWISE_CONV"
 def depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: str | None = None
 ) -> Tensor:
-    """Depth-wise convolution with stride 1 and zero padding that keeps the size.
+    """Convolve depth-wise with stride 1 and zero padding that keeps the size.
 
     Args:
         x: Input, shape (B, C, H, W).

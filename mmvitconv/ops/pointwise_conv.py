@@ -11,7 +11,7 @@ _MAX_TOKENS = 512
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolution with a 1x1 kernel.
+    """Convolve with a 1x1 kernel.
 
     Args:
         x: Input, shape (B, C, H, W).

@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that an operator computes in: the map's, or autocast's."""
+    """Return the dtype that an operator computes in: the map's, or autocast's."""
     if _is_autocast(x) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which what is computed from ``x`` keeps its dtype."""
+    """Return a context in which what is computed from ``x`` keeps its dtype."""
     return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
 
 
 def saturate(x: Tensor) -> Tensor:
-    """``x`` with what float16 cannot hold at its largest value; other dtypes pass unchanged.
+    """Hold float16 at the largest value that it has; other dtypes pass unchanged.
 
     An infinite value alone would do no harm, but the next sum over both signs makes NaN of it.
     """
@@ -31,7 +31,7 @@ def saturate(x: Tensor) -> Tensor:
 
 
 def saturating_relu(x: Tensor) -> Tensor:
-    """ReLU in place, for float16 with :func:`saturate` in the same pass over the data."""
+    """Apply ReLU in place, for float16 with :func:`saturate` in the same pass over the data."""
     if x.dtype != torch.float16:
         return F.relu_(x)
     return F.hardtanh_(x, 0.0, torch.finfo(torch.float16).max)

@@ -11,7 +11,7 @@ from mmvitconv.ops.attention import attention
 def window_attention(
     q: Tensor, kv: Tensor, pad: Tensor | None, biases: Sequence[Tensor], sizes: Sequence[int]
 ) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + bias) v`` for each window and head.
+    """Compute ``softmax(q k^T / sqrt(d) + bias) v`` for each window and head.
 
     The tokens of a window follow each other, and windows of one size form a region. A window with
     fewer tokens than its bias has columns is filled with copies of one padded key and value.

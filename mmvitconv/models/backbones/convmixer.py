@@ -106,7 +106,7 @@ class Stem(ActivatedNorm):
         return super().forward(convolution_format(x, self.kernel_size))
 
     def accepts_kernel(self, shape: Sequence[int]) -> bool:
-        """Whether a kernel of this shape is a patch embedding, of whatever patch size."""
+        """Return whether a kernel of this shape is a patch embedding, of whatever patch size."""
         own = self[0].weight.shape
         return len(shape) == 4 and tuple(shape[:2]) == tuple(own[:2]) and shape[2] == shape[3]
 
@@ -128,7 +128,7 @@ class Stem(ActivatedNorm):
 
 
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """A patch embedding's kernel for another patch size (section 6).
+    """Resize a patch embedding's kernel to another patch size (section 6).
 
     Args:
         kernel: Shape (C, in_channels, P, P).
@@ -320,7 +320,7 @@ class ConvMixer(PyramidBackbone):
         return self
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
-        """A stem of another patch size, to start from."""
+        """Accept a stem of another patch size, to start from."""
         return fine_tuning and key == "stem.0.weight" and self.stem.accepts_kernel(shape)
 
     def check_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:

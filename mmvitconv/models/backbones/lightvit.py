@@ -159,7 +159,7 @@ class WindowGrid:
         return torch.cat(keys, dim=2).flatten()
 
     def to_windows(self, x: Tensor) -> Tensor:
-        """Tokens of a map (B, H, W, C) in window order, shape (B, H * W, C)."""
+        """Bring the tokens of a map (B, H, W, C) into window order, shape (B, H * W, C)."""
         parts = []
         for top, left, rows, cols, height, width in self.regions:
             part = x[:, top : top + rows * height, left : left + cols * width]
@@ -168,7 +168,7 @@ class WindowGrid:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def to_map(self, x: Tensor) -> Tensor:
-        """The map (B, H, W, C) of tokens in window order, shape (B, H * W, C)."""
+        """Bring tokens in window order, shape (B, H * W, C), back into a map (B, H, W, C)."""
         bands: dict[int, list[Tensor]] = {}
         for region, part in zip(self.regions, x.split(self.sizes, dim=1), strict=True):
             top, _, rows, cols, height, width = region
@@ -219,7 +219,7 @@ class PatchEmbed(nn.Module):
         nn.init.trunc_normal_(self.global_token, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of images (B, in_channels, H, W).
+        """Make the tokens of images (B, in_channels, H, W).
 
         Returns:
             Image tokens (B, ceil(H / 8), ceil(W / 8), C), global tokens (B, T, C).
@@ -229,7 +229,7 @@ class PatchEmbed(nn.Module):
         return tokens, self.global_token.expand(x.shape[0], -1, -1)
 
     def accepts_tokens(self, shape: Sequence[int]) -> bool:
-        """Whether global tokens of this shape can be loaded."""
+        """Return whether global tokens of this shape can be loaded."""
         own = self.global_token.shape
         return self.takes_any_number and len(shape) == 3 and (shape[0], shape[2]) == own[::2]
 
@@ -259,7 +259,7 @@ class Tokens(NamedTuple):
     num_global: int
 
     def split(self, rows: Tensor, *dims: int) -> list[Tensor]:
-        """The two parts of a matrix.
+        """Split a matrix into its two parts.
 
         Args:
             rows: Shape (B * N + B * T, C).
@@ -279,7 +279,7 @@ class Tokens(NamedTuple):
         ]
 
     def expand(self, x: Tensor) -> Tensor:
-        """A value for each image, shape (B, 1, 1), for each row."""
+        """Repeat a value of each image, shape (B, 1, 1), for each row."""
         counts = (self.num_image, self.num_global)
         return torch.cat([x.expand(-1, count, -1).flatten(0, 1) for count in counts])
 
@@ -334,7 +334,7 @@ class Attention(nn.Module):
         return self.proj(out if drop_globals else torch.cat([out, gathered.flatten(0, 1)]))
 
     def _attend_locally(self, q: Tensor, kv: Tensor, grid: WindowGrid) -> Tensor:
-        """Attention inside windows: q (B, N, heads, d), kv (B, N, 2, heads, d)."""
+        """Attend inside windows: q (B, N, heads, d), kv (B, N, 2, heads, d)."""
         table = self.relative_position_bias_table.t()
         biases = [
             table.index_select(1, index).view(self.num_heads, region.height * region.width, -1)
@@ -620,7 +620,7 @@ class LightViT(PyramidBackbone):
         return norm(x).permute(0, 3, 1, 2)
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
-        """Any number of global tokens, unless one was asked for."""
+        """Accept any number of global tokens, unless one was asked for."""
         return key == "patch_embed.global_token" and self.patch_embed.accepts_tokens(shape)
 
 

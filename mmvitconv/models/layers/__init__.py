@@ -1,4 +1,4 @@
-"""Layers that two families share."""
+"""Layers that several families share."""
 
 import importlib
 import warnings
@@ -9,7 +9,6 @@ from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.mixers import MIXERS, DynamicConvMixer, make_mixer
 from mmvitconv.models.layers.norm import CanvasNorm, ChannelNorm
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
-from mmvitconv.models.layers.plain import is_plain
 from mmvitconv.models.layers.residual import ScaledResidual, draw_kept, drop_path_rates
 from mmvitconv.ops.memory_format import keep_memory_format
 
@@ -28,7 +27,6 @@ __all__ = [
     "build_norm",
     "draw_kept",
     "drop_path_rates",
-    "is_plain",
     "keep_memory_format",
     "make_mixer",
 ]

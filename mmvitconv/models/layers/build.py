@@ -20,11 +20,14 @@ _NORMS: Mapping[str, type[nn.Module]] = {
 
 
 def build_activation(act_cfg: Mapping[str, Any]) -> nn.Module:
-    """An activation layer.
+    """Build an activation layer.
 
     Args:
         act_cfg: ``dict(type=NAME, **kwargs)``; ``type`` is one of GELU, ReLU, SiLU, Hardswish and
-            LeakyReLU, in capitals or not.
+            LeakyReLU, in any case.
+
+    Returns:
+        The layer.
 
     Raises:
         ValueError: Unknown ``type``.
@@ -33,12 +36,15 @@ def build_activation(act_cfg: Mapping[str, Any]) -> nn.Module:
 
 
 def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
-    """A batch norm.
+    """Build a batch norm.
 
     Args:
         norm_cfg: ``dict(type=NAME, **kwargs)``; ``type`` is BN or SyncBN, ``requires_grad=False``
             freezes its parameters.
         channels: Channels of the map.
+
+    Returns:
+        The layer.
 
     Raises:
         ValueError: Unknown ``type``.

@@ -3,11 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.ops.memory_format import keep_memory_format
+from mmvitconv.ops import keep_memory_format
 
 
 class CanvasNorm(nn.GroupNorm):
-    """GroupNorm of one group: statistics of a sample over channels and the whole canvas together.
+    """GroupNorm of one group: a sample's statistics are those of its whole feature map.
 
     Args:
         channels: Channels of the map.
@@ -22,7 +22,7 @@ class CanvasNorm(nn.GroupNorm):
         return keep_memory_format(F.group_norm(x, 1, self.weight, self.bias, self.eps), x)
 
     def extra_repr(self) -> str:
-        """What repr shows."""
+        """Return what repr shows."""
         return f"{self.num_channels}"
 
 

@@ -1,4 +1,4 @@
-"""The residual addition of MetaFormer-like blocks: layer scale, stochastic depth and add."""
+"""Residual connections: layer scale, stochastic depth and addition."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth rates that grow linearly over the whole network.
+    """Return stochastic depth rates that grow linearly over the whole network.
 
     Args:
         drop_path_rate: Rate of the last block, in [0, 1).
@@ -22,11 +22,11 @@ def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[f
 
 
 def draw_kept(x: Tensor, drop_path_rate: float) -> Tensor:
-    """Which samples keep their branch, as a factor: ``1 / (1 - drop_path_rate)`` or 0.
+    """Draw which samples keep their residual, as a factor: ``1 / (1 - drop_path_rate)`` or 0.
 
     Args:
         x: Any tensor of the batch, shape (B, ...), floating point.
-        drop_path_rate: Chance in [0, 1) that a sample's branch is dropped.
+        drop_path_rate: Chance in [0, 1) that a sample's residual is dropped.
 
     Returns:
         Tensor of shape (B, 1, ...), with as many dimensions as ``x``.
@@ -40,8 +40,13 @@ class ScaledResidual(nn.Module):
     """``x + drop_path(gamma * y)`` as a single fused multiply-add.
 
     Args:
-        drop_path_rate: Chance in [0, 1) that a sample's branch is dropped while training; branches
+        drop_path_rate: Chance in [0, 1) that a sample's residual is dropped while training; those
             that stay are divided by ``1 - drop_path_rate``.
+
+    Examples:
+        >>> add = ScaledResidual(drop_path_rate=0.1)
+        >>> add(torch.zeros(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, drop_path_rate: float = 0.0) -> None:
@@ -49,11 +54,11 @@ class ScaledResidual(nn.Module):
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor, y: Tensor, gamma: Tensor | None = None) -> Tensor:
-        """Add a branch to the trunk.
+        """Add a residual to its input.
 
         Args:
-            x: The trunk, shape (B, C, H, W).
-            y: The branch, shape (B, C, H, W).
+            x: The input, shape (B, C, H, W).
+            y: The residual, shape (B, C, H, W).
             gamma: Layer scale, shape (C,), or None.
 
         Returns:
@@ -67,5 +72,5 @@ class ScaledResidual(nn.Module):
         return x + y if scale is None else torch.addcmul(x, y, scale)
 
     def extra_repr(self) -> str:
-        """What repr shows."""
+        """Return what repr shows."""
         return f"drop_path_rate={self.drop_path_rate:.4g}"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """Row of the bias table for each pair of slots in a window, queries slow, shape (size^4,)."""
+    """Return the bias table's row for each pair of slots, queries slow, shape (size^4,)."""
     position = torch.arange(window_size)
     offset = position[:, None] - position[None, :] + window_size - 1  # (query, key)
     rows, cols = offset[:, None, :, None], offset[None, :, None, :]

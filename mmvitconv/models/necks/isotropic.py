@@ -7,6 +7,7 @@ from typing import Literal
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvitconv.models.base import check_positive
 from mmvitconv.models.layers import ChannelNorm, build_norm
 from mmvitconv.registry import MODELS
 
@@ -39,11 +40,16 @@ class IsotropicPyramid(BaseModule):
         init_cfg: MMEngine's initialisers; None keeps torch's.
 
     Attributes:
-        strides: True strides of the outputs, floats where they are no integers.
+        strides: True strides of the outputs, floats where they are not integers.
         factors: Size of the outputs of ``out_indices`` over that of the backbone's maps.
 
     Raises:
         ValueError: An argument is outside its legal range.
+
+    Examples:
+        >>> neck = IsotropicPyramid(in_channels=768, patch_size=8)
+        >>> neck.strides
+        (4, 8, 16, 32)
     """
 
     def __init__(
@@ -58,22 +64,17 @@ class IsotropicPyramid(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if mode not in ("taps", "last"):
-            raise ValueError(f"mode={mode!r} is illegal; give 'taps' or 'last'")
-        if any(not isinstance(n, int) or n < 1 for n in (in_channels, patch_size)):
-            raise ValueError(
-                f"in_channels={in_channels} and patch_size={patch_size} must be at least 1, one "
-                "number for all maps"
-            )
+            raise ValueError(f"mode must be 'taps' or 'last', got {mode!r}")
+        check_positive(in_channels=in_channels, patch_size=patch_size)
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
             raise ValueError(
-                f"out_indices={out_indices} is illegal; give one or more of 0 to 3, in increasing "
-                "order"
+                f"out_indices must be one or more of 0 to 3, in increasing order, got {out_indices}"
             )
         if mode == "taps" and out_channels not in (None, in_channels):
             raise ValueError(
-                f"out_channels={out_channels} is illegal; mode='taps' keeps the {in_channels} "
-                "channels of its inputs, so give None and put an FPN behind it"
+                f"out_channels must be None with mode='taps', which keeps the {in_channels} "
+                f"channels of its inputs, got {out_channels}; put an FPN behind it"
             )
         self.in_channels = in_channels
         self.mode = mode
@@ -82,8 +83,8 @@ class IsotropicPyramid(BaseModule):
         narrowest = in_channels / 2 ** max(*steps, 0)
         if mode == "last" and narrowest != int(narrowest):
             raise ValueError(
-                f"in_channels={in_channels} is illegal; mode='last' halves them with each of "
-                f"{max(steps)} enlargements"
+                f"in_channels must be a multiple of {2 ** max(steps)}, as mode='last' halves them "
+                f"with each of {max(steps)} enlargements, got {in_channels}"
             )
         self.factors = tuple(2.0**step for step in steps)
         strides = [patch_size / factor for factor in self.factors]

@@ -34,6 +34,11 @@ class LightViTFPN(BaseModule):
 
     Raises:
         ValueError: An argument is outside its legal range.
+
+    Examples:
+        >>> neck = LightViTFPN(in_channels=(64, 128, 256))
+        >>> neck.num_outs
+        5
     """
 
     def __init__(
@@ -46,14 +51,14 @@ class LightViTFPN(BaseModule):
     ) -> None:
         if not in_channels or num_extra_trans_convs < 0:
             raise ValueError(
-                f"in_channels={in_channels} with num_extra_trans_convs={num_extra_trans_convs} is "
-                "illegal; give at least one input and 0 or more finer levels"
+                "in_channels must have at least one entry and num_extra_trans_convs must be at "
+                f"least 0, got {in_channels} and {num_extra_trans_convs}"
             )
         num_levels = len(in_channels) + num_extra_trans_convs
         if num_outs < num_levels:
             raise ValueError(
-                f"num_outs={num_outs} is illegal; there are {len(in_channels)} inputs and "
-                f"{num_extra_trans_convs} finer levels, so give at least {num_levels}"
+                f"num_outs must be at least {num_levels}, for {len(in_channels)} inputs and "
+                f"{num_extra_trans_convs} finer levels, got {num_outs}"
             )
         super().__init__(init_cfg=init_cfg)
         self.in_channels = tuple(in_channels)

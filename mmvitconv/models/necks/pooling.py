@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvitconv.models.base import check_rate
 from mmvitconv.registry import MODELS
 
 __all__ = ["GlobalPooling"]
@@ -26,10 +27,7 @@ class GlobalPooling(BaseModule):
         self, dropout_rate: float = 0.0, init_cfg: dict | list[dict] | None = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(
-                f"dropout_rate={dropout_rate} is illegal; give at least 0 and less than 1"
-            )
+        check_rate("dropout_rate", dropout_rate)
         self.dropout = nn.Dropout(dropout_rate)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

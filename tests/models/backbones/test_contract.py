@@ -111,7 +111,7 @@ def test_every_parameter_reaches_an_output(build, choice):
 def test_illegal_out_indices(build, choice):
     model = build(out_indices=-1)
     last = model.num_stages - 1
-    with pytest.raises(ValueError, match=rf"give .*{model.unit} 0 to {last}"):
+    with pytest.raises(ValueError, match=rf"must be .*{model.unit} 0 to {last}.*, got"):
         build(out_indices=out_indices_of(build, choice))
 
 

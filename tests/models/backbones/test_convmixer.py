@@ -318,7 +318,7 @@ def test_reduced_precision_stays_finite(dtype: torch.dtype, scale: float):
         ({"arch": SIZES, "patch_size": 0}, "must be a positive integer, got"),
         ({"arch": SIZES, "act_cfg": {"type": "Tanh"}}, "act_cfg has type 'Tanh'; give one of GELU"),
         ({"arch": SIZES, "norm_cfg": {"type": "LN"}}, "norm_cfg has type 'LN'; give one of BN"),
-        ({"arch": SIZES, "out_indices": (3,)}, "give blocks 0 to 2"),
+        ({"arch": SIZES, "out_indices": (3,)}, "blocks 0 to 2"),
     ],
 )
 def test_wrong_arguments(options: dict, message: str):

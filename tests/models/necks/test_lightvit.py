@@ -130,11 +130,11 @@ def test_init_cfg_is_obeyed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_channels": []}, "give at least one input and 0 or more finer levels"),
-        ({"num_extra_trans_convs": -1}, "num_extra_trans_convs=-1 is illegal"),
-        ({"num_outs": 3}, "num_outs=3 is illegal; there are 3 inputs and 1 finer .* at least 4"),
-        ({"num_outs": 4, "num_extra_trans_convs": 2}, "num_outs=4 is illegal.* at least 5"),
-        ({"num_outs": 2, "num_extra_trans_convs": 0}, "num_outs=2 is illegal.* at least 3"),
+        ({"in_channels": []}, "in_channels must have at least one entry"),
+        ({"num_extra_trans_convs": -1}, "num_extra_trans_convs must be at least 0, got .* and -1"),
+        ({"num_outs": 3}, "num_outs must be at least 4, for 3 inputs and 1 finer .*got 3"),
+        ({"num_outs": 4, "num_extra_trans_convs": 2}, "num_outs must be at least 5, .*got 4"),
+        ({"num_outs": 2, "num_extra_trans_convs": 0}, "num_outs must be at least 3, .*got 2"),
     ],
 )
 def test_wrong_arguments(options: dict, message: str):
