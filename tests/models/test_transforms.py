@@ -11,12 +11,14 @@ from oracles import reference
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
+from torch.utils import _pytree as pytree
 
-NAMES = list(FAMILIES)
+from mmvitconv.models.layers.mixers.base import Mixer
+
 SIZE = (72, 40)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     """The family's smallest architecture in float64, with weights that let every layer matter."""
     model = FAMILIES[request.param](shallow(request.param))
@@ -27,6 +29,10 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 def images(batch: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, 3, *SIZE, generator=generator, dtype=torch.float64)
+
+
+def clone(x: object) -> object:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def total(outs: tuple[Tensor, ...]) -> Tensor:
@@ -58,29 +64,36 @@ def test_hooks(model: nn.Module, grad: bool):
     kept: dict[str, tuple[nn.Module, tuple, Tensor]] = {}
 
     def keep(name: str) -> Callable:
-        return lambda module, args, out: kept.update({name: (module, args, out.clone())})
+        return lambda module, args, out: kept.update(
+            {name: (module, args, pytree.tree_map(clone, out))}
+        )
 
     expected = model(images(2))
-    leaves = {name: m for name, m in model.named_modules() if not any(m.children())}
-    handles = [module.register_forward_hook(keep(name)) for name, module in leaves.items()]
+    watched = {name: module for name, module in model.named_modules() if name}
+    for name, module in model.named_modules():  # lists; and mixers, whose blocks call mix()
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict, Mixer)):
+            watched.pop(name)
+    handles = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
     with torch.set_grad_enabled(grad):
         assert_same(model(images(2)), expected)
     for handle in handles:
         handle.remove()
-    assert set(kept) == set(leaves)
+    assert set(kept) == set(watched)
     for module, args, out in kept.values():
-        if not getattr(module, "inplace", False):
+        if not any(module.children()) and not getattr(module, "inplace", False):
             torch.testing.assert_close(module(*args), out)
 
 
+@pytest.mark.parametrize("model", ["ConvMixer", "DynConvViT", "FCViT", "LightViT"], indirect=True)
 def test_backward_hooks(model: nn.Module):
+    """In families whose activations work in place torch refuses these hooks."""
     seen: list[str] = []
-    for name, module in model.named_modules():
-        if list(module.parameters(recurse=False)):
-            module.register_full_backward_hook(lambda *args, name=name: seen.append(name))
+    watched = {n for n, m in model.named_modules() if n and list(m.parameters(recurse=False))}
+    for name in watched:
+        layer = model.get_submodule(name)
+        layer.register_full_backward_hook(lambda *args, name=name: seen.append(name))
     total(model(images(2).requires_grad_())).backward()
-    watched = {n for n, m in model.named_modules() if list(m.parameters(recurse=False))}
-    assert watched - {""} <= set(seen)
+    assert set(seen) == watched
 
 
 def test_vmap(model: nn.Module):

@@ -384,19 +384,11 @@ class FCViT(PyramidBackbone):
         for stage in range(self.num_stages):
             dims = sizes.embed_dims[stage]
             self.patch_embeds.append(PatchEmbed(channels, dims, *((3, 2) if stage else (7, 4))))
+            hidden_dims = int(dims * sizes.mlp_ratios[stage])
             self.stages.append(
-                nn.Sequential(
-                    *[
-                        Block(
-                            dims,
-                            int(dims * sizes.mlp_ratios[stage]),
-                            drop_rate,
-                            rate,
-                            layer_scale_init_value,
-                            sizes,
-                        )
-                        for rate in rates[stage]
-                    ]
+                nn.ModuleList(
+                    Block(dims, hidden_dims, drop_rate, rate, layer_scale_init_value, sizes)
+                    for rate in rates[stage]
                 )
             )
             if stage in self.out_indices:
