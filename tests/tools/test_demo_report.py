@@ -122,7 +122,7 @@ def test_metrics_of_a_test_run(tool, trained, tmp_path, capsys):
     assert content["metrics"] == {"coco/segm_mAP_50": 0.75, "time": 0.5}
 
 
-def test_ground_truth_and_drawing(tool, nuclei_root):
+def test_ground_truth_and_drawing(tool, nuclei_root, tmp_path):
     from mmdet.datasets import CocoDataset
 
     dataset = CocoDataset(
@@ -132,21 +132,20 @@ def test_ground_truth_and_drawing(tool, nuclei_root):
         metainfo={"classes": ("nucleus",)},
     )
     info = dataset.get_data_info(0)
-    boxes, masks = tool.ground_truth(info)
-    semantic = nuclei_root / "annotations" / "validation" / Path(info["img_path"]).name
-    assert np.array_equal(masks.any(0), np.asarray(Image.open(semantic)) == 1)
-    assert len(boxes) == len(masks) == 16
+    path = Path(info["img_path"])
+    nothing = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), ()
+    empty = tool.Detection(str(path), 192, 192, ("nucleus",), (), path, *nothing)
+    truth = tool.ground_truth(info, empty)
+    semantic = nuclei_root / "annotations" / "validation" / path.name
+    assert np.array_equal(truth.masks.any(0), np.asarray(Image.open(semantic)) == 1)
+    assert len(truth.boxes) == len(truth.masks) == len(truth.scores) == 16
+    assert truth.names == ["nucleus"] * 16
     for instance in info["instances"]:
         del instance["mask"]
-    assert tool.ground_truth(info)[1] is None
-    assert tool.ground_truth({"instances": []})[0].shape == (0, 4)
-    left, right = tool.Figure().subplots(1, 2)
-    tool.draw_objects(left, boxes, masks)
-    tool.draw_objects(right, boxes, None)
-    (fillings,) = left.images
-    assert np.array_equal(fillings.get_array()[..., 3] > 0, masks.any(0))
-    assert len(left.collections) == 16
-    assert len(right.patches) == 16
+    assert tool.ground_truth(info, empty).masks is None
+    assert tool.ground_truth({"instances": []}, empty).boxes.shape == (0, 4)
+    tool.draw_report([(truth, empty)], "title", tmp_path / "out" / "a.png")
+    assert (tmp_path / "out" / "a.png").is_file()
 
 
 def test_headline(tool):

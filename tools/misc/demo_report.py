@@ -16,43 +16,34 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 # Checkpoints are files from strangers; must be set before anything imports torch.
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
-import matplotlib
 import mmengine
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, init_default_scope
+from pycocotools import mask
 
 from mmvitconv import __version__
-from mmvitconv.apis.images import Loading, decode_to_show
+from mmvitconv.apis.images import decode_to_show
+from mmvitconv.apis.inference import Predictor
+from mmvitconv.apis.results import Detection
 from mmvitconv.cli import execute
+from mmvitconv.cli import run as run_command
 from mmvitconv.datasets.layout import check_data
-from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
-from mmvitconv.zoo.loading import load_model
-
-COLUMNS = ("image", "ground truth", "prediction")
+from mmvitconv.zoo.loading import find_test_dataset
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        "demo_report.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the tool's arguments."""
     parser.add_argument(
         "config", type=Path, help="config of a detector, or the name of a shipped one"
     )
@@ -71,65 +62,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train-seconds", type=float, help="how long training took, for metrics.json"
     )
-    return parser
-
-
-def load_detector(cfg: Config, checkpoint: Path) -> torch.nn.Module:
-    """Build the model of a config and load all of its weights.
-
-    Args:
-        cfg: config of a detector.
-        checkpoint: file with its state dict.
-
-    Returns:
-        The model in eval mode.
-
-    Raises:
-        CheckpointError: if the file is unsafe or damaged, or its keys or shapes do not match.
-    """
-    return load_model(cfg, checkpoint).module
-
-
-def predict(
-    model: torch.nn.Module, dataset: Any, rows: int, evaluator: Evaluator | None
-) -> tuple[list[Any], dict[str, Any]]:
-    """Run the detector.
-
-    Args:
-        model: from :func:`load_detector`.
-        dataset: the held-out images, with the test pipeline.
-        rows: how many predictions are kept.
-        evaluator: what evaluates the whole dataset; None to run the first ``rows`` images only.
-
-    Returns:
-        The first predictions (``DetDataSample``), and the metrics (empty without evaluator).
-    """
-    count = len(dataset) if evaluator else min(rows, len(dataset))
-    samples = []
-    with torch.no_grad():
-        for index in progress(range(count), "predicting"):
-            batch = pseudo_collate([dataset[index]])
-            outputs = model.test_step(batch)
-            if index < rows:
-                # The evaluator may change its inputs.
-                samples.append(outputs[0].cpu().clone())
-            if evaluator:
-                evaluator.process(data_samples=outputs, data_batch=batch)
-    return samples, evaluator.evaluate(count) if evaluator else {}
 
 
 def read_metrics(source: Path) -> dict[str, float]:
     """Read the metrics of a test run.
 
     Args:
-        source: a json file with metrics, or a work dir of tools/test.py: MMEngine writes them to
+        source: A json file with metrics, or a work dir of tools/test.py: MMEngine writes them to
             ``<time>/<time>.json`` there; the newest file counts.
 
     Returns:
         Metric -> value, e.g. ``'coco/segm_mAP_50'`` -> 0.78.
 
     Raises:
-        UserError: if there are none.
+        UserError: If there are none.
     """
     if source.is_dir():
         files = [path for path in source.rglob("*.json") if path.stem == path.parent.name]
@@ -159,95 +105,81 @@ def headline(metrics: Mapping[str, Any]) -> str:
     return "no AP50 in the metrics"
 
 
-def draw_objects(axis: Axes, boxes: np.ndarray, masks: np.ndarray | None) -> None:
-    """Draw objects, each in its own colour: outlines and a light filling, or boxes.
+def ground_truth(info: Mapping[str, Any], prediction: Detection) -> Detection:
+    """Return the annotated objects of an image as if they had been predicted, with score 1.
 
     Args:
-        axis: shows the image already.
-        boxes: (N, 4), left, top, right, bottom in pixels.
-        masks: (N, H, W), bool; None to draw the boxes.
+        info: What mmdet's dataset knows of the image.
+        prediction: Of the same image.
+
+    Returns:
+        The objects; without masks where an annotation has none.
     """
-    colours = matplotlib.colormaps["hsv"](np.arange(len(boxes)) * 0.618 % 1)
-    if masks is None:
-        for (left, top, right, bottom), colour in zip(boxes, colours, strict=True):
-            size = right - left, bottom - top
-            axis.add_patch(Rectangle((left, top), *size, fill=False, edgecolor=colour))
-        return
-    fillings = np.zeros((*masks.shape[1:], 4))
-    for mask, colour in zip(masks, colours, strict=True):
-        if mask.any():
-            fillings[mask] = [*colour[:3], 0.35]
-            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1)
-    axis.imshow(fillings)
-
-
-def ground_truth(info: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return boxes (N, 4) and masks (N, H, W), or None without masks, of an image's annotation."""
-    from mmdet.datasets.transforms import LoadAnnotations
-
     instances = info["instances"]
-    boxes = np.array([instance["bbox"] for instance in instances]).reshape(-1, 4)
-    if not instances or any("mask" not in instance for instance in instances):
-        return boxes, None
-    results = {"instances": instances, "ori_shape": (info["height"], info["width"])}
-    loaded = LoadAnnotations(with_mask=True, with_bbox=False, with_label=False)(results)
-    return boxes, loaded["gt_masks"].masks.astype(bool)
+    codes = []
+    for instance in instances:
+        code = instance.get("mask")
+        if code:
+            code = mask.frPyObjects(code, info["height"], info["width"])
+            codes.append(mask.merge(code) if isinstance(code, list) else code)
+    return replace(
+        prediction,
+        boxes=np.array([instance["bbox"] for instance in instances]).reshape(-1, 4),
+        labels=np.array([instance["bbox_label"] for instance in instances], dtype=int),
+        scores=np.ones(len(instances)),
+        codes=tuple(codes) if len(codes) == len(instances) > 0 else None,
+    )
 
 
-def draw_report(
-    dataset: Any, samples: Sequence[Any], threshold: float, title: str, path: Path
-) -> None:
+def draw_report(rows: Sequence[tuple[Detection, Detection]], title: str, path: Path) -> None:
     """Write the picture: one row per image; columns image, ground truth, prediction.
 
     Args:
-        dataset: where the samples come from, in its order.
-        samples: predictions of the first images.
-        threshold: predictions with a lower score (0..1) are left out.
-        title: of the picture.
-        path: png to write.
+        rows: Ground truth and prediction of each image.
+        title: Of the picture.
+        path: The png to write.
     """
-    count = len(samples)
-    figure = Figure(figsize=(10.5, 3.5 * count + 1), layout="constrained")
-    axes = figure.subplots(count, len(COLUMNS), squeeze=False)
+    figure = Figure(figsize=(10.5, 3.5 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
     figure.suptitle(title)
-    for index, (row, sample) in enumerate(zip(axes, samples, strict=True)):
-        info = dataset.get_data_info(index)
-        image = decode_to_show(Path(info["img_path"]), Loading())
-        found = sample.pred_instances[sample.pred_instances.scores >= threshold].numpy()
-        masks = np.asarray(found.masks, dtype=bool) if "masks" in found else None
-        true_boxes, true_masks = ground_truth(info)
-        notes = (Path(info["img_path"]).name, f"{len(true_boxes)}", f"{len(found.bboxes)}")
-        for axis, column, note in zip(row, COLUMNS, notes, strict=True):
-            axis.imshow(image)
-            axis.set_title(f"{column}: {note}", fontsize=9)
+    for row, (truth, found) in zip(axes, rows, strict=True):
+        pictures = {
+            f"image: {Path(found.image).name}": decode_to_show(found.content, found.loading),
+            f"ground truth: {len(truth.boxes)}": truth.draw(),
+            f"prediction: {len(found.boxes)}": found.draw(),
+        }
+        for axis, (name, picture) in zip(row, pictures.items(), strict=True):
+            axis.imshow(picture)
+            axis.set_title(name, fontsize=9)
             axis.axis("off")
-        draw_objects(row[1], true_boxes, true_masks)
-        draw_objects(row[2], found.bboxes, masks)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def report(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Write picture and metrics; returns their paths."""
+def report(options: argparse.Namespace) -> int:
+    """Write picture and metrics, and print where they are; returns the exit code."""
     started = time.perf_counter()
     if options.rows < 1:
         raise UserError(f"--rows {options.rows} shows nothing; give a number >= 1")
     cfg = load_config(options.config)
     check_data(cfg, splits=("test",))
     metrics = read_metrics(options.metrics_from) if options.metrics_from else None
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    model = load_detector(cfg, options.checkpoint)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    evaluator = None
+    predictor = Predictor(cfg, options.checkpoint)
     if metrics is None:
-        evaluator = Evaluator(cfg.test_evaluator)
-        evaluator.dataset_meta = dataset.metainfo
-    samples, evaluated = predict(model, dataset, options.rows, evaluator)
-    metrics = evaluated if metrics is None else metrics
-
+        work_dir = options.out_dir / "test"
+        arguments = (str(options.config), str(options.checkpoint), "--work-dir", str(work_dir))
+        code = run_command("test", *arguments)
+        if code:
+            return code
+        metrics = read_metrics(work_dir)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    dataset = DATASETS.build(find_test_dataset(cfg))
+    infos = [dataset.get_data_info(index) for index in range(min(options.rows, len(dataset)))]
+    paths = [info["img_path"] for info in infos]
+    found = predictor(paths, batch_size=1, score_threshold=options.score_threshold)
+    rows = [(ground_truth(*pair), pair[1]) for pair in zip(infos, found, strict=True)]
     picture = options.out_dir / "report.png"
-    title = f"{options.config.stem}, held-out images: {headline(metrics)}"
-    draw_report(dataset, samples, options.score_threshold, title, picture)
+    draw_report(rows, f"{options.config.stem}, held-out images: {headline(metrics)}", picture)
     seconds = {"report": round(time.perf_counter() - started, 1)}
     if options.train_seconds is not None:
         seconds["train"] = options.train_seconds
@@ -257,7 +189,7 @@ def report(options: argparse.Namespace) -> tuple[Path, Path]:
         "metrics": {
             name: float(value) if math.isfinite(value) else None  # JSON knows no NaN
             for name, value in metrics.items()
-            if is_number(value)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
         },
         "images": len(dataset),
         "seconds": seconds,
@@ -270,26 +202,17 @@ def report(options: argparse.Namespace) -> tuple[Path, Path]:
     }
     summary = options.out_dir / "metrics.json"
     summary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return picture, summary
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a metric is a single number (per-class tables are left out)."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    print(f"{headline(content['metrics'])}\npicture: {picture}\nmetrics: {summary}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report and print where it is; returns the exit code."""
-    parser = build_parser()
-
-    def work() -> None:
-        picture, summary = report(parser.parse_args(arguments))
-        metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
-        print(headline(metrics))
-        print(f"picture: {picture}")
-        print(f"metrics: {summary}")
-
-    return execute(parser, work)
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "demo_report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    return execute(parser, lambda: report(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":
