@@ -31,13 +31,11 @@ from mmvitconv.checks.samples import (
     sample_infos,
 )
 from mmvitconv.datasets.layout import is_remote
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, shorten
 from mmvitconv.registry import HOOKS
 
 __all__ = ["BadDataError", "BadDataHook", "GuardedPipeline"]
 
-TRAINING_POLICIES = ("skip", "refuse", "warn")
-EVALUATION_POLICIES = ("refuse", "warn")
 FEW = 5  # examples in a message
 CHECK = "mmvitconv check CONFIG finds all of them beforehand"
 
@@ -147,7 +145,12 @@ class GuardedPipeline(CheckedPipeline):
         """Leave a sample out, or stop."""
         problem = bad.problem
         if self.policy != "skip":
-            raise BadDataError(refusal(problem, self.split, self.policy)) from bad
+            reason = f"no sample of the {self.split} data is left out, as that changes the metric"
+            if self.split == "train":
+                reason = f"policy={self.policy!r} of mmvitconv.BadDataHook leaves no sample out"
+            resume = "" if self.split == "test" else ", then go on with --resume"
+            advice = f"fix the file or its annotation{resume}; {CHECK}"
+            raise BadDataError(f"{problem}; {reason}: {advice}") from bad
         self._write(problem, "left out")
         self.left_out.add(problem.file)
         if len(self.left_out) > self.limit:
@@ -181,20 +184,8 @@ class GuardedPipeline(CheckedPipeline):
             os.close(descriptor)
 
 
-def refusal(problem: Problem, split: str, policy: str) -> str:
-    """The sentence for a sample that ends the run."""
-    if split == "train":
-        reason = f"policy={policy!r} of mmvitconv.BadDataHook leaves no training sample out"
-    else:
-        reason = f"no sample of the {split} data is left out, as that would change the metric"
-    advice = "mend the file or its annotation"
-    if split != "test":
-        advice += ", then go on with --resume"
-    return f"{problem}; {reason}: {advice}; {CHECK}"
-
-
 def too_many(problem: Problem, count: int, size: int) -> str:
-    """The sentence for a data set with too many bad samples."""
+    """Return the sentence for a data set with too many bad samples."""
     return (
         f"{count} of {size} training samples had to be left out, more than max_bad of "
         f"mmvitconv.BadDataHook allows; the last one is {problem}; are the paths right? "
@@ -224,7 +215,10 @@ class BadDataHook(Hook):
             out. Takes seconds for a million samples.
 
     Raises:
-        UserError: When an argument is illegal.
+        UserError: When an argument is not one of these.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.BadDataHook", policy="refuse")]
     """
 
     priority = "VERY_LOW"  # after the hooks that change the pipeline
@@ -236,21 +230,19 @@ class BadDataHook(Hook):
         max_bad: int | float | None = None,
         survey: bool = True,
     ) -> None:
-        if policy not in TRAINING_POLICIES:
-            raise UserError(
-                f"BadDataHook: policy must be one of {TRAINING_POLICIES}, got {policy!r}"
-            )
-        if evaluation_policy not in EVALUATION_POLICIES:
-            raise UserError(
-                f"BadDataHook: evaluation_policy must be one of {EVALUATION_POLICIES}, got "
-                f"{evaluation_policy!r}"
-            )
+        for name, value, legal in (
+            ("policy", policy, ("skip", "refuse", "warn")),
+            ("evaluation_policy", evaluation_policy, ("refuse", "warn")),
+        ):
+            if value not in legal:
+                raise UserError(f"BadDataHook: {name} must be one of {legal}, got {value!r}")
         is_number = isinstance(max_bad, (int, float)) and not isinstance(max_bad, bool)
         if max_bad is not None and (
             not is_number or not max_bad >= 0 or (isinstance(max_bad, float) and max_bad >= 1)
         ):
             raise UserError(
-                f"BadDataHook: max_bad is a whole number >= 0 or a share below 1.0, got {max_bad!r}"
+                "BadDataHook: max_bad must be a whole number >= 0 or a share below 1.0, got "
+                f"{max_bad!r}"
             )
         self.policy = policy
         self.evaluation_policy = evaluation_policy
@@ -265,14 +257,7 @@ class BadDataHook(Hook):
         self._surveyed: set[str] = set()
 
     def limit(self, size: int) -> int:
-        """Number of bad files of a training set that may be left out.
-
-        Args:
-            size: Number of its samples.
-
-        Returns:
-            The number.
-        """
+        """Return how many bad files of a training set of ``size`` samples may be left out."""
         if self.max_bad is None:
             return min(max(10, size // 100), size // 2)
         return int(self.max_bad * size if isinstance(self.max_bad, float) else self.max_bad)
@@ -302,29 +287,16 @@ class BadDataHook(Hook):
         """Guard the test data."""
         self._begin(runner, runner.test_loop.dataloader, "test")
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Log what the data loader found."""
-        self._read(runner)
-
-    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Log what the data loader found."""
-        self._read(runner)
-
-    def after_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Log what the data loader found."""
+    def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Log what the data loader found; after the iterations of all splits."""
         self._read(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Sum up."""
+        """Log the counts."""
         self._summarise(runner)
 
-    def after_train(self, runner: Runner) -> None:
-        """Sum up."""
-        self._summarise(runner)
-
-    def after_test(self, runner: Runner) -> None:
-        """Sum up."""
-        self._summarise(runner)
+    # the first for runs without epochs
+    after_train = after_test = after_train_epoch
 
     def _begin(self, runner: Runner, loader: Any, split: str) -> None:
         """Guard the data of a split and look through its annotations."""
@@ -453,7 +425,7 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
     if used and absent:
         logger.warning(
             f"bad data: {split}: {len(absent)} of {len(classes)} classes have no sample: "
-            f"{enumerate_few(absent)}"
+            f"{shorten(absent, FEW)}"
         )
     if hasattr(dataset, "cat_ids"):
         survey_coco(logger, dataset, split)
@@ -470,10 +442,10 @@ def compare_folders(train: Any, val: Any) -> None:
     every = set().union(*(folders for _, folders in named))
     for dataset, folders in named:
         if folders != every:
+            absent = shorten(sorted(every - folders), FEW)
             raise BadDataError(
-                f"{dataset.img_prefix} lacks the class folders "
-                f"{enumerate_few(sorted(every - folders))} of the other split, so that its classes "
-                "would have other numbers: add them, empty if need be"
+                f"{dataset.img_prefix} lacks the class folders {absent} of the other split, so "
+                "that its classes would have other numbers: add them, empty if necessary"
             )
 
 
@@ -487,14 +459,8 @@ def survey_coco(logger: logging.Logger, dataset: Any, split: str) -> None:
     for kind, examples in {**report.warnings, **report.errors}.items():
         if kind.startswith("class is missing"):
             raise BadDataError(
-                f"{dataset.ann_file} lacks the categories {enumerate_few(examples)} of the config, "
+                f"{dataset.ann_file} lacks the categories {shorten(examples, FEW)} of the config, "
                 "so that mmdet would give the others wrong numbers: name its own categories in "
                 "metainfo=dict(classes=...)"
             )
-        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {enumerate_few(examples)}")
-
-
-def enumerate_few(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f", ... ({len(names) - FEW} more)" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {shorten(examples, FEW)}")

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mmvitconv.errors import shorten
 
 __all__ = [
-    "Finding",
     "Iteration",
     "ModuleTrace",
     "any_bad",
@@ -52,23 +51,6 @@ class Iteration:
     random_states: tuple
     totals: list[Tensor] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Finding:
-    """What the check in front of a step found, on any rank.
-
-    Attributes:
-        is_loss_bad: A loss was not finite.
-        are_gradients_bad: A gradient was not finite.
-        is_collapsed: The loss scale of mixed precision is too small.
-        parameters: Names of the parameters whose gradient was not finite.
-    """
-
-    is_loss_bad: bool
-    are_gradients_bad: bool
-    is_collapsed: bool
-    parameters: list[str]
 
 
 @dataclass(eq=False)
@@ -212,7 +194,7 @@ class ModuleTrace:
 def describe(
     iterations: Sequence[Iteration],
     trace: ModuleTrace | None,
-    finding: Finding,
+    facts: Sequence[str],
     already_bad: Sequence[str],
     failure: str,
 ) -> str:
@@ -221,7 +203,7 @@ def describe(
     Args:
         iterations: The iteration with the trouble, or all of the step where none stands out.
         trace: Of its repetition, None without any.
-        finding: What the check found.
+        facts: What the check in front of the step found.
         already_bad: Parameters and buffers that were not finite before.
         failure: Why the step could not be repeated, '' if it could.
 
@@ -238,12 +220,7 @@ def describe(
     elif trace is not None and trace.shows_trouble:
         parts.append("the gradients are not finite, the loss is")
     else:
-        flags = (("loss", finding.is_loss_bad), ("gradients", finding.are_gradients_bad))
-        if what := [word for word, is_so in flags if is_so]:
-            parts.append(f"not finite: {' and '.join(what)}")
-        if finding.parameters:
-            names = shorten(finding.parameters, MAX_NAMES)
-            parts.append(f"parameters with such a gradient: {names}")
+        parts += facts
     if already_bad:
         parts.append(
             f"not finite before this iteration already: {shorten(list(already_bad), MAX_NAMES)} "

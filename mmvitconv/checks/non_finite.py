@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmvitconv.checks.diagnosis import (
-    Finding,
+    MAX_NAMES,
     Iteration,
     ModuleTrace,
     any_bad,
@@ -32,12 +32,11 @@ from mmvitconv.checks.diagnosis import (
     is_bad,
 )
 from mmvitconv.engine.modules import unwrap_model
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, shorten
 from mmvitconv.registry import HOOKS
 
 __all__ = ["NonFiniteError", "NonFiniteHook"]
 
-ACTIONS = ("stop", "skip")
 SKIPS = "non_finite_skips"  # message hub: skipped steps of the whole run
 SKIPS_IN_A_ROW = "non_finite_skips_in_a_row"
 # Float16 training starts with a loss scale of 65536 and halves it at each infinite gradient: this
@@ -99,7 +98,7 @@ class NonFiniteHook(Hook):
     priority = "HIGHEST"
 
     def __init__(self, action: str = "stop", max_skips: int = 10) -> None:
-        if action not in ACTIONS:
+        if action not in ("stop", "skip"):
             raise UserError(f"NonFiniteHook: action must be 'stop' or 'skip', got {action!r}")
         if not isinstance(max_skips, int) or isinstance(max_skips, bool) or max_skips < 1:
             raise UserError(
@@ -112,7 +111,8 @@ class NonFiniteHook(Hook):
         self.window: list[Iteration] = []  # iterations since the last step
         self.window_size = 1
         self.pending: set[int] = set()  # optimizer wrappers with gradients that wait for a step
-        self.finding: Finding | None = None  # what is wrong in the current iteration
+        self.finding: list[str] | None = None  # what is wrong in the current iteration
+        self.is_collapsed = False  # the loss scale of mixed precision is too small
         self.is_rerun = False
 
     def before_train(self, runner: Runner) -> None:
@@ -153,7 +153,7 @@ class NonFiniteHook(Hook):
             batch_idx: Not used.
             data_batch: What the loader gave.
         """
-        self.finding = None
+        self.finding, self.is_collapsed = None, False
         if not self.pending:
             self.window = []
             self.snapshot.take()
@@ -183,7 +183,7 @@ class NonFiniteHook(Hook):
             message = self._explain(runner)
             in_a_row = runner.message_hub.runtime_info.get(SKIPS_IN_A_ROW, 0) + 1
             total = runner.message_hub.runtime_info.get(SKIPS, 0) + 1
-            if self.action == "stop" or self.finding.is_collapsed:
+            if self.action == "stop" or self.is_collapsed:
                 raise NonFiniteError(message)
             if in_a_row > self.max_skips:
                 raise NonFiniteError(
@@ -239,7 +239,7 @@ class NonFiniteHook(Hook):
             average(*args, **kwargs)
 
     @torch.no_grad()
-    def _check(self, runner: Runner, wrapper: Any) -> Finding | None:
+    def _check(self, runner: Runner, wrapper: Any) -> list[str] | None:
         """Look at losses and gradients; all ranks return the same."""
         parameters = [
             parameter
@@ -256,12 +256,15 @@ class NonFiniteHook(Hook):
         flags = [any_bad(totals, device), any_bad(gradients, device), collapsed]
         flags = torch.stack(flags).float()
         all_reduce(flags, op="max")  # does nothing in a single process
-        bad_loss, bad_gradients, collapsed = (bool(flag) for flag in flags.tolist())
-        if not (bad_loss or bad_gradients or collapsed):
+        *are_bad, self.is_collapsed = (bool(flag) for flag in flags.tolist())
+        words = [word for word, is_so in zip(("loss", "gradients"), are_bad, strict=True) if is_so]
+        if not words and not self.is_collapsed:
             return None
+        facts = [f"not finite: {' and '.join(words)}"] if words else []
         names = {id(p): name for name, p in unwrap_model(runner.model).named_parameters()}
-        bad = [names.get(id(p), "?") for p in parameters if is_bad(p.grad)]
-        return Finding(bad_loss, bad_gradients, collapsed, bad)
+        if bad := [names.get(id(p), "?") for p in parameters if is_bad(p.grad)]:
+            facts.append(f"parameters with such a gradient: {shorten(bad, MAX_NAMES)}")
+        return facts
 
     def _explain(self, runner: Runner) -> str:
         """Repeat the iterations of the step and put what is found on every rank into words."""
@@ -297,7 +300,7 @@ class NonFiniteHook(Hook):
             everywhere = enumerate(all_gather_object(found))
             texts = [text and f"rank {rank}: {text}" for rank, text in everywhere]
         texts = [text for text in texts if text is not None]
-        if self.finding.is_collapsed:
+        if self.is_collapsed:
             texts.insert(
                 0,
                 f"the loss scale of mixed precision has fallen below {MIN_LOSS_SCALE:g}: the "
@@ -356,28 +359,24 @@ class _Snapshot:
 
     def __init__(self, places: Sequence[tuple[dict[str, Tensor | None], str]]) -> None:
         self.places = places
-        self.tensors: list[Tensor | None] = []
+        self.kept: list[tuple[dict, str, Tensor]] = []
         self.copies: list[Tensor] = []
 
     @torch.no_grad()
     def take(self) -> None:
-        """Copy the tensors, into the memory of the previous copies where it fits."""
-        self.tensors = [place.get(key) for place, key in self.places]
-        present = [tensor for tensor in self.tensors if tensor is not None]
-        if [_layout(tensor) for tensor in present] != [_layout(copy) for copy in self.copies]:
-            self.copies = [torch.empty_like(tensor) for tensor in present]
-        if present:
-            torch._foreach_copy_(self.copies, present)
+        """Copy the tensors."""
+        self.kept = [
+            (place, key, place[key]) for place, key in self.places if place.get(key) is not None
+        ]
+        self.copies = [torch.empty_like(tensor) for _, _, tensor in self.kept]
+        if self.kept:
+            torch._foreach_copy_(self.copies, [tensor for _, _, tensor in self.kept])
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the tensors back with the values they had."""
-        for (place, key), tensor in zip(self.places, self.tensors, strict=True):
-            if key in place:
-                place[key] = tensor
-        present = [tensor for tensor in self.tensors if tensor is not None]
-        if present:
-            torch._foreach_copy_(present, self.copies)
+        for (place, key, tensor), copy in zip(self.kept, self.copies, strict=True):
+            place[key] = tensor.copy_(copy)
 
 
 def _wrappers(runner: Runner) -> list[Any]:
@@ -404,11 +403,6 @@ def _places(module: nn.Module, parameters: bool) -> list[tuple[dict[str, Tensor 
         for place in ((child._buffers, child._parameters) if parameters else (child._buffers,))
         for key in place
     ]
-
-
-def _layout(tensor: Tensor) -> tuple:
-    """What has to agree for a copy in place."""
-    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _random_states() -> tuple:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from mmvitconv.cli import execute
@@ -119,11 +118,7 @@ class Run:
 
 
 def find_processes(token: str) -> Iterator[int]:
-    """Yield the living processes of a run.
-
-    Args:
-        token: What their environment holds.
-    """
+    """Yield the living processes whose environment holds a token."""
     wanted = f"{TOKEN}={token}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
@@ -136,11 +131,7 @@ def find_processes(token: str) -> Iterator[int]:
 
 
 def last_number(work_dir: Path) -> int:
-    """Return the epoch or iteration of the newest checkpoint, 0 without any.
-
-    Args:
-        work_dir: Work directory of a run.
-    """
+    """Return the epoch or iteration of the newest checkpoint in a work directory, or 0."""
     matches = (NUMBERED.fullmatch(path.name) for path in work_dir.glob("*.pth"))
     return max((int(match[2]) for match in matches if match), default=0)
 
@@ -175,39 +166,52 @@ def kill_once(
     return None
 
 
-def compare(one: Any, other: Any, place: str, report: Report) -> None:
-    """Compare two values bit by bit.
+def leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is inside nested containers, with the keys that lead there.
 
     Args:
-        one: Nested containers with tensors, numbers and strings.
-        other: The same of the other run.
-        place: Keys that lead to the values.
-        report: Receives the number of comparisons and the places that differ.
+        value: Containers with tensors, numbers and strings.
+        place: Keys that lead to the value.
+
+    Yields:
+        Place and value; nothing that :data:`CLOCK` names.
     """
     if CLOCK.search(place):
         return
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted({*one, *other}, key=str):
-            if key not in one or key not in other:
-                if not CLOCK.search(str(key)):
-                    report.differing.append(f"{place}.{key} (in one run only)")
-                continue
-            compare(one[key], other[key], f"{place}.{key}", report)
-    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        if len(one) != len(other):
-            report.differing.append(f"{place} (length {len(one)} and {len(other)})")
-        for index, pair in enumerate(zip(one, other, strict=False)):
-            compare(*pair, f"{place}.{index}", report)
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{place}.{key}")
     else:
+        yield place, value
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Tell whether two values are the same, tensors bit by bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            return False
+        one, other = (x.contiguous().flatten().view(torch.uint8) for x in (one, other))
+        return torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def compare(one: Mapping[str, Any], other: Mapping[str, Any], report: Report) -> None:
+    """Compare the checkpoints of two runs.
+
+    Args:
+        one: See :func:`state_of`.
+        other: The same of the other run.
+        report: Receives the number of comparisons and the places that differ.
+    """
+    first, second = (dict(leaves(state, "checkpoint")) for state in (one, other))
+    for place in sorted(first.keys() | second.keys()):
+        if place not in first or place not in second:
+            report.differing.append(f"{place} (in one run only)")
+            continue
         report.compared += 1
-        if isinstance(one, Tensor) and isinstance(other, Tensor):
-            same = one.dtype == other.dtype and torch.equal(
-                one.contiguous().flatten().view(torch.uint8) if one.numel() else one,
-                other.contiguous().flatten().view(torch.uint8) if other.numel() else other,
-            )
-        else:
-            same = one == other
-        if not same:
+        if not is_same(first[place], second[place]):
             report.differing.append(place)
 
 
@@ -247,7 +251,6 @@ def shake(options: argparse.Namespace) -> Report:
     Raises:
         UserError: A run failed by itself.
     """
-    console = Console(soft_wrap=True, highlight=False)
     name = Path(options.config).stem
     folder = Path(options.work_dir, name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -259,7 +262,7 @@ def shake(options: argparse.Namespace) -> Report:
     report.first_checkpoint = round(time.monotonic() - begin, 1)
     run.finish()
     report.seconds = round(time.monotonic() - begin, 1)
-    console.print(f"{name}: in one go {report.seconds} s")
+    print(f"{name}: in one go {report.seconds} s")
     total = last_number(folder / "whole")
     chance = random.Random(options.seed)
     places = sorted(chance.uniform(0, 0.8) * total for _ in range(options.kills))
@@ -278,14 +281,12 @@ def shake(options: argparse.Namespace) -> Report:
         place = max(places[report.kills], done + 1 if done else 0)
         killed = kill_once(run, work_dir, place, delay, while_writing)
         if killed is None:
-            console.print(f"the run came to its end before kill {report.kills + 1}")
+            print(f"the run came to its end before kill {report.kills + 1}")
             break
         report.kills += 1
         report.kills_while_writing += killed == "writing"
-        console.print(
-            f"kill {report.kills} while {killed}; began from {report.starting_points[-1]}"
-        )
-    compare(state_of(folder / "whole"), state_of(work_dir), "checkpoint", report)
+        print(f"kill {report.kills} while {killed}; began from {report.starting_points[-1]}")
+    compare(state_of(folder / "whole"), state_of(work_dir), report)
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=2))
     return report
 
@@ -293,9 +294,7 @@ def shake(options: argparse.Namespace) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "chaos_train.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "chaos_train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config to train, better a short one")
     parser.add_argument("--kills", type=positive, default=5, help="default: %(default)s")
@@ -310,12 +309,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = shake(parser.parse_args(arguments))
         for place in report.differing[:20]:
             print(f"differs: {place}")
-        verdict = f"{len(report.differing)} of {report.compared} values differ"
         print(
             f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
-            f"written; {verdict}"
+            f"written; {len(report.differing)} of {report.compared} values differ"
         )
-        return 1 if report.differing else 0
+        return int(bool(report.differing))
 
     return execute(parser, work)
 
