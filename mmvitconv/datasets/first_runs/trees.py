@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmvitconv.datasets.first_runs.coco import CocoWriter
 from mmvitconv.datasets.first_runs.fetch import WheelSource, read_members
-from mmvitconv.datasets.first_runs.output import is_complete, new_output
+from mmvitconv.datasets.first_runs.output import Converter
 from mmvitconv.datasets.first_runs.tiles import Area, covering_tiles, grid_tiles
 from mmvitconv.datasets.progress import progress
 
@@ -135,65 +135,41 @@ def clip_boxes(
     """
     clipped = []
     for left, top, right, bottom in boxes:
-        inside = (
-            max(left, tile.left),
-            max(top, tile.top),
-            min(right, tile.right),
-            min(bottom, tile.bottom),
-        )
-        width, height = inside[2] - inside[0], inside[3] - inside[1]
+        columns = max(left, tile.left), min(right, tile.right)
+        rows = max(top, tile.top), min(bottom, tile.bottom)
+        width, height = columns[1] - columns[0], rows[1] - rows[0]
         whole = (right - left) * (bottom - top)
         if width > 0 and height > 0 and width * height >= MIN_VISIBLE * whole:
-            clipped.append(
-                (
-                    inside[0] - tile.left,
-                    inside[1] - tile.top,
-                    inside[2] - tile.left,
-                    inside[3] - tile.top,
-                )
-            )
+            left, top = columns[0] - tile.left, rows[0] - tile.top
+            clipped.append((left, top, left + width, top + height))
     return clipped
 
 
-def convert(out_dir: Path, wheel: Path | None = None, cache_dir: Path | None = None) -> bool:
-    """Write the data set in COCO layout; does nothing when it is complete.
+def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -> None:
+    """Write the data set in COCO layout.
 
-    Writes ``annotations/instances_{train,val}.json`` (boxes, category 'tree', id 1) with the images
-    in ``train/`` and ``val/``. Training tiles without a tree are left out.
-
-    Args:
-        out_dir: folder to write, e.g. ``data/trees``.
-        wheel: the deepforest wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels; None for ``.cache`` next to ``out_dir``.
-
-    Returns:
-        True if it was written, False if it was complete already.
-
-    Raises:
-        UserError: if the wheel cannot be had, or ``out_dir`` holds something else.
+    ``annotations/instances_{train,val}.json`` (boxes, category 'tree', id 1) with the images in
+    ``train/`` and ``val/``. Training tiles without a tree are left out.
     """
-    if is_complete(out_dir, "trees", VERSION):
-        return False
-    scenes = read_source(wheel, cache_dir or out_dir.parent / ".cache")
-    description = f"trees, {SOURCE.requirement} from PyPI, {SOURCE.licence}"
-    with new_output(out_dir, "trees", VERSION, description) as folder:
-        writers = {split: CocoWriter(CATEGORIES) for split in ("train", "val")}
-        cuts = [
-            (scene, split, tile)
-            for scene in scenes
-            for split, tiles in plan_tiles(*scene.image.size).items()
-            for tile in tiles
-        ]
-        for scene, split, tile in progress(cuts, "trees"):
-            boxes = clip_boxes(scene.boxes, tile)
-            if split == "train" and not boxes:
-                continue
-            name = f"{scene.name}_{tile.label}.png"
-            (folder / split).mkdir(exist_ok=True)
-            scene.image.crop(tile).save(folder / split / name)
-            image_id = writers[split].add_image(name, width=tile.width, height=tile.height)
-            for box in boxes:
-                writers[split].add_box(image_id, box)
-        for split, writer in writers.items():
-            writer.write(folder / "annotations" / f"instances_{split}.json", description)
-    return True
+    writers = {split: CocoWriter(CATEGORIES) for split in ("train", "val")}
+    cuts = [
+        (scene, split, tile)
+        for scene in read_source(wheel, cache_dir)
+        for split, tiles in plan_tiles(*scene.image.size).items()
+        for tile in tiles
+    ]
+    for scene, split, tile in progress(cuts, "trees"):
+        boxes = clip_boxes(scene.boxes, tile)
+        if split == "train" and not boxes:
+            continue
+        name = f"{scene.name}_{tile.label}.png"
+        (folder / split).mkdir(exist_ok=True)
+        scene.image.crop(tile).save(folder / split / name)
+        image_id = writers[split].add_image(name, width=tile.width, height=tile.height)
+        for box in boxes:
+            writers[split].add_box(image_id, box)
+    for split, writer in writers.items():
+        writer.write(folder / "annotations" / f"instances_{split}.json", description)
+
+
+convert = Converter("trees", VERSION, SOURCE, "trees", write)
