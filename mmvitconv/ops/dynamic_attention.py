@@ -132,8 +132,12 @@ def dynamic_attention(
             q, k, v = q.float(), k.float(), v.float()
             options = (rule, gamma, beta, bias, valid, drop_rate, query_chunk)
             return dynamic_attention(q, k, v, *options).half()
-    if rule.act == "softmax":
-        return norm_heads(_softmax_attention(q, k, v, bias, valid, drop_rate), rule)
+    # torch's CPU kernel has no gradient for the bias, and no forward-mode one for anything; its
+    # substitute is slower than rows by hand. A trace must not depend on whether gradients are on.
+    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    learns = learns and q.device.type == "cpu" and not torch.jit.is_tracing()
+    if rule.act == "softmax" and (drop_rate > 0 or not (learns or is_transformed())):
+        return norm_heads(_fused_softmax(q, k, v, bias, valid, drop_rate), rule)
     length = q.shape[2]
     chunk = _chunk_length(q, k, query_chunk)
     if chunk >= length:
@@ -162,7 +166,7 @@ def _chunk_length(q: Tensor, k: Tensor, query_chunk: int | str | None) -> int:
     return max(_MAX_SCORES_BYTES // (batch * row), 16)
 
 
-def _softmax_attention(
+def _fused_softmax(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, valid: Tensor | None, drop_rate: float
 ) -> Tensor:
     mask = bias
@@ -170,27 +174,13 @@ def _softmax_attention(
         # A query without keys would be divided by zero; it sees all and is cleared afterwards.
         sees_any = valid.any(dim=-1, keepdim=True)
         mask = valid | ~sees_any
-        if bias is not None:
-            mask = bias.masked_fill(~mask, -math.inf)
+        mask = mask if bias is None else bias.masked_fill(~mask, -math.inf)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)
-    # A trace must not depend on whether gradients are on.
-    if not (mask is None or torch.is_grad_enabled() or torch.jit.is_tracing()):
-        mask = mask.detach()  # else torch takes another kernel than without gradients
-    # torch's CPU kernel has no gradient for the bias, and no forward-mode one for anything; its
-    # substitute is slower than this.
-    needs_mask_grad = mask is not None and mask.requires_grad and not torch.jit.is_tracing()
-    by_hand = is_transformed() or (q.device.type == "cpu" and needs_mask_grad)
-    if by_hand and drop_rate == 0:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-        if mask is not None and mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask, -math.inf)
-        elif mask is not None:
-            scores = scores + mask
-        out = scores.softmax(dim=-1) @ v
-    else:
-        mask = mask if mask is None or mask.dim() == 4 else mask.expand(1, *mask.shape)
-        out = F.scaled_dot_product_attention(q, k, v, mask, drop_rate)
+        if not (torch.is_grad_enabled() or torch.jit.is_tracing()):
+            mask = mask.detach()  # else torch takes another kernel than without gradients
+    mask = mask if mask is None or mask.dim() == 4 else mask.expand(1, *mask.shape)
+    out = F.scaled_dot_product_attention(q, k, v, mask, drop_rate)
     return out if valid is None else out * sees_any.to(out.dtype)
 
 

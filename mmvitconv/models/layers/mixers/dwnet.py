@@ -38,6 +38,7 @@ class DWNetMixer(Mixer):
         super().__init__(dim, proj_drop=proj_drop)
         check_neighbourhood(size)
         self.size = size
+        self.macs_once = self.macs_each = 0  # that make the kernels, for an image and a position
         self.columns |= {"reach": f"{size} x {size}", "per_position": "no"}
         self.conv1 = nn.Conv2d(dim, dim, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(dim)
@@ -62,14 +63,11 @@ class DWNetMixer(Mixer):
     def convolve(self, x: Tensor, seen: Tensor | None) -> Tensor:
         """Convolve a map (B, C, H, W); ``seen``, shape (B, 1, H, W), is False in the padding."""
 
-    @abstractmethod
-    def macs_of_kernel(self, num_tokens: int) -> int:
-        """Return the multiply-adds that generate the kernels."""
-
     def macs(self, height: int, width: int) -> int:
         """Return one image's multiply-adds."""
         n, c = height * width, self.dim
-        return 2 * n * c * c + n * self.size**2 * c + self.macs_of_kernel(n)
+        taps = self.size**2
+        return 2 * n * c * c + n * taps * c + self.macs_once + n * self.macs_each
 
 
 class StaticMixer(DWNetMixer):
@@ -94,7 +92,8 @@ class StaticMixer(DWNetMixer):
     def make_kernel(self) -> None:
         """Make the convolution."""
         self.columns |= {"groups": "dense" if self.dense else "C", "static_term": "all"}
-        if self.dense:
+        if self.dense:  # what it has beyond a depth-wise one
+            self.macs_each = self.size**2 * self.dim * (self.dim - 1)
             self.dwconv = nn.Conv2d(self.dim, self.dim, self.size, padding=self.size // 2)
         else:
             self.dwconv = DepthwiseConv2d(self.dim, self.size)
@@ -102,10 +101,6 @@ class StaticMixer(DWNetMixer):
     def convolve(self, x: Tensor, seen: Tensor | None) -> Tensor:
         """Convolve a map (B, C, H, W)."""
         return self.dwconv(x)
-
-    def macs_of_kernel(self, num_tokens: int) -> int:
-        """Return what a dense convolution has beyond a depth-wise one."""
-        return num_tokens * self.size**2 * self.dim * (self.dim - 1) if self.dense else 0
 
 
 class SampleMixer(DWNetMixer):
@@ -131,7 +126,9 @@ class SampleMixer(DWNetMixer):
 
     def make_kernel(self) -> None:
         """Make the generator and the bias of its convolution."""
-        self.gen = _generator(self.dim, self.hidden, self.dim * self.size**2, bias=False)
+        made = self.dim * self.size**2
+        self.macs_once = self.hidden * (self.dim + made)
+        self.gen = _generator(self.dim, self.hidden, made, bias=False)
         self.out_bias = nn.Parameter(torch.zeros(self.dim))
 
     def convolve(self, x: Tensor, seen: Tensor | None) -> Tensor:
@@ -143,10 +140,6 @@ class SampleMixer(DWNetMixer):
         kernels = self.gen(mean).view(-1, self.dim, self.size, self.size)
         x = dynamic_depthwise_conv2d(x, kernels, self.impl)
         return x + self.out_bias.to(x.dtype).view(-1, 1, 1)
-
-    def macs_of_kernel(self, num_tokens: int) -> int:
-        """Return the multiply-adds of the generator."""
-        return self.hidden * self.dim * (1 + self.size**2)
 
 
 class PositionMixer(DWNetMixer):
@@ -177,16 +170,13 @@ class PositionMixer(DWNetMixer):
         groups = self.dim // self.group_channels
         text = f"{groups} of {self.group_channels} channels"
         self.columns |= {"per_position": "yes", "groups": text}
-        self.gen = _generator(self.dim, self.hidden, self.size**2 * groups, bias=True)
+        made = self.size**2 * groups
+        self.macs_each = self.hidden * (self.dim + made)
+        self.gen = _generator(self.dim, self.hidden, made, bias=True)
 
     def convolve(self, x: Tensor, seen: Tensor | None) -> Tensor:
         """Convolve a map (B, C, H, W) with kernels made from their centres."""
         return involution(x, self.gen(x), self.size)
-
-    def macs_of_kernel(self, num_tokens: int) -> int:
-        """Return the multiply-adds of the generator at all positions."""
-        made = self.size**2 * (self.dim // self.group_channels)
-        return num_tokens * self.hidden * (self.dim + made)
 
 
 def _generator(dim: int, hidden: int, made: int, bias: bool) -> nn.Sequential:

@@ -168,13 +168,7 @@ def _in_words(rule: Activation) -> str:
 
 
 class GlobalAttention(GlobalMixer, Attention):
-    """Attention to all tokens.
-
-    Args:
-        dim: Channels C of input and output.
-        num_heads: Heads; they divide ``dim``.
-        rule: What happens to the scores.
-        options: Those of :class:`Attention`.
+    """Attention to all tokens; its arguments are those of :class:`Attention`.
 
     Examples:
         >>> GlobalAttention(64, 2, Activation("relu", norm="pre"))(torch.rand(1, 64, 9, 7)).shape
@@ -329,39 +323,30 @@ class WindowAttention(Attention):
         if self.relative_position_bias_table is not None:
             bias = self.relative_position_bias_table[self.relative_position_index]
             bias = bias.view(size * size, size * size, -1).permute(2, 0, 1)
-        seen = self._seen(x.shape[1:3], shifts, valid, x.device)
-        if seen is not None:
-            seen = seen.repeat(windows.shape[0] // seen.shape[0], 1, 1).unsqueeze(1)
-            if follows_swin:  # as a bias: scaled_dot_product_attention takes one mask
-                bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -math.inf)
-                seen = None
+        seen = self._seen(x, shifts, valid)
+        if seen is not None and follows_swin:  # as a bias: a fused kernel takes one mask
+            bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -math.inf)
+            seen = None
         out = self.join_heads(self.attend(q, k, v, bias, seen))
         out = from_windows(out, size, *x.shape[1:3])
         out = out.roll(tuple(shifts), dims=(1, 2)) if any(shifts) else out
         return out[:, :height, :width]
 
-    def _seen(
-        self,
-        map_size: tuple[int, int],
-        shifts: list[int],
-        valid: Tensor | None,
-        device: torch.device,
-    ) -> Tensor | None:
-        """Which keys a query sees, shape (windows of one image or of all, M * M or 1, M * M)."""
-        size, seen = self.size, None
-        if any(shifts):
-            sides = [-(-length // size) * size for length in map_size]
-            rows, columns = (
-                torch.arange(side, device=device) >= side - shift
-                for side, shift in zip(sides, shifts, strict=True)
+    def _seen(self, x: Tensor, shifts: list[int], valid: Tensor | None) -> Tensor | None:
+        """Which keys a query sees, shape (windows, 1, M * M, M * M): valid ones of its region."""
+        if valid is None and not any(shifts):
+            return None
+        rows, columns = (
+            torch.arange(length, device=x.device) >= length - shift
+            for length, shift in zip(
+                [-(-side // self.size) * self.size for side in x.shape[1:3]], shifts, strict=True
             )
-            region = 2 * rows[:, None] + columns.int()
-            region = to_windows(region[None, :, :, None], size).squeeze(-1)
-            seen = region.unsqueeze(1) == region.unsqueeze(2)
-        if valid is None:
-            return seen
-        own = to_windows(valid.unsqueeze(-1).int(), size).squeeze(-1).bool().unsqueeze(1)
-        return own if seen is None else own & seen.repeat(own.shape[0] // seen.shape[0], 1, 1)
+        )
+        region = (2 * rows[:, None] + columns.int()).expand(x.shape[0], -1, -1)
+        region = region if valid is None else torch.where(valid, region, -1)
+        region = to_windows(region.unsqueeze(-1), self.size).squeeze(-1)
+        seen = (region.unsqueeze(1) == region.unsqueeze(2)) & (region >= 0).unsqueeze(1)
+        return seen.unsqueeze(1)
 
 
 class NeighbourhoodAttention(Attention):
