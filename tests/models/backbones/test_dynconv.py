@@ -1,10 +1,14 @@
 """DynConvViT and DynConvSwin: sizes, blocks, position embeddings, windows, class token."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from families import parameters
+from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
+from torch.func import grad, jvp, vmap
 
 from mmvitconv.models import DynConvSwin, DynConvViT
 from mmvitconv.models.backbones.dynconv_swin import Merge, resize_table
@@ -194,6 +198,67 @@ def test_outputs_without_norms(family: str):
             norm = getattr(model, f"norm{index}")
             expected = norm(raw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             torch.testing.assert_close(normed, expected)
+
+
+# Ways to run a model ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(family, mixer) for family in FAMILIES for mixer in MIXERS], ids=str)
+def small(request) -> nn.Module:
+    family, mixer = request.param
+    sizes = {"vit": {**VIT, "depth": 2}, "swin": {**SWIN, "depths": (2, 1), "num_heads": (1, 2)}}
+    kind = {"vit": DynConvViT, "swin": DynConvSwin}[family]
+    options = {"patch_size": 4, "img_size": 24} if family == "vit" else {}
+    return filled(kind(sizes[family], out_indices=(0, 1), mixer=mixer, **options)).double()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traces_as_people_type_it(small: nn.Module):
+    x, other = torch.randn(2, 2, 3, 45, 38, dtype=torch.float64)
+    traced = torch.jit.trace(small, x)
+    for ours, expected in zip(traced(other), small(other), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_transforms_of_functions(small: nn.Module):
+    """vmap over images, their gradients, and forward-mode differentiation against backward-mode."""
+
+    def last(x: Tensor) -> Tensor:
+        return small(x)[-1]
+
+    def total(x: Tensor) -> Tensor:
+        return last(x[None]).sin().sum()
+
+    images = torch.randn(3, 2, 3, 21, 30, dtype=torch.float64)
+    expected = torch.stack([last(x) for x in images])
+    torch.testing.assert_close(vmap(last)(images), expected)
+    x = images[:, 0].clone().requires_grad_()
+    sum(map(total, x)).backward()
+    torch.testing.assert_close(vmap(grad(total))(images[:, 0]), x.grad)
+    tangent = torch.randn_like(images[0])
+    y, forward = jvp(last, (images[0],), (tangent,))
+    x = images[0].clone().requires_grad_()
+    weights = torch.randn_like(y)
+    (backward,) = torch.autograd.grad(last(x), x, weights)
+    torch.testing.assert_close((weights * forward).sum(), (backward * tangent).sum())
+
+
+def test_hooks_hear_every_layer(small: nn.Module):
+    heard = set()
+    silent = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+    names = {name for name, m in small.named_modules() if not isinstance(m, silent)}
+    for name, module in small.named_modules():
+        module.register_forward_hook(lambda *_, name=name: heard.add(name))
+    small(torch.randn(1, 3, 32, 32, dtype=torch.float64))
+    mixers = {name for name in names if name.endswith(".mixer")}  # which take channels last
+    assert names - mixers <= heard
+
+
+def test_fusion_of_batch_norms_changes_nothing(small: nn.Module):
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    expected = small(x)
+    for ours, theirs in zip(fuse_conv_bn(copy.deepcopy(small))(x), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 # Blocks ----------------------------------------------------------------------------------------
