@@ -46,6 +46,23 @@ def assert_sums_close(
 
 
 @torch.no_grad()
+def assert_same_gradients(out: Tensor, expected: Tensor, leaves: Sequence[Tensor]) -> None:
+    """Check values and gradients in float64, sums of at most a few thousand rounded products.
+
+    Args:
+        out: What was computed from the leaves.
+        expected: What must come out.
+        leaves: Tensors that take a gradient.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    grad = torch.randn_like(out)
+    found, wanted = (torch.autograd.grad(y, leaves, grad) for y in (out, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
 def float32_limits(module: nn.Module, *inputs: object, draws: int = 4) -> list[float]:
     """Measure how far two float32 results of a network may lie apart.
 

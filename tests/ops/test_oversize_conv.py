@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from numerics import assert_same_gradients
 
 from mmvitconv.ops import oversize_conv
 from mmvitconv.ops.oversize_conv import ALGORITHMS
@@ -22,14 +23,7 @@ def test_equals_the_padded_convolution(length: int, size, dim: str, algorithm: s
     padding = (length - 1, 0) if dim == "H" else (0, length - 1)
     expected = F.conv2d(*leaves, padding=padding, groups=4)
     out = oversize_conv(leaves[0], leaves[1], dim, leaves[2], algorithm)
-    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
-    grad = torch.randn_like(out)
-    for a, b in zip(
-        torch.autograd.grad(out, leaves, grad),
-        torch.autograd.grad(expected, leaves, grad),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert_same_gradients(out, expected, leaves)
     with torch.no_grad():
         out = oversize_conv(leaves[0], leaves[1], dim, leaves[2], algorithm)
         torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)

@@ -561,6 +561,16 @@ def read_model(name: str) -> tuple[dict[str, Tensor], Tensor, dict[str, np.ndarr
     return apply_gain(state_dict, float(arrays["weight_gain"])), torch.from_numpy(x), arrays
 
 
+def filled(layer: nn.Module) -> nn.Module:
+    """The layer in evaluation mode with parameters and statistics that all matter."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in layer.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            value.copy_(noise.abs() + 0.5 if "var" in name else noise)
+    return layer.eval()
+
+
 def map_names(arrays: dict[str, np.ndarray]) -> list[str]:
     """The stored maps, and logits."""
     maps = [key.removesuffix("/shape") for key in arrays if key.endswith("/shape")]

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from oracles.parc import filled
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,16 +15,6 @@ from mmvitconv.ops.circular_conv import ALGORITHMS
 from mmvitconv.runtime.parc import fold_parc, prepare_parc
 
 SIZES = [(8, 8), (5, 12), (1, 1), (13, 8)]
-
-
-def filled(layer: nn.Module) -> nn.Module:
-    """The layer in evaluation mode with parameters and statistics that all matter."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in layer.state_dict().items():
-        if value.is_floating_point():
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.copy_(noise.abs() + 0.5 if "var" in name else noise)
-    return layer.eval()
 
 
 def assert_equal(folded: nn.Module, expected: nn.Module, x: Tensor) -> None:

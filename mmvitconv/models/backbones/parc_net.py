@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import PyramidBackbone, check_integers, check_rate, resolve_arch
+from mmvitconv.models.base import (
+    PyramidBackbone,
+    check_integers,
+    check_positive,
+    check_rate,
+    resolve_arch,
+)
 from mmvitconv.models.layers import ParC, ScaledResidual, build_norm, drop_path_rates
 from mmvitconv.registry import MODELS
 
@@ -59,11 +65,7 @@ class ParCNetArch:
         check_integers(self, ("inner_dims", "ffn_dims", "kernel_lengths"), 3)
         if any(dims % 2 for dims in self.inner_dims):
             raise ValueError(f"inner_dims must be even numbers, got {self.inner_dims}")
-        if min(self.stem_dims, self.out_dims) < 1:
-            raise ValueError(
-                f"stem_dims and out_dims must be at least 1, got {self.stem_dims} and "
-                f"{self.out_dims}"
-            )
+        check_positive(stem_dims=self.stem_dims, out_dims=self.out_dims)
         if self.stem_kernel_size < 1 or self.stem_kernel_size % 2 == 0:
             raise ValueError(
                 f"stem_kernel_size must be a positive odd number, got {self.stem_kernel_size}"
@@ -472,18 +474,13 @@ class ParCNet(PyramidBackbone):
                 for _ in range(sizes.depths[stage] - 1):
                     blocks.append(InvertedResidual(channels, channels, 1, 1, norm_cfg))
             else:
-                index = stage - 2
-                inner, length = sizes.inner_dims[index], sizes.kernel_lengths[index]
+                inner, hidden, length = (
+                    values[stage - 2]
+                    for values in (sizes.inner_dims, sizes.ffn_dims, sizes.kernel_lengths)
+                )
                 parc_blocks = [
-                    ParCBlock(
-                        inner,
-                        sizes.ffn_dims[index],
-                        length,
-                        position_embedding and block == 0,
-                        net,
-                        rate,
-                    )
-                    for block, rate in enumerate(rates[index])
+                    ParCBlock(inner, hidden, length, position_embedding and block == 0, net, rate)
+                    for block, rate in enumerate(rates[stage - 2])
                 ]
                 blocks.append(ParCStage(channels, inner, parc_blocks, sizes.fusion, norm_cfg))
             self.stages.append(nn.ModuleList(blocks))

@@ -146,7 +146,7 @@ def resize_kernel(stored: Tensor, length: int, axis: int, instance_kernel: str) 
 
 
 class ParCPair(nn.Module):
-    """The first half of the channels mixed along the height, the second along the width.
+    """Mixer of half the channels along the height, and of the other half along the width.
 
     What ParC-ConvNets put in the place of a convolution (section 3).
 

@@ -125,4 +125,4 @@ class SwinParCBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
     def set_input_size(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: there are no windows. timm's Swin calls this for another image size."""
+        """Do nothing, as there are no windows; timm's Swin calls this for another image size."""

@@ -173,18 +173,18 @@ class _Candidate:
 
     @property
     def mixer(self) -> nn.Module:
-        """What is lost of the module."""
+        """The part of the module that is lost."""
         return self.module.attn if self.kind == "block" else self.module
 
     @property
     def parameters(self) -> int:
-        """Of what is lost."""
+        """Number of parameters that are lost."""
         kept = [part for name, part in self.mixer.named_children() if name in KEPT_LAYERS]
         return _count(self.mixer) - sum(map(_count, kept))
 
     @property
     def multiply_adds(self) -> int:
-        """For one image."""
+        """Multiply-adds of what is lost, for one image."""
         positions = math.prod(self.size)
         if self.kind == "convolution":
             return positions * self.module.weight.numel()

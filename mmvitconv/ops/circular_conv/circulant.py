@@ -96,7 +96,7 @@ def taps_gradient(grad: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 def _is_folded(x: Tensor, axis: int) -> bool:
-    """Whether one product for the whole batch is faster than one for each image."""
+    """Return whether one product for the whole batch is faster than one for each image."""
     return x.shape[0] > 1 and (x.device.type != "cpu" or x.shape[axis] <= _FOLDED_LENGTH)
 
 

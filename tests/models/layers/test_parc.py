@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracles import parc as oracle
+from oracles.parc import filled
 from torch import Tensor, nn
 
 from mmvitconv.models.layers import OversizeConv, ParC, ParCPair
@@ -16,16 +17,6 @@ OVERSIZE = oracle.read_operator("op_oversize_conv")
 def call(layer: nn.Module, x: Tensor, grad: bool = True) -> Tensor:
     with torch.set_grad_enabled(grad):
         return layer(x).detach()
-
-
-def filled(layer: nn.Module) -> nn.Module:
-    """The layer in evaluation mode with parameters and statistics that all matter."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in layer.state_dict().items():
-        if value.is_floating_point():
-            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.copy_(noise.abs() + 0.5 if "var" in name else noise)
-    return layer.eval()
 
 
 @pytest.mark.smoke
