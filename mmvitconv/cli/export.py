@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
 
 
-def show(report: ExportReport) -> None:
+def print_report(report: ExportReport) -> None:
     """Print what was written.
 
     Args:
@@ -77,4 +77,4 @@ def run(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in vars(options).items() if name not in own}
     shape = None if options.shape is None else tuple(options.shape)
     say = partial(print, flush=True)
-    show(export_model(options.source, options.checkpoint, shape=shape, **settings, say=say))
+    print_report(export_model(options.source, options.checkpoint, shape=shape, **settings, say=say))

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def show(result: ConfigComplexity, console: Console) -> None:
+def print_costs(result: ConfigComplexity, console: Console) -> None:
     """Print the table, the rule it was counted by and what is not in it.
 
     Args:
@@ -73,4 +73,4 @@ def run(options: argparse.Namespace) -> None:
     """Count and print."""
     from mmvitconv.zoo.config_costs import count_config
 
-    show(count_config(read_config(options), options.shape), Console())
+    print_costs(count_config(read_config(options), options.shape), Console())

@@ -50,7 +50,9 @@ def test_uncounted_operators_and_idle_parts_are_listed(capsys):
         PartComplexity("backbone", "Net", 2, Macs(7)),
         PartComplexity("auxiliary_head", "Head", 3, Macs()),
     )
-    flops.show(ConfigComplexity((1, 1), parts, model, ("A note.",)), flops.Console(width=100))
+    flops.print_costs(
+        ConfigComplexity((1, 1), parts, model, ("A note.",)), flops.Console(width=100)
+    )
     printed = capsys.readouterr().out
     assert "Not counted, no formula: aten.linalg_inv_ex (2x)." in printed
     assert "not run at inference: auxiliary_head." in printed
