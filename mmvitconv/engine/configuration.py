@@ -121,7 +121,7 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:
 
 
 def legal_arguments(function: Any) -> set[str] | None:
-    """Names that may be passed to a class or function, following ``**kwargs`` to parent classes.
+    """Return the arguments of a class or function, following ``**kwargs`` to parent classes.
 
     Args:
         function: Class or function.

@@ -1,4 +1,4 @@
-"""Silencing MMEngine where it would bury what counts."""
+"""Silence MMEngine where its messages would bury the result."""
 
 from __future__ import annotations
 

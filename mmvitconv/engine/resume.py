@@ -76,7 +76,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def _is_later(path: Path, named: Path) -> bool:
-    """Whether a checkpoint was written after the one that is named as the last."""
+    """Tell whether a checkpoint was written after the one that is named as the last."""
     match = NUMBERED.fullmatch(named.name)
     kind, number = NUMBERED.fullmatch(path.name).groups()
     if match is None or match[1] != kind or int(number) <= int(match[2]):
@@ -85,5 +85,5 @@ def _is_later(path: Path, named: Path) -> bool:
 
 
 def _age(path: Path) -> tuple[float, int]:
-    """Sort key: time of the last change, then the number in the name."""
+    """Return a sort key: time of the last change, then the number in the name."""
     return path.stat().st_mtime, int(NUMBERED.fullmatch(path.name)[2])

@@ -3,9 +3,8 @@
 Processes meet by torchrun's c10d rendezvous, whose store is hosted by the first machine. Restarts
 need two settings beyond torchrun's defaults:
 
-- Each start gets a store of its own (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``). From PyTorch 2.5 on
-  workers share the agent's by default, and a second start would find the addresses of dead
-  processes in it.
+- Each start gets its own store (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``). By default workers share
+  the agent's, and a second start would find the addresses of dead processes in it.
 - c10d numbers the machines in the order of their addresses. The first gets its address and the
   others a name that sorts behind it, so that ``NODE_RANK`` counts and rank 0 stays where it is.
 """

@@ -1,4 +1,4 @@
-"""What MkDocs cannot do by itself: pages from outside of ``docs/``, and links to any file.
+"""What MkDocs cannot do by itself: pages from outside ``docs/``, and links to any file.
 
 A link in a page of this repository is a path in the repository, so that it works where the files
 are read. The site has the same folders, except that ``docs/`` is its top: the READMEs of the
@@ -27,17 +27,17 @@ log = logging.getLogger("mkdocs.hooks.mmvitconv")
 
 
 def in_site(path: str) -> str:
-    """Where a file of the repository is in the site's sources."""
+    """Return where a file of the repository is in the site's sources."""
     return path.removeprefix("docs/")
 
 
 def in_repository(uri: str) -> str:
-    """Where a page of the site comes from, seen from the repository's top."""
+    """Return where a page of the site comes from, seen from the repository's top."""
     return uri if (ROOT / uri).is_file() and not (ROOT / "docs" / uri).exists() else f"docs/{uri}"
 
 
 def linked_files(markdown: str, source: str) -> Iterator[str]:
-    """Files of the repository that a page links to.
+    """Find the files of the repository that a page links to.
 
     Args:
         markdown: The page's text.
@@ -53,7 +53,7 @@ def linked_files(markdown: str, source: str) -> Iterator[str]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside of ``docs/`` and what is linked."""
+    """Add the pages from outside ``docs/`` and what they link to."""
     for pattern in PAGES:
         for path in sorted(ROOT.glob(pattern)):
             uri = path.relative_to(ROOT).as_posix()
