@@ -30,8 +30,11 @@ import torch
 from filelock import FileLock
 from hypothesis import Phase, example, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
+from mmengine.visualization import Visualizer
 
 from mmvitconv.datasets.first_runs import digits, nuclei, trees
 from mmvitconv.engine.checkpoint import use_safe_loading
@@ -88,6 +91,14 @@ def _loading_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")  # or monkeypatch would not restore it
         monkeypatch.delenv(name)
     monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
+
+
+@pytest.fixture
+def runner_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loggers, scopes and the rank that a runner sets for the whole process are put back."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import DistSamplerSeedHook, Hook
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from mmpretrain.datasets.transforms import RandomResizedCrop
 from PIL import Image
 from torch import nn
@@ -32,11 +30,7 @@ IMAGES = (327, 227, 128, 128, 128)
 SMALL = {"batch_size": 3, "crop_sizes": (8, 16, 24), "base_size": 16}  # 12, 3 and 3 images
 
 
-@pytest.fixture(autouse=True)
-def global_state(monkeypatch):
-    """Loggers and default scopes that a runner sets are put back."""
-    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
+pytestmark = pytest.mark.usefixtures("runner_state")
 
 
 def sampler_of(length: int, seed: int = 3, ranks: int = 1, rank: int = 0) -> DefaultSampler:

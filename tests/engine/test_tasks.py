@@ -8,10 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
-from mmengine.visualization import Visualizer
 from PIL import Image
 
 from mmvitconv.cli import run
@@ -112,17 +108,7 @@ def write_data(folder: Path) -> None:
     (folder / "boxes.json").write_text(json.dumps(content))
 
 
-@pytest.fixture
-def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restore what the runner and the tools change for the whole process."""
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
-    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
-
-
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("runner_state")
 @pytest.mark.parametrize("text", [DETECTOR, SEGMENTOR], ids=["detector", "segmentor"])
 def test_training_then_testing_with_everything(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]

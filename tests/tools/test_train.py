@@ -9,10 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
-from mmengine.visualization import Visualizer
 from PIL import Image
 from processes import ROOT, run_python
 
@@ -130,16 +126,10 @@ def read_spy(config: Path) -> list[dict]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained):
+def call(monkeypatch: pytest.MonkeyPatch, capsys, trained, runner_state):
     """Run a tool inside this process; gives its exit code and what it wrote to stderr."""
-    # what the tools and the runner change for the whole process
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # has no say
     monkeypatch.syspath_prepend(str(trained[0]))
-    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
-    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
 
     def run_tool(tool: str, *arguments: object) -> tuple[int, str]:
         try:
