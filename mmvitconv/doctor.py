@@ -300,7 +300,9 @@ def probe(installed: Mapping[str, str], full: bool = False) -> Probes:
 def _import_error(package: str, full: bool) -> str:
     """Return why a package cannot be imported, '' when it can or, if not full, is there."""
     if not full:
-        return "" if util.find_spec(package) else "its files are missing"
+        spec = util.find_spec(package)
+        # what a broken removal leaves is a folder without the package's files
+        return "" if spec is not None and spec.origin else "its files are missing"
     try:
         # Their models need mmcv's operators and what OpenMMLab forgets to declare.
         import_module(f"{package}.models" if package in TASKS else package)

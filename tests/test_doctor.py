@@ -216,9 +216,11 @@ def test_compiled_operators_are_found_by_their_file(tmp_path, monkeypatch):
 
 def test_packages_without_files_and_the_state_of_the_start_up_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setattr(doctor.util, "find_spec", lambda name: None)
-    probes = doctor.probe({"mmengine": "0.10.7"})
+    folder = SimpleNamespace(origin=None)
+    monkeypatch.setattr(doctor.util, "find_spec", {"mmcv": folder}.get)
+    probes = doctor.probe({"mmengine": "0.10.7", "mmcv-lite": "2.1.0"})
     assert probes.import_errors["mmengine"] == "its files are missing"
+    assert probes.import_errors["mmcv"] == "its files are missing"
     assert probes.start_up == "none: import mmvitconv before mmcv.ops"
     (tmp_path / "mmvitconv.pth").touch()
     assert doctor._find_start_up() == str(tmp_path / "mmvitconv.pth")
