@@ -10,12 +10,9 @@ _base_ = [
     "../_base_/tasks/classification.py",
 ]
 model = dict(
+    # All rows, those of the global tokens included: the neck takes their mean.
     backbone=dict(
-        type="mmvitconv.LightViT",
-        arch="tiny",
-        out_indices=(2,),
-        drop_path_rate=0.1,
-        out_type="raw",  # all rows, globals included: the neck takes their mean
+        type="mmvitconv.LightViT", arch="tiny", out_indices=(2,), drop_path_rate=0.1, out_type="raw"
     ),
     neck=dict(type="mmvitconv.LightViTPooling", in_channels=256),
     head=dict(in_channels=1280, init_cfg=dict(type="TruncNormal", layer="Linear", std=0.02)),

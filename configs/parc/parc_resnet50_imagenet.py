@@ -9,11 +9,7 @@
 _base_ = "./parc_convnext_xt_imagenet.py"
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type="mmvitconv.ParCResNet",
-        arch="50",
-        out_indices=(3,),
-        drop_path_rate=0.1,
+        _delete_=True, type="mmvitconv.ParCResNet", arch="50", out_indices=(3,), drop_path_rate=0.1
     ),
     neck=dict(_delete_=True, type="GlobalAveragePooling"),
     head=dict(in_channels=2048, init_cfg=dict(type="Normal", std=0.01)),
