@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmvitconv import ops
+from mmvitconv.analysis.benchmark import LAYOUTS
 from mmvitconv.analysis.timing import measure
 from mmvitconv.ops import depthwise_conv as depthwise_module
 from mmvitconv.ops import depthwise_conv2d
@@ -31,11 +32,10 @@ circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has
 
 KERNEL_SIZES = (3, 5, 7, 8, 9, 11, 13, 15, 21, 31)
 LENGTHS, CHANNELS = (7, 14, 28, 56, 112, 224), (64, 128, 256)
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 def depthwise_conv(args: argparse.Namespace) -> list[dict]:
-    """All algorithms over kernel sizes, layouts and passes."""
+    """Measure all algorithms over kernel sizes, layouts and passes."""
     rows = []
     channels = (args.channels or [256])[0]
     cases = [(size, layout) for size in args.sizes or KERNEL_SIZES for layout in LAYOUTS]
@@ -64,13 +64,13 @@ def depthwise_conv(args: argparse.Namespace) -> list[dict]:
 
 
 def plain_fft(x: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:
-    """The Fourier form as one would write it down, for comparison."""
+    """Return the Fourier form as one would write it down, for comparison."""
     spectrum = torch.fft.rfft(weight.unsqueeze(4 - axis), dim=axis - 1).conj()
     return torch.fft.irfft(torch.fft.rfft(x, dim=axis) * spectrum, n=x.shape[axis], dim=axis)
 
 
 def circular_conv(args: argparse.Namespace) -> list[dict]:
-    """All algorithms over lengths, channels, directions and passes, on square maps."""
+    """Measure all algorithms over lengths, channels, directions and passes, on square maps."""
     rows = []
     cases = list(itertools.product(args.sizes or LENGTHS, args.channels or CHANNELS, "HW"))
     for length, channels, direction in track(cases, description="circular_conv", transient=True):
@@ -108,7 +108,7 @@ def circular_conv(args: argparse.Namespace) -> list[dict]:
 
 
 def summary_of_circular_conv(rows: list[dict]) -> None:
-    """How far the rules are from the best of our forms in each case, and what they save."""
+    """Print how far the rules are from the best of our forms in each case, and what they save."""
     cases: dict[tuple, dict[str, float]] = {}
     for row in rows:
         case = (row["length"], row["channels"], row["direction"], row["pass"])
@@ -137,8 +137,8 @@ OPERATORS = {
 }
 
 
-def show(rows: list[dict], keys: Sequence[str], title: str) -> None:
-    """A table with a line for each case; the rule's choice is bold."""
+def print_table(rows: list[dict], keys: Sequence[str], title: str) -> None:
+    """Print a table with a line for each case; the rule's choice is bold."""
     names = list(dict.fromkeys(row["algorithm"] for row in rows))
     cases: dict[tuple, dict[str, str]] = {}
     for row in rows:
@@ -151,7 +151,7 @@ def show(rows: list[dict], keys: Sequence[str], title: str) -> None:
 
 
 def plot(rows: list[dict], keys: Sequence[str], path: Path, title: str) -> None:
-    """Time over size, one panel for each combination of the other keys.
+    """Draw time over size, one panel for each combination of the other keys.
 
     Where a size is the length of an axis the time is that of one row of the map, and two dashed
     lines show how it grows with the length squared and with length times logarithm.
@@ -213,7 +213,7 @@ def main() -> None:
         torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
     )
     title = f"{args.op}, batch {args.batch}, {where}, torch {torch.__version__}"
-    show(rows, keys, title)
+    print_table(rows, keys, title)
     if summary is not None:
         summary(rows)
     args.out.mkdir(parents=True, exist_ok=True)

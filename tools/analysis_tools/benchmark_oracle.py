@@ -1,4 +1,4 @@
-"""A family's fast paths against its literal formula: one process, alternating, medians.
+"""A family's models against its literal formula: one process, taking turns, medians.
 
 python tools/analysis_tools/benchmark_oracle.py FAMILY [--arch ARCH] [--device cpu|cuda] [--write
 docs/performance.md]
@@ -6,8 +6,8 @@ docs/performance.md]
 The literal formula is the tests' oracle (tests/oracles/FAMILY.py); for ConvMixer timm's and
 mmpretrain's models stand in its place. All models hold the same weights and run in both memory
 layouts; the better layout of each counts. bf16 compares autocast with float32 for these models, and
-for timm's convnext_tiny. The memory of a training step is the peak of what torch allocates beyond
-the model and its gradients.
+for timm's convnext_tiny. "ours folded" is the backbone folded for inference. The memory of a
+training step is the peak of what its operators return beyond the model and its gradients.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import copy
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +23,21 @@ import timm
 import torch
 from mmpretrain.models.backbones import ConvMixer as MMPretrainConvMixer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+from mmvitconv.analysis.benchmark import LAYOUTS
+from mmvitconv.analysis.timing import peak_memory, stopwatch, take_turns
 from mmvitconv.models import ConvMixer, FCViT, LightViT
 from mmvitconv.models.backbones import convmixer
+from mmvitconv.runtime import fold
 from mmvitconv.weights import convert_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 from oracles import fcvit, lightvit, reference  # noqa: E402
 
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+FOLDED = "ours folded"
 
 
 class Features(nn.Module):
@@ -54,7 +55,7 @@ class Features(nn.Module):
 
 
 def convmixer_peers(arch: str) -> dict[str, nn.Module]:
-    """The ConvMixers of timm and mmpretrain, with the same weights."""
+    """Return the ConvMixers of timm and mmpretrain, with the same weights."""
     sizes = vars(convmixer.ARCHS[arch])
     dims, depth, kernel, patch, act = sizes.values()
     act_layer = getattr(nn, act)
@@ -106,18 +107,16 @@ class Family:
             options; ours takes the weights of the first.
         ours: Builds our backbone from the same.
         jobs: What to measure.
-        fuses: Whether ours has ``fuse()``, to be measured in forward passes beside it.
     """
 
     arch: str
     others: Callable[..., dict[str, nn.Module]]
     ours: Callable[..., nn.Module]
     jobs: tuple[Job, ...]
-    fuses: bool = False
 
 
 def filled(model: nn.Module) -> nn.Module:
-    """With the fill rule's weights."""
+    """Return the model with the fill rule's weights."""
     model.load_state_dict(reference.fill_like(model.state_dict()))
     return model
 
@@ -129,7 +128,6 @@ FAMILIES = {
         convmixer_peers,
         lambda arch: ConvMixer(arch, out_indices=(-1,), pad_to_patch=False),
         (Job(False, 224, 1), Job(True, 224, 2)),
-        fuses=True,
     ),
     "fcvit": Family(
         "s12",
@@ -157,7 +155,7 @@ FAMILIES = {
 
 
 def build(family: str, arch: str, job: Job) -> dict[str, nn.Module]:
-    """The models to compare, with the same weights; ours is the last."""
+    """Return the models to compare, with the same weights; ours is the last, but for folded."""
     others = FAMILIES[family].others(arch, **dict(job.options))
     ours = FAMILIES[family].ours(arch, **dict(job.options))
     first = next(iter(others.values()))
@@ -166,14 +164,11 @@ def build(family: str, arch: str, job: Job) -> dict[str, nn.Module]:
     ours.load_state_dict(
         {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
     )
-    models = {**others, "ours": ours}
-    if FAMILIES[family].fuses:
-        models["ours fused"] = copy.deepcopy(ours).eval().fuse()
-    return models
+    return {**others, "ours": ours, FOLDED: fold(copy.deepcopy(ours).eval(), inplace=True)}
 
 
 def in_layout(model: nn.Module, job: Job, layout: str, device: str) -> tuple[nn.Module, Tensor]:
-    """A copy of the model and a job's images in a memory layout."""
+    """Return a copy of the model and a job's images in a memory layout."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(job.batch, 3, job.size, job.size, generator=generator)
     model = copy.deepcopy(model).to(device, memory_format=LAYOUTS[layout])
@@ -181,7 +176,7 @@ def in_layout(model: nn.Module, job: Job, layout: str, device: str) -> tuple[nn.
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Callable[[], None]:
-    """A forward pass in evaluation mode, under autocast when a dtype is given."""
+    """Return a forward pass in evaluation mode, under autocast when a dtype is given."""
     model.eval()
 
     def run() -> None:
@@ -192,7 +187,7 @@ def forward(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Ca
 
 
 def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
-    """Forward and backward in training mode, with a random gradient for each output.
+    """Return forward and backward in training mode, with a random gradient for each output.
 
     Not that of a plain sum or mean: behind a normalisation it is zero up to rounding, and
     arithmetic on such denormal numbers is slow.
@@ -212,26 +207,26 @@ def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, title: str) -> dict:
-    """Median and quartiles in milliseconds of each function; they take turns."""
-    sync = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in track(range(-3, rounds), description=title, transient=True):
-        for name, function in functions.items():
-            sync()
-            start = time.perf_counter()
-            function()
-            sync()
-            if turn >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: (statistics.median(t), statistics.quantiles(t, n=4)) for name, t in times.items()}
+    """Return median and quartiles in milliseconds of each function; they take turns."""
+    print(f"{title} ...", file=sys.stderr, flush=True)
+    times = take_turns(functions, rounds, stopwatch(device), warm_up=3)
+    results = {}
+    for name, seconds in times.items():
+        values = [1e3 * value for value in seconds]
+        results[name] = (statistics.median(values), statistics.quantiles(values, n=4))
+    return results
+
+
+def without_folded(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the models that can be trained."""
+    return {name: model for name, model in models.items() if name != FOLDED}
 
 
 def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str) -> list[str]:
-    """A row of the table of fast paths."""
-    fuses = "ours fused" in models
+    """Return a row of the table of times."""
     step = training_step if job.trains else forward
     if job.trains:
-        models = {name: model for name, model in models.items() if name != "ours fused"}
+        models = without_folded(models)
     results = measure(
         {
             f"{name} {layout}": step(*in_layout(model, job, layout, device))
@@ -243,15 +238,15 @@ def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str
         str(job),
     )
     cells = [f"{m:.1f} ({q[0]:.1f}-{q[2]:.1f})" for m, q in results.values()]
-    if job.trains and fuses:
+    if job.trains:
         cells += ["-", "-"]
     best = {name: min(results[f"{name} {la}"][0] for la in LAYOUTS) for name in models}
-    ours = min(best.pop(name) for name in list(best) if name.startswith("ours"))
+    ours = min(best.pop(name) for name in ("ours", FOLDED) if name in best)
     return [str(job), *cells, f"{min(best.values()) / ours:.2f}x"]
 
 
 def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list[list[str]]:
-    """The table of reduced precision."""
+    """Return the table of reduced precision."""
     job = Job(False, 224, 2)
     dtypes = {"fp32": None, "bf16": torch.bfloat16}
     functions = {
@@ -268,39 +263,21 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
     return rows
 
 
-def peak_memory(step: Callable[[], None], device: str) -> float:
-    """MiB that a step allocates beyond what is there before it, at its peak."""
-    step()  # gradients are there before
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        step()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    allocated = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        allocated += event.nbytes()
-        peak = max(peak, allocated)
-    return peak / 2**20
-
-
 def measure_memory(models: dict[str, nn.Module], job: Job, device: str) -> list[str]:
-    """A row of the table of memory."""
+    """Return a row of the table of memory."""
     best = []
-    for name, model in models.items():
-        if name != "ours fused":
-            steps = [training_step(*in_layout(model, job, layout, device)) for layout in LAYOUTS]
-            # torch frees late now and then, so the least of several is the true one
-            peaks = [peak_memory(step, device) for step in steps for _ in range(3)]
-            best.append(f"{min(peaks):.0f}")
+    for model in without_folded(models).values():
+        peaks = []
+        for layout in LAYOUTS:
+            step = training_step(*in_layout(model, job, layout, device))
+            step()  # gradients are there before
+            peaks.append(peak_memory(step, device))
+        best.append(f"{min(peaks) / 2**20:.0f}")
     return [str(job), *best]
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The lines between which a document has the tables of a family or one of its sizes."""
+    """Return the lines between which a document has the tables of a family or one of its sizes."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
@@ -355,7 +332,7 @@ def main() -> None:
         (f"{args.family} {arch}, milliseconds: median (quartiles)",
          ["", *(f"{n} {la}" for n in names for la in LAYOUTS), "best / best"], rows),
         ("Memory of a training step, the better layout, MiB",
-         ["", *(n for n in names if n != "ours fused")], [memory]),
+         ["", *(n for n in names if n != FOLDED)], [memory]),
         ("bf16 autocast, forward 224, batch 2, best layout, milliseconds",
          ["", "fp32", "bf16", "bf16 / fp32"], bf16_rows),
     ]  # fmt: skip
