@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -329,21 +329,17 @@ def run_study(
         shift = turn % len(presets)
         runs += [(preset, seed, epochs) for preset in (*presets[shift:], *presets[:shift])]
     arrays = tuple(part.numpy() for part in digits)  # tensors would go through shared memory
-    results: dict[tuple, list[Record]] = {}
+    quiet = console is None or not console.is_terminal
+    shown = {"total": len(runs), "console": console, "transient": True, "disable": quiet}
     with ExitStack() as stack:
         if workers == 1:
             stack.enter_context(threads(1))
-            finished = ((run, _run(digits, *run)) for run in runs)
+            results = (_run(digits, *run) for run in runs)
         else:
-            pool = stack.enter_context(
-                ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (arrays,))
-            )
-            futures = {pool.submit(_run_in_worker, *run): run for run in runs}
-            finished = ((futures[future], future.result()) for future in as_completed(futures))
-        quiet = console is None or not console.is_terminal
-        shown = {"console": console, "transient": True, "disable": quiet}
-        results.update(track(finished, "training", total=len(runs), **shown))
-    return [record for run in runs for record in results[run]]
+            worker = (get_context("spawn"), _start_worker, (arrays,))
+            pool = stack.enter_context(ProcessPoolExecutor(workers, *worker))
+            results = pool.map(_run_in_worker, *zip(*runs, strict=True))
+        return [record for records in track(results, "training", **shown) for record in records]
 
 
 def _run(digits: Digits, preset: str, seed: int, epochs: int) -> list[Record]:

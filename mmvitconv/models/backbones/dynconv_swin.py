@@ -54,27 +54,27 @@ class DynConvSwinArch:
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads) or not self.depths:
             raise ValueError(
-                f"depths={self.depths} and num_heads={self.num_heads} must have one entry for each "
-                "stage"
+                "depths and num_heads must have one entry for each stage, got "
+                f"{self.depths} and {self.num_heads}"
             )
         sizes = (self.embed_dims, self.window_size, *self.depths, *self.num_heads)
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(
-                f"embed_dims={self.embed_dims}, depths={self.depths}, num_heads={self.num_heads} "
-                f"and window_size={self.window_size} must be integers of at least 1"
+                "embed_dims, window_size, depths and num_heads must be positive integers, "
+                f"got {', '.join(map(str, sizes))}"
             )
         if any(self.channels(i) % heads for i, heads in enumerate(self.num_heads)):
             raise ValueError(
-                f"num_heads={self.num_heads} is illegal; each must divide its stage's channels, "
-                f"{self.embed_dims} of the first and twice as many of each further one"
+                f"num_heads must divide its stage's channels, {self.embed_dims} of the first and "
+                f"twice as many of each further one, got {self.num_heads}"
             )
         if self.mlp_ratio * self.embed_dims < 1:
             raise ValueError(
-                f"mlp_ratio={self.mlp_ratio} is illegal; it must leave at least one hidden channel"
+                f"mlp_ratio must leave at least one hidden channel, got {self.mlp_ratio}"
             )
 
     def channels(self, stage: int) -> int:
-        """Channels of a stage."""
+        """Return the channels of a stage."""
         return self.embed_dims * 2**stage
 
 
@@ -218,7 +218,7 @@ class DynConvSwin(PyramidBackbone):
 
 
 def _make_mixer(mixer: str | Mapping, arch: DynConvSwinArch, stage: int, shifted: bool) -> Mixer:
-    """The mixer of a block, its windows shifted by half their side in every second one."""
+    """Make the mixer of a block, its windows shifted by half their side in every second one."""
     options = mixer if isinstance(mixer, Mapping) else {"preset": mixer}
     overrides = {}
     if options.get("preset") in _WINDOWED and options.get("reach", "window") == "window":
@@ -236,12 +236,12 @@ def _make_mixer(mixer: str | Mapping, arch: DynConvSwinArch, stage: int, shifted
 
 
 def _is_table(shape: Sequence[int], own: Sequence[int]) -> bool:
-    """Whether it is a table for square windows with as many heads as ours."""
+    """Return whether it is a table for square windows with as many heads as ours."""
     return len(shape) == 2 and shape[1] == own[1] and math.isqrt(shape[0]) ** 2 == shape[0] > 0
 
 
 def resize_table(table: Tensor, rows: int) -> Tensor:
-    """A relative position table for windows of another size, bicubic and in float32.
+    """Resize a relative position table to another window, bicubic and in float32.
 
     Args:
         table: Shape ((2 M - 1)^2, heads).

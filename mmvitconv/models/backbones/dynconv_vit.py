@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
 from mmvitconv.models.layers import ScaledResidual, make_mixer
-from mmvitconv.models.layers.mixers import GlobalMixer, Mixer
+from mmvitconv.models.layers.mixers import Attention, GlobalMixer, Mixer
 from mmvitconv.ops.memory_format import convolution_format
 from mmvitconv.registry import MODELS
 
@@ -317,7 +317,7 @@ class DynConvViT(PyramidBackbone):
         return super().output(stage, x).permute(0, 3, 1, 2)
 
     def _position(self, height: int, width: int) -> Tensor:
-        """The map's position embedding for a grid, shape (1, height, width, C)."""
+        """Return the map's position embedding for a grid, shape (1, height, width, C)."""
         tokens = self.pos_embed if self.cls_token is None else self.pos_embed[:, 1:]
         return resize_position(tokens, height, width)
 
@@ -359,7 +359,7 @@ class DynConvViT(PyramidBackbone):
 
 
 def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) -> Mixer:
-    """The mixer of a block, inside windows unless ``window_size`` is 0."""
+    """Make the mixer of a block, inside windows unless ``window_size`` is 0."""
     whole = make_mixer(mixer, arch.embed_dims, arch.num_heads)
     if not window_size:
         return whole
@@ -373,7 +373,7 @@ def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) ->
 
 
 def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
-    """A position embedding for another grid, bicubic and in float32.
+    """Resize a position embedding to another grid, bicubic and in float32.
 
     Args:
         tokens: Embedding of a square grid, shape (1, N, C).
@@ -395,12 +395,14 @@ def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def is_new_affine(backbone: nn.Module, key: str) -> bool:
-    """Whether a key is the affine part of a norm in attention, and the backbone has it."""
-    return key.endswith((".mixer.gamma", ".mixer.beta")) and key in backbone.state_dict()
+    """Return whether a key is the affine part of a norm over keys that the backbone has."""
+    parent, _, name = key.rpartition(".")
+    layer = dict(backbone.named_modules()).get(parent)
+    return name in ("gamma", "beta") and isinstance(layer, Attention) and bool(layer.rule.norm)
 
 
 def init_layer(module: nn.Module) -> None:
-    """Truncated normal and zero biases for linear layers and convolutions."""
+    """Initialise linear layers and convolutions: truncated normal weights, zero biases."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

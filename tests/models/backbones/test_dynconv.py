@@ -56,25 +56,6 @@ def cost(model: type, arch: str, last: int, **kwargs: object) -> tuple[int, floa
 
 
 @pytest.mark.parametrize(
-    ("arch", "mixer", "params", "macs"),
-    [
-        ("tiny", "deit", 5.717, 1.247),
-        ("small", "deit", 22.050, 4.574),
-        ("base", "deit", 86.566, 17.472),
-        ("tiny", "dwvit", 5.947, 0.984),
-        ("small", "dwvit", 22.511, 3.788),
-        ("base", "dwvit", 87.488, 14.860),
-        ("tiny", DWVIT5, 5.837, 0.941),
-        ("small", DWVIT5, 22.290, 3.660),
-        ("base", DWVIT5, 87.045, 14.433),
-    ],
-)
-def test_cost_of_vit(arch: str, mixer: str | dict, params: float, macs: float):
-    found = cost(DynConvViT, arch, 11, mixer=mixer)
-    assert (round(found[0] / 1e6, 3), round(found[1], 3)) == (params, macs)
-
-
-@pytest.mark.parametrize(
     ("arch", "params", "macs", "more"),
     [
         ("tiny", 5_717_416, 1.254, 72),
@@ -90,26 +71,24 @@ def test_cost_of_deit_is_exact(arch: str, params: int, macs: float, more: int):
     assert cost(DynConvViT, arch, 11, mixer="ln_relu", **token) == (params + more, found[1])
 
 
-@pytest.mark.parametrize(
-    ("arch", "mixer", "params", "macs"),
-    [
-        ("tiny", "dwvit", 28.707, 4.008),
-        ("small", "dwvit", 50.461, 7.738),
-        ("base", "dwvit", 88.908, 13.649),
-        ("tiny", DWVIT5, 28.495, 3.836),
-        ("small", DWVIT5, 50.028, 7.438),
-        ("base", DWVIT5, 88.330, 13.164),
-        ("tiny", "dw", 24.173, 3.727),
-        ("small", "dw", 42.158, 7.239),
-        ("base", "dw", 74.347, 12.812),
-        ("tiny", "ddw", 51.132, 3.754),
-        ("small", "ddw", 91.237, 7.288),
-        ("base", "ddw", 161.598, 12.900),
-    ],
-)
-def test_cost_of_swin(arch: str, mixer: str | dict, params: float, macs: float):
-    found = cost(DynConvSwin, arch, 3, mixer=mixer)
-    assert (round(found[0] / 1e6, 3), round(found[1], 3)) == (params, macs)
+COSTS = [  # millions of parameters and 1e9 multiply-adds of tiny, small and base
+    (DynConvViT, "deit", (5.717, 1.247), (22.050, 4.574), (86.566, 17.472)),
+    (DynConvViT, "dwvit", (5.947, 0.984), (22.511, 3.788), (87.488, 14.860)),
+    (DynConvViT, DWVIT5, (5.837, 0.941), (22.290, 3.660), (87.045, 14.433)),
+    (DynConvSwin, "dwvit", (28.707, 4.008), (50.461, 7.738), (88.908, 13.649)),
+    (DynConvSwin, DWVIT5, (28.495, 3.836), (50.028, 7.438), (88.330, 13.164)),
+    (DynConvSwin, "dw", (24.173, 3.727), (42.158, 7.239), (74.347, 12.812)),
+    (DynConvSwin, "ddw", (51.132, 3.754), (91.237, 7.288), (161.598, 12.900)),
+]
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("row", COSTS, ids=lambda row: f"{row[0].__name__} {row[1]}")
+def test_cost(row: tuple, number: int):
+    model, mixer, *expected = row
+    arch, last = ("tiny", "small", "base")[number], 11 if model is DynConvViT else 3
+    params, macs = cost(model, arch, last, mixer=mixer)
+    assert (round(params / 1e6, 3), round(macs, 3)) == expected[number]
 
 
 @pytest.mark.parametrize(
@@ -376,9 +355,9 @@ def test_no_shift_in_a_map_of_one_window():
     [
         ({"num_heads": (1, 2)}, "one entry for each stage"),
         ({"depths": (), "num_heads": ()}, "one entry for each stage"),
-        ({"depths": (1, 0, 1)}, "integers of at least 1"),
-        ({"embed_dims": 8.0}, "integers of at least 1"),
-        ({"window_size": 0}, "integers of at least 1"),
+        ({"depths": (1, 0, 1)}, "positive integers"),
+        ({"embed_dims": 8.0}, "positive integers"),
+        ({"window_size": 0}, "positive integers"),
         ({"num_heads": (1, 3, 4)}, "must divide its stage's channels"),
         ({"mlp_ratio": 0.0}, "at least one hidden channel"),
     ],
