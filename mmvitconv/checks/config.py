@@ -76,7 +76,7 @@ def check_config(
         The report.
 
     Raises:
-        UserError: When the config has no such split or a dataset cannot be had at all.
+        UserError: If the config has no such split, or a dataset cannot be built.
     """
     present = [split for split in SPLITS if cfg.get(f"{split}_dataloader")]
     absent = sorted(set(splits or ()) - set(present))
@@ -121,7 +121,7 @@ def check_datasets(
         The report.
 
     Raises:
-        UserError: When a dataset cannot be had at all.
+        UserError: If a dataset cannot be built.
     """
     check = _Check(num_classes, sample, workers)
     for option, split, settings in datasets:
@@ -365,7 +365,7 @@ class Examiner(Dataset):
         self.pipeline = pipeline
 
     def __len__(self) -> int:
-        """The number of samples."""
+        """Return the number of samples."""
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> tuple[list[Problem], list[Problem], list[int]]:

@@ -100,12 +100,12 @@ class ModuleTrace:
 
     @property
     def shows_trouble(self) -> bool:
-        """Whether the loss or a gradient was not finite, this time too."""
+        """Return whether the loss or a gradient was not finite this time, too."""
         return bool(self.losses or self.backward)
 
     @property
     def backward(self) -> ModuleCall | None:
-        """The first call with finite gradients at its outputs that returned others."""
+        """Return the first call that turned finite gradients into others."""
         origins = [
             call for call in self.calls if call.bad_gradient and call.is_output_gradient_finite
         ]
@@ -143,7 +143,7 @@ class ModuleTrace:
             yield trace
 
     def _enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A forward pre-hook."""
+        """Note a call of a module (a forward pre-hook)."""
         # before the module, which may change its input in place
         tensors = list(find_tensors((args, kwargs)))
         call = ModuleCall(name, type(module).__name__, not any(map(is_bad, tensors)))
@@ -156,7 +156,7 @@ class ModuleTrace:
                 tensor.register_hook(partial(self._returned, [call], "for its input"))
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
-        """A forward hook."""
+        """Look at what a module returned (a forward hook)."""
         call = self.open[module].pop()
         for tensor in find_tensors(output):
             if self.forward is None and call.is_input_finite and is_bad(tensor):
@@ -165,14 +165,14 @@ class ModuleTrace:
                 tensor.register_hook(partial(self._at_output, call))
 
     def _at_output(self, call: ModuleCall, gradient: Tensor) -> None:
-        """A hook on an output of a call."""
+        """Look at a gradient that arrived at an output of a call."""
         self.time += 1
         if is_bad(gradient):
             call.is_output_gradient_finite = False
             self.first_bad_output_gradient = self.first_bad_output_gradient or call
 
     def _at_parameter(self, name: str, key: str, gradient: Tensor) -> None:
-        """A hook on a parameter."""
+        """Look at the gradient of a parameter."""
         # a module that is never called itself lends its parameters to one around it
         calls = [call for call in self.calls if call.name == name]
         while not calls and name:

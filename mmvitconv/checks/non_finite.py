@@ -1,6 +1,6 @@
 """Stopping, or skipping a step, when the loss or the gradients are not finite.
 
-The good case costs one reduction per step; what went wrong is found out afterwards, by repeating
+The good case costs one reduction per step; what went wrong is found afterwards, by repeating
 the bad iteration with hooks on every module (:mod:`mmvitconv.checks.diagnosis`).
 """
 
@@ -160,7 +160,7 @@ class NonFiniteHook(Hook):
         self.window.append(
             Iteration(runner.iter + 1, runner.epoch + 1, data_batch, _random_states())
         )
-        # for a train_step that computes gradients but updates by itself
+        # for a train_step that computes gradients but makes its own updates
         self.window = self.window[-self.window_size :]
 
     def after_train_iter(
@@ -175,7 +175,7 @@ class NonFiniteHook(Hook):
             outputs: The entries of the loss; when the step is skipped the bad ones are removed.
 
         Raises:
-            NonFiniteError: With everything that was found out.
+            NonFiniteError: With all that is known.
         """
         self.window[-1].losses = bad_losses(outputs) if self.finding or self.pending else {}
         if self.finding is not None:
@@ -215,14 +215,14 @@ class NonFiniteHook(Hook):
             )
 
     def _backward(self, wrapper: Any, backward: Callable, loss: Tensor, **kwargs) -> None:
-        """``wrapper.backward``, noting the loss."""
+        """Call ``wrapper.backward`` and note the loss."""
         if not self.is_rerun:
             self.pending.add(id(wrapper))
             self.window[-1].totals.append(loss.detach())
         backward(loss, **kwargs)
 
     def _step(self, runner: Runner, wrapper: Any, step: Callable, **kwargs) -> None:
-        """``wrapper.step``, when all numbers are finite."""
+        """Call ``wrapper.step`` if all numbers are finite."""
         if self.is_rerun:
             return
         if self.finding is None:
@@ -234,7 +234,7 @@ class NonFiniteHook(Hook):
                 runner.message_hub.update_info(SKIPS_IN_A_ROW, 0)
 
     def _average(self, average: Callable, *args, **kwargs) -> None:
-        """EMA, when the iteration counts."""
+        """Update the EMA if the iteration counts."""
         if self.finding is None:
             average(*args, **kwargs)
 
@@ -380,7 +380,7 @@ class _Snapshot:
 
 
 def _wrappers(runner: Runner) -> list[Any]:
-    """The runner's optimizer wrappers."""
+    """Return the runner's optimizer wrappers."""
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
@@ -396,7 +396,7 @@ def _patch(patches: ExitStack, owner: Any, name: str, replacement: Callable) -> 
 
 
 def _places(module: nn.Module, parameters: bool) -> list[tuple[dict[str, Tensor | None], str]]:
-    """Where a module's buffers, and its parameters if wanted, are."""
+    """Return where the buffers of a module are kept, and its parameters if wanted."""
     return [
         (place, key)
         for child in module.modules()
@@ -406,13 +406,13 @@ def _places(module: nn.Module, parameters: bool) -> list[tuple[dict[str, Tensor 
 
 
 def _random_states() -> tuple:
-    """States of the global random generators."""
+    """Return the states of the global random generators."""
     on_device = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device
 
 
 def _set_random_states(states: tuple) -> None:
-    """Bring the global random generators into states that were noted."""
+    """Set the states of the global random generators."""
     python, numpy, cpu, on_device = states
     random.setstate(python)
     np.random.set_state(numpy)

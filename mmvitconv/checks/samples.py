@@ -202,7 +202,7 @@ class Roots:
             name = name or sample.get("img_id", sample.get("sample_idx", "?"))
             raise UserError(
                 f"{self.source}: sample {name} names the file {path!r}, which is outside the data "
-                f"root {self.folders[0]!r}; annotations may only name files inside it: mend the "
+                f"root {self.folders[0]!r}; annotations may only name files inside it: fix the "
                 "annotation, or name that folder in data_prefix of the config"
             )
 
@@ -486,7 +486,7 @@ def is_cut_off(path: str) -> bool:
 
 
 def png_depth(path: str) -> int:
-    """Bits per channel of a PNG file; 0 for other files."""
+    """Return the bits per channel of a PNG file; 0 for other files."""
     if not path.lower().endswith(".png") or is_remote(path):
         return 0
     with open(path, "rb") as file:
@@ -495,7 +495,7 @@ def png_depth(path: str) -> int:
 
 
 def rotation_of(path: str) -> str:
-    """Words for a message when the camera's orientation turns an image on reading."""
+    """Return a remark if reading turns an image, as its camera's orientation says; else ''."""
     try:
         turned = "EXIF-rotated" in conversions(path)
     except Exception:
@@ -513,7 +513,7 @@ def conversions(path: str) -> list[str]:
         Any of 'grayscale', 'CMYK', 'palette', 'transparent', '16-bit' and 'EXIF-rotated'.
 
     Raises:
-        OSError: When it is no image.
+        OSError: If it is not an image.
     """
     with Image.open(path) as image:
         found = [MODES[image.mode]] if image.mode in MODES else []

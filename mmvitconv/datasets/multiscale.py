@@ -27,20 +27,20 @@ __all__ = ["MultiScaleBatchSampler", "MultiScaleRandomResizedCrop", "SizedIndex"
 
 
 class SizedIndex(int):
-    """The index of an image, with the edge that its crop shall have.
+    """The index of an image, together with the side of its crop.
 
     The dataset wrappers that compute the index of the dataset inside (``ConcatDataset``,
     ``RepeatDataset``) subtract or take the remainder, so the size survives these.
 
     Args:
         index: Index in the dataset, >= 0.
-        crop_size: Edge of the square crop in pixels, >= 1.
+        crop_size: Side of the square crop in pixels, >= 1.
     """
 
     crop_size: int
 
     def __new__(cls, index: int, crop_size: int) -> SizedIndex:
-        """Make an int that has one more attribute."""
+        """Create an int with one more attribute."""
         self = super().__new__(cls, index)
         self.crop_size = crop_size
         return self
@@ -60,7 +60,7 @@ class SizedIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class MultiScaleBatchSampler:
-    """Batches of which each has one crop size, and the more images the smaller that is.
+    """Yields batches of one crop size each, with more images the smaller that is.
 
     The number of pixels of a batch stays about the same, except that no batch has fewer images
     than ``batch_size``: with 128 images at 256 pixels the sizes 160, 192, 256, 288 and 320 have
@@ -75,14 +75,20 @@ class MultiScaleBatchSampler:
         sampler: MMEngine's ``DefaultSampler`` (or a subclass) with ``round_up=True``, which gives
             every rank equally many images.
         batch_size: Images per rank at ``base_size``, and the smallest number at any size; >= 1.
-        crop_sizes: Edges of the square crops in pixels, at least one, all different.
-        base_size: Edge at which a batch has ``batch_size`` images, in pixels, >= 1.
+        crop_sizes: Sides of the square crops in pixels, at least one, all different.
+        base_size: Side at which a batch has ``batch_size`` images, in pixels, >= 1.
 
     Attributes:
         batch_sizes: Images per rank for each entry of ``crop_sizes``.
 
     Raises:
-        ValueError: An argument is outside its legal range.
+        ValueError: If an argument is outside its range.
+
+    Examples:
+        >>> from mmengine.dataset import DefaultSampler
+        >>> sampler = DefaultSampler(range(1000), seed=0)
+        >>> MultiScaleBatchSampler(sampler, batch_size=128).batch_sizes
+        (327, 227, 128, 128, 128)
     """
 
     def __init__(
@@ -94,23 +100,21 @@ class MultiScaleBatchSampler:
     ) -> None:
         if not isinstance(sampler, DefaultSampler) or not sampler.round_up:
             raise ValueError(
-                f"sampler={type(sampler).__name__} with "
-                f"round_up={getattr(sampler, 'round_up', None)} is illegal; give "
-                "sampler=dict(type='DefaultSampler', round_up=True), so that all ranks have "
-                "equally many images"
+                "sampler must be a DefaultSampler with round_up=True, so that all ranks have "
+                f"equally many images, got {type(sampler).__name__} with "
+                f"round_up={getattr(sampler, 'round_up', None)}"
             )
         crop_sizes = tuple(crop_sizes)
         for name, value in (("batch_size", batch_size), ("base_size", base_size)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} is illegal; give an integer of at least 1")
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if (
             not crop_sizes
             or len(set(crop_sizes)) != len(crop_sizes)
             or any(not isinstance(size, int) or size < 1 for size in crop_sizes)
         ):
             raise ValueError(
-                f"crop_sizes={crop_sizes} is illegal; give one or more integers of at least 1, "
-                "all different"
+                f"crop_sizes must be one or more different positive integers, got {crop_sizes}"
             )
         if len(sampler) == 0:
             raise ValueError("the dataset of MultiScaleBatchSampler is empty; give one with images")
@@ -123,7 +127,7 @@ class MultiScaleBatchSampler:
         )
 
     def _positions(self) -> list[int]:
-        """The position in ``crop_sizes`` of each batch of an epoch, before they are shuffled."""
+        """Return the position in ``crop_sizes`` of each batch of an epoch, not yet shuffled."""
         rounds, rest = divmod(len(self.sampler), sum(self.batch_sizes))
         positions = list(range(len(self.crop_sizes))) * rounds
         for position, images in enumerate(self.batch_sizes):
@@ -134,7 +138,7 @@ class MultiScaleBatchSampler:
         return positions
 
     def __len__(self) -> int:
-        """The number of batches of an epoch on each rank."""
+        """Return the number of batches of an epoch on each rank."""
         return len(self._positions())
 
     def __iter__(self) -> Iterator[list[SizedIndex]]:
@@ -167,8 +171,8 @@ class MultiScaleRandomResizedCrop(RandomResizedCrop):
     def __init__(self, **kwargs) -> None:
         if "scale" in kwargs:
             raise ValueError(
-                f"scale={kwargs['scale']} is illegal for MultiScaleRandomResizedCrop; give "
-                "crop_sizes to MultiScaleBatchSampler, or take RandomResizedCrop"
+                f"MultiScaleRandomResizedCrop takes no scale, got {kwargs['scale']}: give "
+                "crop_sizes to MultiScaleBatchSampler, or use RandomResizedCrop"
             )
         super().__init__(scale=1, **kwargs)
 
@@ -189,7 +193,7 @@ class MultiScaleRandomResizedCrop(RandomResizedCrop):
             raise ValueError(
                 f"MultiScaleRandomResizedCrop got sample_idx={index!r} without a crop size; load "
                 "the images with batch_sampler=dict(type='mmvitconv.MultiScaleBatchSampler') and "
-                "no dataset wrapper that looks indices up, or take RandomResizedCrop"
+                "no dataset wrapper that looks indices up, or use RandomResizedCrop"
             )
         self.scale = (index.crop_size, index.crop_size)
         return super().transform(results)

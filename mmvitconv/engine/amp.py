@@ -90,7 +90,7 @@ class Float32BoxesHook(Hook):
 
 
 def _cast_outputs(module: nn.Module, inputs: tuple, outputs: Any) -> Any:
-    """A forward hook: the outputs in float32."""
+    """Return the outputs in float32 (a forward hook)."""
     return _to_float32(outputs)
 
 

@@ -230,7 +230,7 @@ class SafeCheckpointHook(Hook):
                     raise
                 partial.unlink(missing_ok=True)
                 raise CheckpointError(
-                    f"the checkpoint {target} cannot be written ({error}): make room or mend the "
+                    f"the checkpoint {target} cannot be written ({error}): make room or repair the "
                     "disk and go on with --resume from the checkpoint before it"
                 ) from error
             for hook in find_checkpoint_hooks(runner):

@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
         vars(self).update(state)
 
     def __len__(self) -> int:
-        """The number of samples."""
+        """Return the number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, index: tuple[int, Any]) -> Any:
@@ -93,7 +93,7 @@ class PlacedBatchSampler:
         return getattr(self.batch_sampler, name)
 
     def __len__(self) -> int:
-        """The number of batches of a round, those passed over included."""
+        """Return the number of batches of a round, including those passed over."""
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
@@ -189,7 +189,7 @@ class _Resumable(BaseLoop):
         """Call the hooks; MMEngine's counters of the last iteration stay until the next one.
 
         Its hook sets them to the iteration to come, and a checkpoint that is written before that (a
-        validation that is made up, found to be the best) would hold other numbers.
+        missed validation that turns out to be the best) would hold other numbers.
         """
         hub = self.runner.message_hub
         names = ("epoch", "iter") if self._iter > 0 else ()
@@ -218,7 +218,7 @@ class _Resumable(BaseLoop):
 
     @abstractmethod
     def _is_validation_due(self) -> bool:
-        """Whether the run validates at the current place."""
+        """Return whether the run validates at the current place."""
 
 
 @LOOPS.register_module()

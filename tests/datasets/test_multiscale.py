@@ -273,13 +273,16 @@ def test_types_are_found_from_a_cold_interpreter():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 is illegal; give an integer of at least 1"),
-        ({"batch_size": 1.5}, "batch_size=1.5 is illegal"),
-        ({"base_size": -1}, "base_size=-1 is illegal"),
-        ({"crop_sizes": ()}, "crop_sizes=.. is illegal; give one or more integers"),
-        ({"crop_sizes": (16, 16)}, "all different"),
-        ({"crop_sizes": (16, 0)}, "crop_sizes=.16, 0. is illegal"),
-        ({"sampler": InfiniteSampler(range(9), seed=0)}, "sampler=InfiniteSampler .* is illegal"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
+        ({"base_size": -1}, "base_size must be a positive integer, got -1"),
+        ({"crop_sizes": ()}, "crop_sizes must be one or more different positive integers, got ..$"),
+        ({"crop_sizes": (16, 16)}, "different positive integers"),
+        ({"crop_sizes": (16, 0)}, "got .16, 0."),
+        (
+            {"sampler": InfiniteSampler(range(9), seed=0)},
+            "sampler must be a DefaultSampler .* got InfiniteSampler",
+        ),
         ({"sampler": DefaultSampler(range(9), round_up=False, seed=0)}, "round_up=False"),
         ({"sampler": DefaultSampler([], seed=0)}, "is empty"),
     ],
@@ -290,7 +293,7 @@ def test_wrong_arguments(options, message):
 
 
 def test_wrong_use_of_the_crop(dataset):
-    with pytest.raises(ValueError, match="scale=224 is illegal for MultiScaleRandomResizedCrop"):
+    with pytest.raises(ValueError, match="MultiScaleRandomResizedCrop takes no scale, got 224"):
         MultiScaleRandomResizedCrop(scale=224)
     images = DATASETS.build(dataset)
     assert images[SizedIndex(3, 8)]["inputs"].shape == (3, 8, 8)

@@ -1,9 +1,12 @@
 import logging
+from pathlib import Path
 
+import mmdet
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, DefaultScope
 from torch import nn
 
 from mmvitconv.engine.layer_decay import LayerDecayOptimWrapperConstructor
@@ -167,35 +170,12 @@ def test_same_settings_as_mmpretrain_for_a_classifier(backbone: dict) -> None:
 
 
 def test_detector_by_hand() -> None:
-    model = MODELS.build(
-        {
-            "type": "mmdet.RetinaNet",
-            "backbone": dict(CONVNEXT),
-            "neck": {
-                "type": "mmdet.FPN",
-                "in_channels": [8, 16, 16, 16],
-                "out_channels": 8,
-                "num_outs": 5,
-            },
-            "bbox_head": {
-                "type": "mmdet.RetinaHead",
-                "num_classes": 2,
-                "in_channels": 8,
-                "feat_channels": 8,
-                "stacked_convs": 1,
-                "anchor_generator": {
-                    "type": "mmdet.AnchorGenerator",
-                    "octave_base_scale": 4,
-                    "scales_per_octave": 1,
-                    "ratios": [1.0],
-                    "strides": [4, 8, 16, 32, 64],
-                },
-                "bbox_coder": {"type": "mmdet.DeltaXYWHBBoxCoder"},
-                "loss_cls": {"type": "mmdet.FocalLoss"},
-                "loss_bbox": {"type": "mmdet.L1Loss"},
-            },
-        }
-    )
+    configs = Path(mmdet.__file__).parent / ".mim" / "configs"
+    settings = Config.fromfile(configs / "retinanet" / "retinanet_r50_fpn_1x_coco.py").model
+    settings.backbone = CONVNEXT
+    settings.neck.in_channels = [8, 16, 16, 16]
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(settings)
     rates = per_parameter(model, build_groups(model, layer_decay_rate=0.8))
     layer, layers = model.backbone.get_layer_depth("backbone.stages.0.0.gamma", "backbone.")
     assert rates["backbone.stages.0.0.gamma"][0] == pytest.approx(

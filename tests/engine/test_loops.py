@@ -5,6 +5,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ SAMPLES, BATCH, PER_EPOCH, TOTAL = 12, 2, 6, 18
 class Noise(Dataset):
     """Every sample depends on all three generators, as random changes of images do."""
 
-    metainfo = {"name": "noise"}  # noqa: RUF012
+    metainfo: ClassVar[dict] = {"name": "noise"}
 
     def __init__(self, length: int = SAMPLES) -> None:
         self.length = length

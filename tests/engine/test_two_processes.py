@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import broken_data
 import numpy as np
 import pytest
 import torch
@@ -129,25 +130,15 @@ def evaluate_numbers(size: int, batch_size: int, device: str) -> list[int]:
     return evaluator.evaluate(size)["results"]
 
 
-def detection() -> tuple[Any, dict, Any]:
-    root = str(ROOT / "data" / "nuclei")
-    file = f"{root}/annotations/instances_train.json"
-    kinds = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
-    pipeline: list[dict] = [{"type": f"mmdet.{kind}"} for kind in kinds]
-    pipeline[1].update(with_bbox=True, with_mask=False)
-    dataset = DATASETS.build(
-        {
-            "type": "mmdet.CocoDataset",
-            "data_root": root,
-            "ann_file": file,
-            "data_prefix": {"img": "train/"},
-            "metainfo": {"classes": ("nucleus",)},
-            "test_mode": True,
-            "indices": 5,
-            "pipeline": pipeline,
-        }
-    )
+def first_samples(task: str, data: str, count: int, **changes: Any) -> Any:
+    """Samples of a real data set, without random changes."""
+    settings = broken_data.dataset(task, ROOT / "data" / data, indices=count, **changes)
+    pipeline = settings["pipeline"]
+    settings["pipeline"] = [step for step in pipeline if "RandomFlip" not in step["type"]]
+    return DATASETS.build(settings)
 
+
+def detection() -> tuple[Any, dict, Any]:
     def predict(sample: Any, generator: np.random.Generator) -> None:
         boxes = sample.gt_instances.bboxes.tensor
         noise = torch.from_numpy(generator.normal(0, 2, boxes.shape)).float()
@@ -155,53 +146,29 @@ def detection() -> tuple[Any, dict, Any]:
         labels = torch.zeros(len(boxes), dtype=torch.long)
         sample.pred_instances = InstanceData(bboxes=boxes + noise, scores=scores, labels=labels)
 
-    return dataset, {"type": "mmdet.CocoMetric", "ann_file": file, "metric": "bbox"}, predict
+    file = str(broken_data.json_of(ROOT / "data" / "nuclei"))
+    metric = {"type": "mmdet.CocoMetric", "ann_file": file, "metric": "bbox"}
+    return first_samples("detection", "nuclei", 5, test_mode=True), metric, predict
 
 
 def segmentation() -> tuple[Any, dict, Any]:
-    kinds = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
-    dataset = DATASETS.build(
-        {
-            "type": "mmseg.BaseSegDataset",
-            "data_root": str(ROOT / "data" / "nuclei"),
-            "metainfo": {"classes": ("background", "nucleus")},
-            "img_suffix": ".png",
-            "seg_map_suffix": ".png",
-            "data_prefix": {
-                "img_path": "images/training",
-                "seg_map_path": "annotations/training",
-            },
-            "indices": 5,
-            "pipeline": [{"type": f"mmseg.{kind}"} for kind in kinds],
-        }
-    )
-
     def predict(sample: Any, generator: np.random.Generator) -> None:
         truth = sample.gt_sem_seg.data
         wrong = torch.from_numpy(generator.random(truth.shape) < generator.random())
         sample.pred_sem_seg = PixelData(data=torch.where(wrong, 1 - truth, truth))
 
-    return dataset, {"type": "mmseg.IoUMetric", "iou_metrics": ["mIoU"]}, predict
+    metric = {"type": "mmseg.IoUMetric", "iou_metrics": ["mIoU"]}
+    return first_samples("segmentation", "nuclei", 5), metric, predict
 
 
 def classification() -> tuple[Any, dict, Any]:
-    kinds = ("LoadImageFromFile", "PackInputs")
-    dataset = DATASETS.build(
-        {
-            "type": "mmpretrain.CustomDataset",
-            "data_root": str(ROOT / "data" / "mnist"),
-            "data_prefix": "val",
-            "indices": 13,
-            "pipeline": [{"type": f"mmpretrain.{kind}"} for kind in kinds],
-        }
-    )
-
     def predict(sample: Any, generator: np.random.Generator) -> None:
         scores = torch.from_numpy(generator.random(10)).float()
         scores[sample.gt_label] += 0.5
         sample.set_pred_score(scores)
 
-    return dataset, {"type": "mmpretrain.Accuracy", "topk": (1, 2)}, predict
+    metric = {"type": "mmpretrain.Accuracy", "topk": (1, 2)}
+    return first_samples("classification", "mnist", 13, split="val"), metric, predict
 
 
 TASKS = {

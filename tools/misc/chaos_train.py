@@ -110,11 +110,11 @@ class Run:
         """Wait for the end.
 
         Raises:
-            UserError: The run failed by itself.
+            UserError: If the run failed without being killed.
         """
         if self.process.wait() != 0:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-            raise UserError(f"the run failed by itself; the end of {self.log}:\n{tail}")
+            raise UserError(f"the run failed without being killed; the end of {self.log}:\n{tail}")
 
 
 def find_processes(token: str) -> Iterator[int]:
@@ -225,7 +225,7 @@ def state_of(work_dir: Path) -> dict[str, Any]:
         The checkpoint without what says when and where it was written.
 
     Raises:
-        UserError: There is no whole checkpoint.
+        UserError: If there is no whole checkpoint.
     """
     path, _ = find_resumable(work_dir)
     if path is None:
@@ -249,7 +249,7 @@ def shake(options: argparse.Namespace) -> Report:
         The report.
 
     Raises:
-        UserError: A run failed by itself.
+        UserError: If a run failed without being killed.
     """
     name = Path(options.config).stem
     folder = Path(options.work_dir, name)
@@ -276,7 +276,7 @@ def shake(options: argparse.Namespace) -> Report:
             break
         while_writing = report.kills % 2 == 1
         delay = chance.uniform(0, 0.3 * (report.seconds - report.first_checkpoint))
-        # after a restart not before something new was written: start-up is no test
+        # after a restart, not before something new was written: killing the start-up tests nothing
         done = last_number(work_dir)
         place = max(places[report.kills], done + 1 if done else 0)
         killed = kill_once(run, work_dir, place, delay, while_writing)

@@ -48,7 +48,7 @@ class WheelSource:
 
     @property
     def requirement(self) -> str:
-        """The pinned requirement, e.g. ``'stardist==0.9.2'``."""
+        """Return the pinned requirement, e.g. ``'stardist==0.9.2'``."""
         return f"{self.name}=={self.version}"
 
 

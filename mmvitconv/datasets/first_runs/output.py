@@ -1,4 +1,4 @@
-"""Output folders of the converters: complete or not there at all, and never someone else's."""
+"""Output folders of the converters: complete or absent, and never someone else's."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Converter:
             True if it was written, False if it was complete already.
 
         Raises:
-            UserError: If the wheel cannot be had, or ``out_dir`` holds something else.
+            UserError: If the wheel cannot be read or downloaded, or ``out_dir`` holds other files.
         """
         if is_complete(out_dir, self.name, self.version):
             return False
@@ -92,7 +92,7 @@ def is_complete(out_dir: Path, converter: str, version: int) -> bool:
 
 @contextmanager
 def new_output(out_dir: Path, converter: str, version: int, source: str) -> Iterator[Path]:
-    """Give a scratch folder that becomes ``out_dir`` when the block ends without an error.
+    """Yield a scratch folder that becomes ``out_dir`` when the block ends without an error.
 
     So an interrupted conversion leaves nothing that looks complete. An older or damaged output of
     the same converter is replaced.

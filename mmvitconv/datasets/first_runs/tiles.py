@@ -17,12 +17,12 @@ class Area(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of columns."""
+        """Return the number of columns."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return self.bottom - self.top
 
     def overlaps(self, other: Area) -> bool:
@@ -34,7 +34,7 @@ class Area(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The position for file names, e.g. ``'x0320_y0000'``."""
+        """Return the position for file names, e.g. ``'x0320_y0000'``."""
         return f"x{self.left:04d}_y{self.top:04d}"
 
 
