@@ -21,6 +21,27 @@ PACK = {"detection": "PackDetInputs", "segmentation": "PackSegInputs"}
 TRAIN, VAL = 8, 2
 
 
+# the settings of a run that trains a small classifier of two classes
+CLASSIFIER = {
+    "default_scope": "mmpretrain",
+    "model": {
+        "type": "ImageClassifier",
+        "backbone": {"type": "ResNet", "depth": 18, "stem_channels": 8, "base_channels": 8},
+        "neck": {"type": "GlobalAveragePooling"},
+        "head": {
+            "type": "LinearClsHead",
+            "num_classes": 2,
+            "in_channels": 64,
+            "topk": (1,),
+            "loss": {"type": "CrossEntropyLoss"},
+        },
+    },
+    "data_preprocessor": {"num_classes": 2, "mean": [127.0] * 3, "std": [64.0] * 3},
+    "train_cfg": {"by_epoch": True, "max_epochs": 1},
+    "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9}},
+}
+
+
 def build(task: str, source: Path, root: Path) -> Path:
     """Copy 8 training and 2 validation samples (classification: of each of two digits)."""
     for split, count in (("train", TRAIN), ("val", VAL)):

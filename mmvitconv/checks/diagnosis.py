@@ -1,7 +1,7 @@
 """Where the first value that is not finite came from, found by repeating a bad iteration.
 
 :class:`ModuleTrace` watches the modules of a model while an iteration runs again;
-:func:`describe` puts what it saw into a sentence.
+:func:`explain_step` puts what it saw into a sentence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "any_bad",
     "bad_losses",
     "count_bad",
-    "describe",
+    "explain_step",
     "is_bad",
 ]
 
@@ -191,7 +191,7 @@ class ModuleTrace:
                     call.bad_gradient = self.time, f"{what}: {count_bad(gradient)}"
 
 
-def describe(
+def explain_step(
     iterations: Sequence[Iteration],
     trace: ModuleTrace | None,
     facts: Sequence[str],

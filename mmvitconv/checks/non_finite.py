@@ -28,7 +28,7 @@ from mmvitconv.checks.diagnosis import (
     any_bad,
     bad_losses,
     count_bad,
-    describe,
+    explain_step,
     is_bad,
 )
 from mmvitconv.engine.modules import unwrap_model
@@ -293,7 +293,7 @@ class NonFiniteHook(Hook):
             is_own = iteration.losses or any_bad(iteration.totals)
             if is_own or (trace is not None and trace.shows_trouble):
                 found = "" if is_single else f"iteration {iteration.number}; "
-                found += describe([iteration], trace, self.finding, already_bad, failure)
+                found += explain_step([iteration], trace, self.finding, already_bad, failure)
                 break
         texts = [found]
         if get_world_size() > 1:
@@ -307,7 +307,7 @@ class NonFiniteHook(Hook):
                 "gradients were not finite in about 30 steps in a row",
             )
         if not texts:
-            texts = [describe(self.window, None, self.finding, already_bad, failure)]
+            texts = [explain_step(self.window, None, self.finding, already_bad, failure)]
         place = f"iteration {last}" if is_single else f"accumulated iterations {first} to {last}"
         facts = "; ".join(texts)
         return f"{place} (epoch {self.window[-1].epoch}): {facts}. What to do: {ADVICE}"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from broken_data import CASES, Case, dataset, images, label_map, loaders
+from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
@@ -525,37 +526,15 @@ def test_innermost_finds_each_dataset_once(make):
     assert len(list(innermost(double.datasets[0]))) == 1
 
 
-CONFIG = """
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8, out_indices=(3,)),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=64, topk=(1,),
-              loss=dict(type='CrossEntropyLoss')))
-data_preprocessor = dict(num_classes=2, mean=[127.0] * 3, std=[64.0] * 3, to_rgb=True)
-pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=16), dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=4, num_workers={workers}, sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='CustomDataset', data_root={root!r}, data_prefix='train', pipeline=pipeline))
-val_dataloader = dict(
-    batch_size=4, num_workers={workers}, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root={root!r}, data_prefix='val', pipeline=pipeline))
-test_dataloader = val_dataloader
-val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1,))
-train_cfg = dict(by_epoch=True, max_epochs=1)
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
-work_dir = {work_dir!r}
-"""
-
-
 def test_as_a_user(make, tmp_path, capfd):
     root = make("classification")
     config = tmp_path / "config.py"
     work_dir = tmp_path / "work"
-    config.write_text(CONFIG.format(root=str(root), workers=2, work_dir=str(work_dir)))
+    data = loaders("classification", root, workers=2)
+    evaluation = {"test_dataloader": data["val_dataloader"], "val_cfg": {}, "test_cfg": {}}
+    evaluation |= {key: {"type": "Accuracy"} for key in ("val_evaluator", "test_evaluator")}
+    settings = {**broken_data.CLASSIFIER, **data, **evaluation, "work_dir": str(work_dir)}
+    Config(settings).dump(config)
     (broken,) = break_some(root, "classification", numbers=(4,))
     assert run("train", str(config)) == 0
     (log,) = work_dir.glob("*/*.log")

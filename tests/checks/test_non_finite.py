@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from broken_data import CLASSIFIER
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
@@ -498,29 +499,6 @@ def test_skipping_needs_gradients_in_reach() -> None:
         NonFiniteHook(action="skip").before_train(runner)
 
 
-CONFIG = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['poison'], allow_failed_imports=False)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=64, topk=(1,),
-              loss=dict(type='CrossEntropyLoss')))
-data_preprocessor = dict(num_classes=2, mean=[127.0] * 3, std=[64.0] * 3)
-dataset = dict(type='CustomDataset', data_root={data!r}, data_prefix='images', with_label=True,
-               pipeline=[dict(type='LoadImageFromFile'), dict(type='Poison'),
-                         dict(type='PackInputs')])
-train_dataloader = dict(batch_size=2, num_workers=0, dataset=dataset,
-                        sampler=dict(type='DefaultSampler', shuffle=False))
-train_cfg = dict(by_epoch=True, max_epochs=1)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
-custom_hooks = [dict(type='mmvitconv.NonFiniteHook', action={action!r})]
-default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
-randomness = dict(seed=0)
-work_dir = {work_dir!r}
-"""
-
 POISON = """
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -546,7 +524,29 @@ def run_tool(
         Image.fromarray(pixels).save(folder / "images" / "only" / f"{index:02}_{name}.png")
     (folder / "poison.py").write_text(POISON)
     config = folder / "config.py"
-    config.write_text(CONFIG.format(data=str(folder), action=action, work_dir=str(folder / "work")))
+    kinds = ("LoadImageFromFile", "Poison", "PackInputs")
+    dataset = {
+        "type": "CustomDataset",
+        "data_root": str(folder),
+        "data_prefix": "images",
+        "pipeline": [{"type": kind} for kind in kinds],
+    }
+    settings = {
+        **CLASSIFIER,
+        "custom_imports": {"imports": ["poison"], "allow_failed_imports": False},
+        "train_dataloader": {
+            "batch_size": 2,
+            "num_workers": 0,
+            "dataset": dataset,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+        },
+        "custom_hooks": [{"type": "mmvitconv.NonFiniteHook", "action": action}],
+        "default_hooks": {"logger": {"type": "LoggerHook", "interval": 1}},
+        "randomness": {"seed": 0},
+        "work_dir": str(folder / "work"),
+    }
+    with config.open("w") as file:  # Config would import the modules here
+        file.writelines(f"{key} = {value!r}\n" for key, value in settings.items())
     return subprocess.run(
         [sys.executable, *start, "tools/train.py", str(config), *options],
         cwd=ROOT,
