@@ -56,7 +56,7 @@ TESTS = (
     "tests/weights/test_strangers.py",
     "tests/models/backbones/test_properties.py",
     "tests/models/backbones/test_autocast_range.py",
-    "tests/models/layers/test_replace_properties.py",
+    "tests/models/plugin/test_replace_properties.py",
     "tests/models/necks/test_properties.py",
 )
 PAGE = """# Reliability
