@@ -531,6 +531,7 @@ def test_as_a_user(make, tmp_path, capfd):
     config = tmp_path / "config.py"
     work_dir = tmp_path / "work"
     data = loaders("classification", root, workers=2)
+    data["train_dataloader"]["batch_size"] = 4  # for batch norm
     evaluation = {"test_dataloader": data["val_dataloader"], "val_cfg": {}, "test_cfg": {}}
     evaluation |= {key: {"type": "Accuracy"} for key in ("val_evaluator", "test_evaluator")}
     settings = {**broken_data.CLASSIFIER, **data, **evaluation, "work_dir": str(work_dir)}
