@@ -17,7 +17,7 @@ def convert_file(family: str, source: Path, target: Path) -> str:
     """Convert a checkpoint file.
 
     Args:
-        family: One of ``mmvitconv.weights.list_families()``.
+        family: One of ``mmvitconv.weights.list_layouts()``.
         source: The original file; it is read safely and never executed.
         target: The file to write: tensors and plain data only. Must not exist.
 

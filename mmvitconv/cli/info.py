@@ -14,9 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mmvitconv.zoo.catalogue import Arch
-
-SHAPES = ((224, 224), (512, 512), (800, 1280))
+    from mmvitconv.zoo.table import Arch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Find the architecture and print its facts."""
-    with Console(stderr=True).status("loading"):
-        from mmvitconv.zoo.catalogue import find_arch
+    from mmvitconv.zoo.catalogue import find_arch
 
-    show(find_arch(" ".join(options.arch)), Console())
+    print_arch(find_arch(" ".join(options.arch)), Console())
 
 
-def show(arch: Arch, console: Console) -> None:
+def print_arch(arch: Arch, console: Console) -> None:
     """Print what is known about an architecture.
 
     Args:
         arch: The architecture.
         console: Where to print.
     """
-    from mmvitconv.zoo.catalogue import write_snippet
-
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -54,14 +49,11 @@ def show(arch: Arch, console: Console) -> None:
             console.print(f"    {result.dataset}: {value} ({result.source})", highlight=False)
     console.print("\nIn your own mmdet config, with its neck:\n", highlight=False)
     # code to copy: not wrapped
-    console.print(write_snippet(arch), highlight=False, markup=False, soft_wrap=True)
+    console.print(arch.snippet, highlight=False, markup=False, soft_wrap=True)
 
 
 def _facts(arch: Arch) -> list[tuple[str, str]]:
     """Return names and texts of the upper part."""
-    from mmvitconv.zoo.catalogue import count_macs, count_stage_parameters
-
-    unit, stages, rest = count_stage_parameters(arch)
     facts = [("architecture", f"{arch.type}, arch={arch.arch!r}")]
     if arch.aliases:
         facts.append(("other names", ", ".join(arch.aliases)))
@@ -69,21 +61,21 @@ def _facts(arch: Arch) -> list[tuple[str, str]]:
         facts.append(("paper", f"{arch.paper.title}, {arch.paper.url}"))
         facts.append(("original code", arch.paper.code or "none is public"))
     facts.append(("parameters", f"{arch.parameters:,} (backbone, without a classifier's head)"))
-    facts.append((f"in its {unit}", _per_stage(stages, rest)))
-    for height, width in SHAPES:
-        macs = count_macs(arch, (height, width))
+    outside = arch.parameters - sum(arch.part_parameters)
+    facts.append((f"in its {arch.unit}", _per_part(arch.part_parameters, outside)))
+    for size, macs in arch.macs.items():
         text = "this size is not legal" if macs is None else f"{macs / 1e9:.3f} G (backbone)"
-        facts.append((f"multiply-adds at {height} x {width}", text))
+        facts.append((f"multiply-adds at {size.replace('x', ' x ')}", text))
     facts.append(("output strides", ", ".join(map(str, arch.strides))))
     facts.append(("output channels", ", ".join(map(str, arch.out_channels))))
     facts.append(("tasks", ", ".join(arch.tasks) or "no shipped config uses it"))
     return facts
 
 
-def _per_stage(stages: Sequence[int], rest: int) -> str:
-    """Return the parameters of each stage; equal neighbours together."""
+def _per_part(counts: Sequence[int], rest: int) -> str:
+    """Return the parameters of each stage or block; equal neighbours together."""
     parts, first = [], 0
-    for count, group in groupby(stages):
+    for count, group in groupby(counts):
         last = first + len(list(group)) - 1
         parts.append(f"{first if first == last else f'{first}-{last}'}: {count:,}")
         first = last + 1

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mmvitconv.zoo.catalogue import Arch
+    from mmvitconv.zoo.table import Arch
 
 RULE = (
     "Parameters and multiply-adds (MACs: one multiplication with its addition counts 1, for one "
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table or JSON."""
-    with Console(stderr=True).status("loading"):
-        from mmvitconv.zoo.catalogue import list_archs
+    from mmvitconv.zoo.catalogue import list_archs
 
     archs = list_archs(options.family, options.task)
     if options.json:
@@ -45,10 +44,10 @@ def run(options: argparse.Namespace) -> None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=max(NARROWEST, console.width))
-        show(archs, console)
+        print_table(archs, console)
 
 
-def show(archs: Sequence[Arch], console: Console) -> None:
+def print_table(archs: Sequence[Arch], console: Console) -> None:
     """Print the table, what its numbers are and where they come from.
 
     Args:

@@ -1,6 +1,6 @@
 """Reading checkpoints safely, and the original authors' layouts turned into ours."""
 
-from mmvitconv.weights.convert import convert_state_dict, list_families
+from mmvitconv.weights.convert import convert_state_dict, list_layouts
 from mmvitconv.weights.files import load_file
 from mmvitconv.weights.match import adapt_checkpoint, check_match, check_values, load_backbone
 
@@ -9,7 +9,7 @@ __all__ = [
     "check_match",
     "check_values",
     "convert_state_dict",
-    "list_families",
+    "list_layouts",
     "load_backbone",
     "load_file",
 ]

@@ -1,12 +1,4 @@
-"""Original checkpoint layouts -> ours, for every family.
-
-A family is a module beside this one that defines
-
-* ``is_original(keys) -> bool``: whether these backbone keys are in the original layout;
-* ``convert(state_dict) -> dict``: keys without wrapper prefixes -> ``backbone.*``, ``neck.*`` and
-  ``head.*``, raising :class:`~mmvitconv.errors.CheckpointError` with a list when a key is left over
-  or missing.
-"""
+"""Original checkpoint layouts -> ours, for every family."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError, UserError, shorten
-from mmvitconv.weights import (
+from mmvitconv.weights.families import (
     convmixer,
     deit,
     fcvit,
@@ -27,7 +19,7 @@ from mmvitconv.weights import (
     swin,
 )
 
-_FAMILIES = {
+_LAYOUTS = {
     "convmixer": convmixer,
     "deit": deit,
     "fcvit": fcvit,
@@ -38,6 +30,8 @@ _FAMILIES = {
     "parc_resnet": parc_resnet,
     "swin": swin,
 }
+# Families whose weights come in the layout of another network.
+_BORROWED = {"dynconvvit": "deit", "dynconvswin": "swin"}
 
 # Where training scripts put the weights, in the order in which the original loaders look.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema_model")
@@ -47,13 +41,13 @@ _OTHER_PARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.", "
                 "auxiliary_head.")  # fmt: skip
 
 
-def list_families() -> list[str]:
-    """Names that :func:`convert_state_dict` knows."""
-    return sorted(_FAMILIES)
+def list_layouts() -> list[str]:
+    """Return the layouts that :func:`convert_state_dict` knows."""
+    return sorted(_LAYOUTS)
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The bare state dict of a checkpoint.
+    """Return the bare state dict of a checkpoint.
 
     Args:
         checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``,
@@ -96,10 +90,10 @@ def _is_name(key: Any) -> bool:
     return isinstance(key, str) and len(key) < 500 and key.isprintable()
 
 
-def recognise(keys: Iterable[str]) -> str | None:
-    """The family in whose ORIGINAL layout these keys are, or None."""
+def find_layout(keys: Iterable[str]) -> str | None:
+    """Return the ORIGINAL layout in which these keys are, or None."""
     keys = [key.removeprefix("backbone.") for key in keys]
-    return next((name for name, family in _FAMILIES.items() if family.is_original(keys)), None)
+    return next((name for name, family in _LAYOUTS.items() if family.is_original(keys)), None)
 
 
 def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, Tensor]:
@@ -109,7 +103,8 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
         state_dict: Original weights of a classifier, a dense backbone, or a whole detector or
             segmentor: bare or wrapped (see :func:`unwrap`), with or without ``module.`` and
             ``backbone.`` prefixes.
-        family: One of :func:`list_families`.
+        family: One of :func:`list_layouts`, or a registered backbone in any spelling:
+            ``'ParCNet'``, ``'DynConvSwin'``.
 
     Returns:
         ``backbone.*``, for a classifier ``head.*`` (the layout of an mmpretrain
@@ -119,8 +114,11 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
         UserError: Unknown family.
         CheckpointError: Keys are left over or missing; they are listed.
     """
-    if family not in _FAMILIES:
-        raise UserError(f"unknown family {family!r}; known: {', '.join(list_families())}")
+    plain = re.sub(r"[^a-z0-9]", "", family.lower())
+    layouts = {name.replace("_", ""): name for name in list_layouts()}
+    layout = layouts.get(_BORROWED.get(plain, plain))
+    if layout is None:
+        raise UserError(f"unknown family {family!r}; known: {', '.join(list_layouts())}")
     state_dict = unwrap(state_dict)
     others: dict[str, Tensor] = {}
     if any(key.startswith("backbone.") for key in state_dict):
@@ -131,13 +129,13 @@ def convert_state_dict(state_dict: Mapping[str, Any], family: str) -> dict[str, 
     # converters go through all layers up to the highest number
     beyond = [key for key in state_dict if re.search(r"\d{5}", key)]
     if beyond:
-        raise CheckpointError(f"no {family} has so many layers: {shorten(beyond, limit=3)}")
+        raise CheckpointError(f"no {layout} has so many layers: {shorten(beyond, limit=3)}")
     try:
-        return {**_FAMILIES[family].convert(state_dict), **others}
+        return {**_LAYOUTS[layout].convert(state_dict), **others}
     except CheckpointError:
         raise
     except Exception as error:  # a converter relies on the numbers and shapes of its layout
         raise CheckpointError(
-            f"these weights look like {family}'s, but their names or shapes do not go together "
+            f"these weights look like {layout}'s, but their names or shapes do not go together "
             f"({' '.join(str(error).split())[:120]})"
         ) from error

@@ -1,12 +1,12 @@
 """The one door through which checkpoint files enter: nothing in a file is ever executed."""
 
 import argparse
+import datetime
 import os
 import pathlib
 import pickle
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zipfile
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from mmvitconv.errors import CheckpointError
 from mmvitconv.weights.inspection import (
     RefusedError,
+    check_content,
     code,
     damaged,
     describe_content,
@@ -27,74 +28,68 @@ from mmvitconv.weights.inspection import (
 )
 
 
-class _Inert:
+class _Data:
     """Stands for a class or function that a file names: keeps the data, runs nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
 
-def _inert(module: str, name: str) -> type:
-    """A stand-in that the weights-only unpickler finds under ``module.name``."""
-    return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
+def _allowed() -> list[Any]:
+    """What else than tensors and plain containers may occur in honest checkpoints: only data.
+
+    timm's training scripts store the argparse namespace, mmengine's runner numpy scalars and
+    HistoryBuffers, which pickle references to their own methods through ``getattr``: stand-ins
+    replace both. Releases of Python and numpy have functions and classes in other modules.
+    """
+    core = np._core if hasattr(np, "_core") else np.core
+    paths = [pathlib.PurePath, pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.Path]
+    # a path of the other system is kept as a path that nothing can be opened by
+    native = isinstance(pathlib.Path(), pathlib.PosixPath)
+    aliases = {
+        "PosixPath": pathlib.PosixPath if native else pathlib.PurePosixPath,
+        "WindowsPath": pathlib.PureWindowsPath if native else pathlib.WindowsPath,
+        **{kind.__name__: kind for kind in paths},
+    }
+    dates = ("datetime", "date", "time", "timedelta", "timezone")
+    return [
+        argparse.Namespace,
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSU"},
+        *((getattr(datetime, name), f"datetime.{name}") for name in dates),
+        *(
+            (kind, f"{module}.{name}")
+            for module in ("pathlib", "pathlib._local")
+            for name, kind in aliases.items()
+        ),
+        *(
+            (function, f"numpy.{module}.multiarray.{function.__name__}")
+            for module in ("core", "_core")
+            for function in (core.multiarray.scalar, core.multiarray._reconstruct)
+        ),
+        (_Data, "mmengine.logging.history_buffer.HistoryBuffer"),
+        (_Data, "builtins.getattr"),
+        (_Data, "__builtin__.getattr"),
+    ]
 
 
-def _renamed(function: Callable, module: str) -> Callable:
-    """The same function, found under the module that had it in another release."""
-
-    def call(*args: Any) -> Any:
-        return function(*args)
-
-    call.__module__, call.__qualname__ = module, function.__name__
-    call.__name__ = function.__name__
-    return call
-
-
-# What else than tensors and plain containers may occur in honest checkpoints. All of it is data:
-# timm's training scripts store the argparse namespace, mmengine's runner numpy scalars and
-# HistoryBuffers. A HistoryBuffer pickles references to its own methods through ``getattr``; both
-# are replaced by stand-ins. numpy 2 renamed the module of its functions.
-_NUMPY_CORE = np._core if hasattr(np, "_core") else np.core
-_NUMPY_CALLS = (_NUMPY_CORE.multiarray.scalar, _NUMPY_CORE.multiarray._reconstruct)
-_ALLOWED: list[Any] = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    np.ndarray,
-    np.dtype,
-    *(
-        _renamed(function, f"numpy.{core}.multiarray")
-        for core in ("core", "_core")
-        for function in _NUMPY_CALLS
-    ),
-    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSU"},
-    _inert("mmengine.logging.history_buffer", "HistoryBuffer"),
-    _inert("builtins", "getattr"),
-    _inert("__builtin__", "getattr"),
-]
-
-
-@contextmanager
-def _allow_listed() -> Iterator[None]:
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(_ALLOWED)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+def load_file(
+    path: str | os.PathLike, map_location: Any = "cpu", mmap: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint without ever running code that the file carries.
 
-    Files are read by ``torch.load(weights_only=True)`` plus a short allow-list of data types, and
-    ``*.safetensors`` by safetensors. A file that needs more is refused. So is one that claims more
-    data than it has: reading takes memory in proportion to the file's size.
+    Files are read by ``torch.load(weights_only=True)``, which takes a short list of data types and
+    what :func:`torch.serialization.add_safe_globals` allows, and ``*.safetensors`` by safetensors.
+    A file that needs more is refused. So is one that claims more data than it has: reading takes
+    memory in proportion to the file's size.
 
     Args:
         path: A file, ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``, or its address
             (``http://`` or ``https://``), which is fetched into PyTorch's cache once per machine.
         map_location: As in :func:`torch.load`.
+        mmap: Leave tensors in the file until they are used, where its format allows that. The file
+            must stay as it is meanwhile.
 
     Returns:
         The dict that the file holds.
@@ -110,8 +105,14 @@ def load_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, A
         if path.suffix == ".safetensors":
             return {"state_dict": _load_safetensors(path, map_location)}
         inspect_file(path)
-        with _allow_listed():
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(_allowed()):
+            checkpoint = torch.load(
+                path,
+                map_location=map_location,
+                weights_only=True,
+                mmap=mmap and zipfile.is_zipfile(path),
+            )
+        check_content(checkpoint, path.stat().st_size)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file makes the reader stumble in every way there is
@@ -177,7 +178,7 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
 
 def _refusal(error: Exception) -> RefusedError:
     """Say why a file was not read; torch's own text would advise to switch safety off."""
-    asked = re.search(r"GLOBAL ([\w.]+) (was not|whose)", str(error))
+    asked = re.search(r"GLOBAL (.+?) (?:was not|whose)", str(error))
     if isinstance(error, pickle.UnpicklingError) and asked is not None:
         return code(asked[1])
     if isinstance(error, OSError) and error.strerror:

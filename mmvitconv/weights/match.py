@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmvitconv.errors import CheckpointError, describe_mismatch, shorten
-from mmvitconv.weights.convert import convert_state_dict, recognise, unwrap
+from mmvitconv.weights.convert import convert_state_dict, find_layout, unwrap
 from mmvitconv.weights.files import load_file
 
 
@@ -28,9 +28,9 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
         CheckpointError: It holds no weights, or the original layout is incomplete.
     """
     state_dict = unwrap(checkpoint)
-    family = recognise(state_dict)
-    if family is not None:
-        state_dict = convert_state_dict(state_dict, family)
+    layout = find_layout(state_dict)
+    if layout is not None:
+        state_dict = convert_state_dict(state_dict, layout)
     if not hasattr(model, "backbone"):
         state_dict = _backbone_part(state_dict)
     elif set(state_dict) & set(own := model.backbone.state_dict()) and all(
@@ -189,9 +189,9 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     Raises:
         CheckpointError: The file is unsafe or damaged, or does not belong to this backbone.
     """
-    checkpoint = load_file(filename)
+    checkpoint = load_file(filename, mmap=True)
     try:
-        state_dict, family = _read_backbone(checkpoint, prefix)
+        state_dict, layout = _read_backbone(checkpoint, prefix)
         check_match(state_dict, backbone, scope="backbone", source=filename)
     except CheckpointError as error:
         raise CheckpointError(f"{filename}: {error}") from error
@@ -202,7 +202,7 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     print_log(
         f"{type(backbone).__name__}: loaded {len(own) - len(kept)} of {len(own)} entries "
         f"from {filename}"
-        + (f" (layout: original {family})" if family else "")
+        + (f" (layout: original {layout})" if layout else "")
         + (f"; not in the file, so as initialised: {', '.join(kept)}" if kept else "")
         + (f"; not needed here: {len(dropped)} entries" if dropped else ""),
         logger="current",
@@ -212,19 +212,19 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
 def _read_backbone(
     checkpoint: Mapping[str, Any], prefix: str | None
 ) -> tuple[dict[str, Tensor], str | None]:
-    """The backbone's weights in our layout, and the family whose original layout they were in."""
+    """The backbone's weights in our layout, and the original layout they were in."""
     state_dict = unwrap(checkpoint)
-    family = recognise(state_dict)
-    if family is not None:
-        state_dict = convert_state_dict(state_dict, family)
+    layout = find_layout(state_dict)
+    if layout is not None:
+        state_dict = convert_state_dict(state_dict, layout)
         prefix = "backbone."
     if not prefix:
-        return _backbone_part(state_dict), family
+        return _backbone_part(state_dict), layout
     prefix = prefix.rstrip(".") + "."
     part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if not part:
         raise CheckpointError(f"the checkpoint has no key below {prefix!r}")
-    return part, family
+    return part, layout
 
 
 def _backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

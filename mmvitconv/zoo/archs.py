@@ -1,4 +1,7 @@
-"""Which architectures there are, found in the registry, and what people call them."""
+"""Names of architectures: what people call them, and the classes in the registry behind them.
+
+Names are looked up in the generated table, and torch is imported only where a class is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,42 @@ import inspect
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
-from mmvitconv.models.base import Backbone
-from mmvitconv.registry import MODELS, SCOPE
-from mmvitconv.resources import is_config
+from mmvitconv.resources import find_config, is_config, list_configs
+from mmvitconv.zoo.table import SCOPE, read_table
+
+if TYPE_CHECKING:
+    from mmvitconv.models.base import Backbone
+
+__all__ = [
+    "check_timm_name",
+    "list_families",
+    "names_of",
+    "plain",
+    "resolve_arch",
+    "smallest_of",
+    "table_of",
+]
 
 
 def list_families() -> dict[str, type[Backbone]]:
     """Return every registered backbone whose module has a table ``ARCHS``, by name."""
+    from mmvitconv.registry import MODELS
+
     MODELS.import_from_location()
+    return _registered()
+
+
+def _registered() -> dict[str, type[Backbone]]:
+    """Return the families that are registered by now."""
+    from mmvitconv.models.base import Backbone
+    from mmvitconv.registry import MODELS
+
     return {
         name: cls
         for name, cls in MODELS.module_dict.items()
@@ -45,6 +68,7 @@ def names_of(cls: type[Backbone]) -> dict[str, list[str]]:
 
 def smallest_of(cls: type[Backbone]) -> str:
     """Return the family's architecture with the fewest parameters."""
+    import torch
 
     def size(arch: str) -> int:
         with torch.device("meta"):
@@ -73,16 +97,14 @@ def resolve_arch(name: str) -> tuple[str, str]:
         UserError: It means none (with similar names) or several (with all of them).
     """
     if is_config(name):
-        config = load_config(name)
-        found = arch_of(config.model.backbone) if "backbone" in config.get("model", {}) else None
+        found = _arch_of_config(name)
         if found is None:
             raise UserError(f"the backbone of the config {name} is no architecture of mmvitconv")
         return found
     meanings: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for family, cls in list_families().items():
-        for first, names in names_of(cls).items():
-            for spelling in (family, *names, *(family + arch for arch in names)):
-                meanings[plain(spelling)].add((family, first))
+    for family, first, names in _known():
+        for spelling in (family, *names, *(family + arch for arch in names)):
+            meanings[plain(spelling)].add((family, first))
     found = sorted(meanings.get(plain(name), ()))
     if len(found) == 1:
         return found[0]
@@ -105,6 +127,37 @@ def build_arch(name: str) -> Backbone:
     return list_families()[family](arch)
 
 
+def _known() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield family, first name and all names of each architecture, other people's included."""
+    table = read_table()
+    for family, entry in table.items():
+        for arch in entry.archs:
+            yield family, arch.arch, [arch.arch, *arch.aliases]
+    if "mmvitconv.registry" in sys.modules:  # else nobody can have registered one
+        for family, cls in _registered().items():
+            if family not in table:
+                yield from ((family, first, names) for first, names in names_of(cls).items())
+
+
+def _arch_of_config(name: str) -> tuple[str, str] | None:
+    """Return family and architecture of a config's backbone; None for sizes of its own."""
+    path, table = find_config(name), read_table()
+    shipped = next((key for key, file in list_configs().items() if file == path), None)
+    if shipped is not None:
+        archs = (arch for entry in table.values() for arch in entry.archs)
+        found = (arch for arch in archs if shipped in (config.path for config in arch.configs))
+        return next(((arch.family, arch.arch) for arch in found), None)
+    backbone: Mapping[str, Any] = (load_config(path).get("model") or {}).get("backbone") or {}
+    family = str(backbone.get("type")).removeprefix(f"{SCOPE}.")
+    if family not in table:
+        return None
+    arch = backbone.get("arch", table[family].default)
+    return next(
+        ((family, first) for known, first, names in _known() if known == family and arch in names),
+        None,
+    )
+
+
 def check_timm_name(name: str) -> None:
     """Raise a UserError when timm has no model of a name, or is not installed itself.
 
@@ -121,15 +174,3 @@ def check_timm_name(name: str) -> None:
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
         raise UserError(f"timm has no model {name!r}; {hint}")
-
-
-def arch_of(backbone: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return family and architecture of a config's backbone; None for sizes of its own."""
-    family = str(backbone.get("type")).removeprefix(f"{SCOPE}.")
-    cls = list_families().get(family)
-    if cls is None:
-        return None
-    default = inspect.signature(cls).parameters["arch"].default
-    arch = backbone.get("arch", default)
-    groups = names_of(cls).items()
-    return next(((family, first) for first, names in groups if arch in names), None)

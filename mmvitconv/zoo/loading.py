@@ -190,7 +190,7 @@ class _Builder:
         except TypeError:  # it takes images of any size, and no argument for it
             model = self.build(lambda: timm.create_model(short, **options))
         if self.checkpoint is not None:
-            self.load_all(model, load_file(self.checkpoint), name)
+            self.load_all(model, load_file(self.checkpoint, mmap=True), name)
         data = timm.data.resolve_model_data_config(model)
         channels, *shape = data["input_size"]
         mean, std = (tuple(255 * value for value in data[key]) for key in ("mean", "std"))
@@ -205,7 +205,7 @@ class _Builder:
         settings = self.settings(cfg, name, scope)
         content = None
         if self.checkpoint is not None and self.part == "model":
-            content = load_file(self.checkpoint)
+            content = load_file(self.checkpoint, mmap=True)
         if self.part == "model":
             require_package(scope)
         with DefaultScope.overwrite_default_scope(scope):

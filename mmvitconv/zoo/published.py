@@ -16,70 +16,13 @@ from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.tasks import TASKS
 from mmvitconv.registry import SCOPE
 from mmvitconv.resources import list_configs, resource_root
+from mmvitconv.zoo.table import Paper, Result, ShippedConfig
 
-__all__ = [
-    "TASKS",
-    "Entry",
-    "Paper",
-    "Result",
-    "ShippedConfig",
-    "family_of",
-    "folders_of",
-    "read_entries",
-]
+__all__ = ["ReadConfig", "family_of", "folders_of", "read_entries"]
 
 
 @dataclass(frozen=True)
-class Paper:
-    """Where a family comes from.
-
-    Attributes:
-        title: Title of the paper.
-        url: Its address.
-        code: Address of the original code; empty when there is none.
-    """
-
-    title: str
-    url: str
-    code: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """A published number.
-
-    Attributes:
-        task: As in the metafile: ``'Image Classification'``.
-        dataset: ``'COCO'``.
-        metric: ``'box AP'``.
-        value: The number.
-        source: Who published it, and that it was not reproduced here.
-    """
-
-    task: str
-    dataset: str
-    metric: str
-    value: float
-    source: str
-
-
-@dataclass(frozen=True)
-class ShippedConfig:
-    """A config whose backbone is an architecture.
-
-    Attributes:
-        path: ``'configs/fcvit/fcvit_s12_imagenet.py'``, legal in any folder.
-        task: A value of :data:`TASKS`.
-        results: What is published for it.
-    """
-
-    path: str
-    task: str
-    results: tuple[Result, ...]
-
-
-@dataclass(frozen=True)
-class Entry:
+class ReadConfig:
     """A shipped config and what it is about.
 
     Attributes:
@@ -105,7 +48,7 @@ def folders_of(family: str) -> list[str]:
     return sorted({path.parent.name for path in paths if kind.search(path.read_text("utf-8"))})
 
 
-def read_entries(families: Collection[str]) -> list[Entry]:
+def read_entries(families: Collection[str]) -> list[ReadConfig]:
     """Read the shipped configs of families, and their metafiles, with a progress bar.
 
     Args:
@@ -130,7 +73,7 @@ def read_entries(families: Collection[str]) -> list[Entry]:
     return entries
 
 
-def _entry(key: str, config: Config, metafile: Mapping[str, Any]) -> Entry:
+def _entry(key: str, config: Config, metafile: Mapping[str, Any]) -> ReadConfig:
     """Return what is known about a config."""
     models = metafile.get("Models") or []
     model = next((model for model in models if model["Config"] == key), {})
@@ -143,4 +86,4 @@ def _entry(key: str, config: Config, metafile: Mapping[str, Any]) -> Entry:
     collection = (metafile.get("Collections") or [{}])[0]
     paper, code = collection.get("Paper") or {}, collection.get("Code") or {}
     described = Paper(paper.get("Title", ""), paper.get("URL", ""), code.get("URL", ""))
-    return Entry(shipped, config.model, described)
+    return ReadConfig(shipped, config.model, described)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mmvitconv.cli import run
-from mmvitconv.cli.list import best_results, show
+from mmvitconv.cli.list import best_results, print_table
 from mmvitconv.zoo import catalogue as zoo
 
 FAMILY = "ParCResNet"
@@ -22,11 +22,11 @@ def test_table(columns, capsys):
         zoo.ShippedConfig("configs/net/two.py", "detection", (other,)),
     )
     arch = zoo.Arch(
-        *("Net", "small", ("s",), 12_345_678, 9_876_543_210),
+        *("Net", "small", ("s",), 12_345_678, {"224x224": 9_876_543_210}),
         *((4, 8), (64, 128), ("detection",), None, configs),
     )
     out = io.StringIO()
-    show([arch], Console(file=out, width=columns))
+    print_table([arch], Console(file=out, width=columns))
     printed = out.getvalue()
     for word in (
         "Net",
@@ -48,7 +48,7 @@ def test_table(columns, capsys):
 def test_sources_are_numbered_once():
     result = zoo.Result("Task", "Data", "Top 1 Accuracy", 80.0, "source")
     config = zoo.ShippedConfig("configs/net/one.py", "classification", (result,))
-    arch = zoo.Arch("Net", "s", (), 1, 1, (4,), (8,), (), None, (config,))
+    arch = zoo.Arch("Net", "s", (), 1, {}, (4,), (8,), (), None, (config,))
     sources = {"first": 1}
     assert best_results(arch, sources) == ["Data: Top 1 80 (2)"]
     assert best_results(arch, sources) == ["Data: Top 1 80 (2)"]

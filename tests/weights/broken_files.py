@@ -128,6 +128,16 @@ def _tar(path: Path, content: Content, marker: Path) -> None:
 UNREADABLE["tar"] = BrokenFile(_tar, "tar archive")
 
 
+def _tar_and_pickle(path: Path, content: Content, marker: Path) -> None:
+    """A pickle that PyTorch would unpack as a tar archive first, with a link out of it."""
+    entry = tarfile.TarInfo("\x80\x02storages")
+    entry.type, entry.linkname = tarfile.LNKTYPE, "/etc/hostname"
+    path.write_bytes(entry.tobuf(tarfile.USTAR_FORMAT, "latin-1") + bytes(1024))
+
+
+UNREADABLE["tar_and_pickle"] = BrokenFile(_tar_and_pickle, "tar archive")
+
+
 # --- zip archives
 
 
@@ -313,7 +323,7 @@ _gadget(
 
 
 def _code_before_legacy_content(path: Path, content: Content, marker: Path) -> None:
-    head = [torch.serialization.MAGIC_NUMBER, 1001, _system(marker), content, []]
+    head = [torch.serialization.MAGIC_NUMBER, 1001, _system(marker), {}, []]
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in head))
 
 

@@ -23,10 +23,10 @@ from mmvitconv.weights import (
     adapt_checkpoint,
     check_match,
     convert_state_dict,
-    list_families,
+    list_layouts,
     match,
 )
-from mmvitconv.weights.convert import _FAMILIES, recognise
+from mmvitconv.weights.convert import _LAYOUTS, find_layout
 
 StateDict = dict[str, Tensor]
 VIT = {"embed_dims": 8, "depth": 2, "num_heads": 2}
@@ -254,11 +254,11 @@ def test_names(file: str):
 def test_recognised_by_one_family_only(file: str):
     family, make = FILES[file]
     keys = list(make())
-    assert [name for name in list_families() if _FAMILIES[name].is_original(keys)] == [family]
-    assert recognise(keys) == recognise(f"backbone.{key}" for key in keys) == family
+    assert [name for name in list_layouts() if _LAYOUTS[name].is_original(keys)] == [family]
+    assert find_layout(keys) == find_layout(f"backbone.{key}" for key in keys) == family
     converted = convert_state_dict(make(), family)
-    assert recognise(converted) is None
-    assert recognise(backbone_part(converted)) is None
+    assert find_layout(converted) is None
+    assert find_layout(backbone_part(converted)) is None
 
 
 def test_other_families_files_are_theirs_alone():
@@ -273,7 +273,7 @@ def test_other_families_files_are_theirs_alone():
         }
     for family, model in others.items():
         keys = list(model.state_dict())
-        assert [name for name in list_families() if _FAMILIES[name].is_original(keys)] == [family]
+        assert [name for name in list_layouts() if _LAYOUTS[name].is_original(keys)] == [family]
 
 
 def test_other_libraries_models_are_neither():
@@ -294,7 +294,7 @@ def test_other_libraries_models_are_neither():
         models += [timm.create_model(name) for name in ("swinv2_tiny_window8_256", "levit_128s")]
         models += [timm_vit(init_values=1e-5), timm_vit(qk_norm=True)]  # as DINOv2 has it
     for model in models:
-        assert recognise(model.state_dict()) is None, type(model)
+        assert find_layout(model.state_dict()) is None, type(model)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -330,7 +330,7 @@ def test_left_over_keys_are_named(file: str, key: str):
 def test_distilled_deit_is_refused():
     with torch.device("meta"):
         distilled = timm.create_model("deit_tiny_distilled_patch16_224").state_dict()
-    assert recognise(distilled) == "deit"
+    assert find_layout(distilled) == "deit"
     with pytest.raises(CheckpointError, match=r"distilled DeiT, .* \(dist_token\).* a plain one"):
         convert_state_dict(distilled, "deit")
 

@@ -14,7 +14,7 @@ from torch import nn
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.models import FCViT
 from mmvitconv.weights import adapt_checkpoint, check_match, convert_state_dict, load_backbone
-from mmvitconv.weights.convert import recognise
+from mmvitconv.weights.convert import find_layout
 
 OPTIONS = {"layers": [1, 2, 1, 1], "embed_dims": [16, 32, 64, 128], "mlp_ratios": [4, 4, 2, 2]}
 ARCH = {"depths": (1, 2, 1, 1), "embed_dims": (16, 32, 64, 128), "mlp_ratios": (4, 4, 2, 2)}
@@ -110,9 +110,9 @@ def test_wrong_use():
 
 
 def test_recognise():
-    assert recognise(original()) == recognise(original(7)) == "fcvit"
-    assert recognise(FCViT(ARCH).state_dict()) is None
-    assert recognise({"conv1.weight": 0, "patch_embed.proj.weight": 0}) is None
+    assert find_layout(original()) == find_layout(original(7)) == "fcvit"
+    assert find_layout(FCViT(ARCH).state_dict()) is None
+    assert find_layout({"conv1.weight": 0, "patch_embed.proj.weight": 0}) is None
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])

@@ -1,7 +1,9 @@
 """Reading checkpoint files: honest ones load, others are refused and never run."""
 
 import argparse
+import datetime
 import os
+import pathlib
 import pickle
 import re
 import zipfile
@@ -109,12 +111,56 @@ def test_damaged_files(tmp_path):
 def test_numbers_written_by_any_numpy(tmp_path, core):
     pickled = pickle.dumps({"metric": np.float64(80.9), "array": np.arange(4)}, protocol=2)
     pickled = re.sub(rb"numpy\._?core\.", f"numpy.{core}.".encode(), pickled)
-    with zipfile.ZipFile(tmp_path / "a.pth", "w") as file:
-        file.writestr("a/data.pkl", pickled)
-        file.writestr("a/version", "3\n")
+    write_pickle(tmp_path / "a.pth", pickled)
     loaded = load_file(tmp_path / "a.pth")
     assert loaded["metric"] == 80.9
     assert loaded["array"].tolist() == [0, 1, 2, 3]
+
+
+def write_pickle(path, pickled):
+    """Write an archive whose pickle is of another release of Python or numpy."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", pickled)
+        file.writestr("a/version", "3\n")
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # of 3.12 and before, of 3.13
+@pytest.mark.parametrize("kind", ["Path", "PosixPath", "PurePosixPath", "WindowsPath"])
+def test_paths_written_by_any_python(tmp_path, module, kind):
+    path = f"c{module}\n{kind}\n".encode() + b"X\x04\0\0\0dataX\x02\0\0\0in\x86R"
+    args = b"cargparse\nNamespace\n)\x81}X\x06\0\0\0folder" + path + b"sb"
+    write_pickle(tmp_path / "a.pth", b"\x80\x02}X\x04\0\0\0args" + args + b"s.")
+    folder = load_file(tmp_path / "a.pth")["args"].folder
+    assert isinstance(folder, pathlib.PurePath)
+    assert folder.parts == ("data", "in")
+
+
+def test_dates(tmp_path):
+    dates = [datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.timezone.utc),
+             datetime.date(2026, 1, 2), datetime.timedelta(hours=3)]  # fmt: skip
+    torch.save({"dates": dates}, tmp_path / "a.pth")
+    assert load_file(tmp_path / "a.pth")["dates"] == dates
+
+
+class Recipe:
+    """A class of the user's own."""
+
+
+def test_what_torch_allows_is_allowed(tmp_path):
+    recipe = Recipe()
+    recipe.epochs = 3
+    torch.save({"recipe": recipe}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"would run '[\w.]+Recipe'"):
+        load_file(tmp_path / "a.pth")
+    with torch.serialization.safe_globals([Recipe]):
+        assert load_file(tmp_path / "a.pth")["recipe"].epochs == 3
+
+
+def test_tensors_may_stay_in_the_file(tmp_path):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pth")
+    torch.save({"a": torch.ones(3)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    assert load_file(tmp_path / "a.pth", mmap=True)["a"].tolist() == [0, 1, 2]
+    assert load_file(tmp_path / "b.pth", mmap=True)["a"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -18,11 +18,11 @@ from mmvitconv.weights import (
     adapt_checkpoint,
     check_match,
     convert_state_dict,
-    list_families,
+    list_layouts,
     load_backbone,
     match,
 )
-from mmvitconv.weights.convert import recognise
+from mmvitconv.weights.convert import find_layout
 
 SIZES = ([16, 32, 48], [1, 1, 2], [1, 2, 3], 3)
 OPTIONS = {"mlp_ratios": (4, 2, 2)}
@@ -226,15 +226,15 @@ def test_norms_of_the_two_codes_do_not_mix():
 
 
 def test_recognise():
-    assert "lightvit" in list_families()
-    assert recognise(original()) == recognise(original(False, 7)) == "lightvit"
-    assert recognise(without_buffers(original())) == recognise(detector()) == "lightvit"
+    assert "lightvit" in list_layouts()
+    assert find_layout(original()) == find_layout(original(False, 7)) == "lightvit"
+    assert find_layout(without_buffers(original())) == find_layout(detector()) == "lightvit"
     options = {"layers": [1] * 4, "embed_dims": [16] * 4, "mlp_ratios": [2] * 4}
     for num_classes in (None, 7):
-        assert recognise(OracleFCViT(**options, num_classes=num_classes).state_dict()) == "fcvit"
-    assert recognise(LightViT(ARCH).state_dict()) is None
-    assert recognise(Classifier(7).state_dict()) is None
-    assert recognise({"global_token": 0, "stages.0.0.attn.qkv.weight": 0}) is None
+        assert find_layout(OracleFCViT(**options, num_classes=num_classes).state_dict()) == "fcvit"
+    assert find_layout(LightViT(ARCH).state_dict()) is None
+    assert find_layout(Classifier(7).state_dict()) is None
+    assert find_layout({"global_token": 0, "stages.0.0.attn.qkv.weight": 0}) is None
     with pytest.raises(CheckpointError, match=r"missing: .*network\.0"):
         convert_state_dict(original(), "fcvit")
 

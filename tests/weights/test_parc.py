@@ -26,9 +26,9 @@ from mmvitconv.weights import (
     adapt_checkpoint,
     check_match,
     convert_state_dict,
-    list_families,
+    list_layouts,
 )
-from mmvitconv.weights.convert import _FAMILIES, recognise
+from mmvitconv.weights.convert import _LAYOUTS, find_layout
 
 StateDict = dict[str, Tensor]
 
@@ -161,11 +161,11 @@ def test_layouts_are_those_of_the_reference(name: str):
 def test_recognised_by_one_family_only(file: str):
     family, make = FILES[file]
     keys = list(make())
-    assert [name for name in list_families() if _FAMILIES[name].is_original(keys)] == [family]
-    assert recognise(keys) == recognise(f"backbone.{key}" for key in keys) == family
+    assert [name for name in list_layouts() if _LAYOUTS[name].is_original(keys)] == [family]
+    assert find_layout(keys) == find_layout(f"backbone.{key}" for key in keys) == family
     converted = convert_state_dict(make(), family)
-    assert recognise(converted) is None
-    assert recognise(backbone_part(converted)) is None
+    assert find_layout(converted) is None
+    assert find_layout(backbone_part(converted)) is None
 
 
 def test_other_families_files_are_theirs_alone():
@@ -175,7 +175,7 @@ def test_other_families_files_are_theirs_alone():
         "fcvit": OracleFCViT(**tiny, num_classes=7).state_dict(),
         "lightvit": OracleLightViT([16, 32], [1, 1], [1, 2], 3, False, 7).state_dict(),
     }.items():
-        assert [name for name in list_families() if _FAMILIES[name].is_original(keys)] == [family]
+        assert [name for name in list_layouts() if _LAYOUTS[name].is_original(keys)] == [family]
 
 
 def test_plain_networks_are_no_parc():
@@ -188,7 +188,7 @@ def test_plain_networks_are_no_parc():
             timm.create_model("mobilevit_xs"),
         ]
     for model in plain:
-        assert recognise(model.state_dict()) is None, type(model)
+        assert find_layout(model.state_dict()) is None, type(model)
 
 
 @pytest.mark.parametrize("family", ["parc_resnet", "parc_mobilenetv2", "parc_convnext"])
@@ -560,9 +560,9 @@ def build(config: dict) -> nn.Module:
 def test_converted_weights_are_those_of_our_backbone(name: str):
     make, config = MODELS_OF[name]
     given = make()
-    converted = convert_state_dict(given, recognise(given))
+    converted = convert_state_dict(given, find_layout(given))
     assert shapes(backbone_part(converted)) == shapes(build(config).state_dict())
-    assert recognise(build(config).state_dict()) is None
+    assert find_layout(build(config).state_dict()) is None
 
 
 @pytest.mark.parametrize("name", MODELS_OF)

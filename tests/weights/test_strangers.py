@@ -110,7 +110,8 @@ def through_our_init_cfg(path: Path, model: nn.Module) -> None:
 
 
 def through_demo_report(path: Path, model: nn.Module) -> None:
-    tool("misc/demo_report.py").load_detector(Config({"model": MODEL}), path)
+    cfg = Config({"default_scope": "mmpretrain", "model": MODEL})
+    tool("misc/demo_report.py").load_detector(cfg, path)
 
 
 def through_converter(path: Path, model: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """The zoo against the models, the metafiles and what people call an architecture."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 
 from mmvitconv.errors import UserError
+from mmvitconv.registry import MODELS as MMVITCONV_MODELS
 from mmvitconv.resources import list_configs
 from mmvitconv.zoo import catalogue as zoo
+from mmvitconv.zoo.archs import resolve_arch
 from mmvitconv.zoo.published import read_entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,10 +45,8 @@ def test_known_numbers(archs):
     assert s12.parameters == entries["maskrcnn_fcvit_s12_coco"]["Metadata"]["Backbone Parameters"]
     classifier = entries["fcvit_s12_imagenet"]["Metadata"]["FLOPs"]
     assert s12.macs_224 == classifier - 512 * 1000
-    assert (
-        zoo.count_macs(s12, (800, 1280))
-        == (entries["maskrcnn_fcvit_s12_coco"]["Metadata"]["Backbone FLOPs"])
-    )
+    detector = entries["maskrcnn_fcvit_s12_coco"]["Metadata"]
+    assert s12.macs["800x1280"] == detector["Backbone FLOPs"]
     assert (s12.strides, s12.out_channels) == ((4, 8, 16, 32), (64, 128, 320, 512))
     assert s12.aliases == ("b12",)
     assert s12.tasks == ("classification", "detection", "segmentation")
@@ -69,12 +71,10 @@ def test_every_published_number_is_there(archs):
     assert all(r.source for arch in archs for config in arch.configs for r in config.results)
 
 
-def test_stage_parameters_add_up(archs):
+def test_the_parameters_of_parts_add_up(archs):
     for arch in archs:
-        unit, counts, outside = zoo.count_stage_parameters(arch)
-        assert unit == FAMILIES[arch.family].unit
-        assert sum(counts) + outside == arch.parameters
-        assert outside >= 0, arch
+        assert arch.unit == FAMILIES[arch.family].unit
+        assert 0 < sum(arch.part_parameters) <= arch.parameters, arch
 
 
 def test_only_the_folders_of_a_family_are_read():
@@ -91,7 +91,7 @@ def test_the_lines_for_ones_own_config_work(archs, family):
     own = [arch for arch in archs if arch.family == family]
     for arch in {own[0], own[-1]}:
         names: dict = {}
-        exec(zoo.write_snippet(arch), names)
+        exec(arch.snippet, names)
         model = names["model"]
         assert model["backbone"].pop("_delete_")
         neck = model["neck"]
@@ -135,6 +135,33 @@ def test_names_of_none_or_several(name, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_nothing_heavy_is_imported():
+    """The table answers: a shell waits for neither torch nor a model."""
+    code = (
+        "import sys; from mmvitconv.cli import run; "
+        "assert not run('list', '--task', 'detection') and not run('info', 'fcvit_s12') "
+        "and not run('info', 'maskrcnn_fcvit_s12_coco'); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_other_peoples_families_are_known_by_name(monkeypatch):
+    fcvit = FAMILIES["FCViT"]
+    own = type("OwnNet", (fcvit,), {"__module__": fcvit.__module__})  # where ARCHS is
+    monkeypatch.setitem(MMVITCONV_MODELS.module_dict, "OwnNet", own)
+    assert resolve_arch("ownnet s12") == ("OwnNet", "s12")
+    with pytest.raises(UserError, match="OwnNet s12 is not part of mmvitconv"):
+        zoo.find_arch("ownnet s12")
+
+
+def test_own_configs_name_an_architecture(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("model = dict(backbone=dict(type='mmvitconv.LightViT'))")
+    assert zoo.find_arch(str(path)).arch == "tiny"
+    path.write_text("model = dict(backbone=dict(type='mmvitconv.FCViT', arch='b24'))")
+    assert zoo.find_arch(str(path)).arch == "s24"
+
+
 def test_choosing_a_family_and_a_task():
     """Of the two families in the folder, one is used for segmentation, with one architecture."""
     (arch,) = zoo.list_archs("dynconv", "segmentation")
@@ -150,7 +177,7 @@ def test_choosing_a_family_and_a_task():
     ids=str,
 )
 def test_names_of_families(name, found):
-    assert zoo._match_families(name, FAMILIES) == found
+    assert list(dict.fromkeys(arch.family for arch in zoo.list_archs(name))) == found
 
 
 @pytest.mark.parametrize(

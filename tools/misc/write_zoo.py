@@ -3,7 +3,8 @@
 python tools/misc/write_zoo.py [--check]
 
 That is the head comment of each config, the metafile and the README of each family, the project's
-README (all architectures) and ``docs/zoo.md`` (these and all configs).
+README (all architectures), ``docs/zoo.md`` (these and all configs), and the table from which
+``mmvitconv list`` and ``info`` answer.
 
 Parameters and multiply-adds come from the models themselves. Published results are written by
 hand, in the metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
@@ -29,11 +30,13 @@ from mmengine.config import Config
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
-from mmvitconv.zoo.catalogue import list_archs
 from mmvitconv.zoo.costs import count_complexity
 from mmvitconv.zoo.loading import load_model
+from mmvitconv.zoo.measuring import measure_families
+from mmvitconv.zoo.table import Arch, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLE = "mmvitconv/zoo/table.json"
 UNTRAINED = "not trained here;"
 PLACEHOLDER = "@@"
 # The line and those that continue it, which are indented further.
@@ -308,17 +311,17 @@ def families_table(families: Sequence[Family]) -> str:
     )
 
 
-def architectures_table(folder: str = "") -> str:
+def architectures_table(archs: Sequence[Arch], folder: str = "") -> str:
     """All architectures of the registry.
 
     Args:
+        archs: What was measured.
         folder: Where the repository's top is, seen from the page.
 
     Returns:
         Lines of Markdown.
     """
     rows = []
-    archs = list_archs()
     folders = {arch.family: Path(config.path).parent for arch in archs for config in arch.configs}
     for arch in archs:
         if arch.family not in folders:
@@ -370,13 +373,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for metafile in sorted(options.configs.glob("*/metafile.yml"))
         ]
         texts = {path: text for family in families for path, text in family.texts.items()}
+        measured = measure_families()
+        archs = [arch for family in measured.values() for arch in family.archs]
+        if (root / TABLE).parent.is_dir():
+            texts[root / TABLE] = to_json(measured)
         for name, table in (
-            ("README.md", architectures_table()),
-            ("docs/zoo.md", architectures_table("../") + families_table(families)),
+            ("README.md", architectures_table(archs)),
+            ("docs/zoo.md", architectures_table(archs, "../") + families_table(families)),
         ):
             texts[root / name] = fill_table(root / name, table, name)
         for path, text in texts.items():
-            if path.read_text("utf-8") != text:
+            if not path.is_file() or path.read_text("utf-8") != text:
                 old.append(path)
                 if not options.check:
                     path.write_text(text, "utf-8")

@@ -3,7 +3,7 @@
 Paper: Trockman and Kolter, "Patches Are All You Need?", arXiv:2201.09792. Written from a
 description of the architecture; no code of the original (MIT) was copied. The module names are
 those of timm's port, so that its state dicts differ from ours by a prefix only. Other layouts load
-through :mod:`mmvitconv.weights.convmixer`.
+through :mod:`mmvitconv.weights.families.convmixer`.
 
 One width, one resolution: a block mixes space by a large depth-wise convolution with a skip around
 it, then channels by a 1x1 convolution without one. The order is always convolution, activation,
@@ -14,7 +14,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -332,13 +331,11 @@ class ConvMixer(PyramidBackbone):
         has_negative = any((value < 0).any() for value in means)
         has_positive = any((value > 0).any() for value in means)
         act = type(self.stem[1])
-        named_relu = "relu" in Path(source).name.lower()
         source = source or "the checkpoint"
-        if act is nn.GELU and (named_relu or (has_positive and not has_negative)):
+        if act is nn.GELU and has_positive and not has_negative:
             raise CheckpointError(
-                f"{source} was trained with ReLU (its file name says so, or no running mean is "
-                "negative), but this ConvMixer has GELU, which takes the same names and shapes; "
-                "give act_cfg=dict(type='ReLU')"
+                f"{source} was trained with ReLU (no running mean is negative), but this ConvMixer "
+                "has GELU, which takes the same names and shapes; give act_cfg=dict(type='ReLU')"
             )
         sizes = (self.arch.embed_dims, self.arch.depth)
         released = next((a for a in ARCHS.values() if (a.embed_dims, a.depth) == sizes), self.arch)

@@ -3,7 +3,8 @@
 Following the abstract of Zhou, Loy, Dai, "Interpret Vision Transformers as ConvNets with Dynamic
 Convolutions", arXiv:2309.10713, of which no more is known to us and for which no code is public.
 The trunk has the sizes of Swin (arXiv:2103.14030), whose weights load through
-:mod:`mmvitconv.weights.swin`, and around DWNet's mixers the blocks of DWNet (arXiv:2106.04263).
+:mod:`mmvitconv.weights.families.swin`, and around DWNet's mixers the blocks of DWNet
+(arXiv:2106.04263).
 
 Four stages on strides 4, 8, 16 and 32, each a row of
 :class:`~mmvitconv.models.backbones.dynconv_vit.Block`. Tokens stay a map of shape (B, H, W, C).

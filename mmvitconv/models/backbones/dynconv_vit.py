@@ -3,7 +3,7 @@
 Following the abstract of Zhou, Loy, Dai, "Interpret Vision Transformers as ConvNets with Dynamic
 Convolutions", arXiv:2309.10713, of which no more is known to us and for which no code is public.
 The trunk has the sizes of DeiT (arXiv:2012.12877), whose weights load through
-:mod:`mmvitconv.weights.deit`; what mixes positions in its blocks is any of
+:mod:`mmvitconv.weights.families.deit`; what mixes positions in its blocks is any of
 :data:`mmvitconv.models.layers.mixers.MIXERS`.
 
 One width, one resolution. Tokens are a map of shape (B, H, W, C) throughout, or with a class token

@@ -2,7 +2,7 @@
 
 Paper: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution",
 arXiv:2212.12552. Written from the architecture's description; the original code (Apache-2.0) was
-not copied. Original checkpoints load through :mod:`mmvitconv.weights.fcvit`.
+not copied. Original checkpoints load through :mod:`mmvitconv.weights.families.fcvit`.
 
 The network is a four-stage pyramid of pre-norm blocks. A block's token mixer adds a *global
 context* to its input, mixes space with a large depth-wise convolution and channels with a

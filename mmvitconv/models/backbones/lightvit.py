@@ -2,7 +2,8 @@
 
 Paper: Huang et al., "LightViT: Towards Light-Weight Convolution-Free Vision Transformers",
 arXiv:2207.05557. Written from a description of the architecture; no code of the original
-repositories was copied. Original checkpoints load through :mod:`mmvitconv.weights.lightvit`.
+repositories was copied. Original checkpoints load through
+:mod:`mmvitconv.weights.families.lightvit`.
 
 Three stages of pre-norm blocks on strides 8, 16 and 32. A block's attention has three parts: image
 tokens attend inside 7x7 windows; a few learned *global tokens* gather from the whole image; and

@@ -3,7 +3,7 @@
 Paper: Zhang, Hu and Wang, arXiv:2203.03952 (ParC-ConvNets); the resizing form for detection and
 segmentation is from Fast-ParC's first author (arXiv:2210.04020). Written from a description of the
 architecture; no code was copied. Original checkpoints load through
-:mod:`mmvitconv.weights.parc_convnext`.
+:mod:`mmvitconv.weights.families.parc_convnext`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
 Paper: Zhang, Hu and Wang, "ParC-Net: Position Aware Circular Convolution with Merits from ConvNets
 and Transformer", arXiv:2203.03952 (first called EdgeFormer). Written from a description of the
 architecture; the original code has no licence that allows copying, and none was copied. Original
-checkpoints load through :mod:`mmvitconv.weights.parc_net`.
+checkpoints load through :mod:`mmvitconv.weights.families.parc_net`.
 
 The original runs on square maps only; here kernels and embeddings of the height follow the height
 and those of the width the width, which is the same on squares.

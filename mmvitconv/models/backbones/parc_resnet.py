@@ -2,7 +2,7 @@
 
 Paper: Zhang, Hu and Wang, arXiv:2203.03952 (ParC-ConvNets). Written from a description of the
 architecture; no code of the original was copied. Original checkpoints load through
-:mod:`mmvitconv.weights.parc_resnet`; other keys are torchvision's.
+:mod:`mmvitconv.weights.families.parc_resnet`; other keys are torchvision's.
 """
 
 from collections.abc import Mapping, Sequence

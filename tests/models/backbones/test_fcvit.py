@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmvitconv.models.backbones.fcvit import ARCHS, ChannelMixer, FCViT, GlobalContext
 from mmvitconv.models.layers import ScaledResidual
 from mmvitconv.weights import convert_state_dict
-from mmvitconv.weights.fcvit import arch_from_original
+from mmvitconv.weights.families.fcvit import arch_from_original
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 SMALL = {"layers": [1, 1, 2, 1], "embed_dims": [16, 32, 64, 128], "mlp_ratios": [4, 4, 2, 2]}

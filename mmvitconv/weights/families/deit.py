@@ -21,23 +21,14 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.parc_net import LAYER, count, rename, same
-
-_BLOCK_LAYERS = {
-    "norm1": "norm1",
-    "attn.qkv": "mixer.qkv",
-    "attn.proj": "mixer.proj",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+from mmvitconv.weights.families.names import LAYER, TRANSFORMER_BLOCK, add_head, count, rename, same
 
 
 def is_original(keys: Iterable[str]) -> bool:
     """Whether the keys are in the original DeiT layout; ViTs with other blocks are not."""
     keys = set(keys)
     block = {key.removeprefix("blocks.0.") for key in keys if key.startswith("blocks.0.")}
-    expected = {f"{layer}.{entry}" for layer in _BLOCK_LAYERS for entry in LAYER}
+    expected = {f"{layer}.{entry}" for layer in TRANSFORMER_BLOCK for entry in LAYER}
     return {"pos_embed", "patch_embed.proj.weight"} <= keys and block == expected
 
 
@@ -64,9 +55,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names["cls_token"] = "backbone.cls_token"
     names |= same("patch_embed.proj", "backbone.patch_embed.proj")
     for index in range(depth):
-        for theirs, ours in _BLOCK_LAYERS.items():
+        for theirs, ours in TRANSFORMER_BLOCK.items():
             names |= same(f"blocks.{index}.{theirs}", f"backbone.blocks.{index}.{ours}")
     names |= same("norm", f"backbone.norm{depth - 1}")
-    if any(key.startswith("head.") for key in state_dict):
-        names |= same("head", "head.fc")
+    add_head(names, state_dict, "head")
     return rename(state_dict, names, "DeiT")

@@ -18,12 +18,20 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.parc_net import NORM, count, rename, same
-from mmvitconv.weights.parc_resnet import pair_names
+from mmvitconv.weights.families.names import (
+    LAYER,
+    NORM,
+    add_head,
+    count,
+    has,
+    pair_names,
+    refuse_without_parc,
+    rename,
+    same,
+)
 
 _PARC_KEY = re.compile(r"features\.\d+\.gcc_[HW]\.")
-_WEIGHT = ("weight",)
+_WEIGHT = LAYER[:1]
 
 
 def is_original(keys: Iterable[str]) -> bool:
@@ -44,26 +52,21 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: Keys are missing or left over, or no block has ParC layers.
     """
     keys = list(state_dict)
-    if not is_original(keys):
-        raise CheckpointError(
-            "these weights are no ParC-MobileNetV2: no block has gcc_{H,W} layers; give a "
-            "file of one, or another family"
-        )
+    refuse_without_parc(keys, _PARC_KEY, "ParC-MobileNetV2", "gcc_{H,W}")
     last = count(keys, r"features\.(\d+)\.(conv|pw_expand|gcc_[HW]|bn|pw_linear)\.")
     names = {}
     for i in range(last + 1):
         theirs = f"features.{i}"
         block = _block_names(theirs, keys) if 0 < i < last else _conv_norm("0", "1")
         names |= {f"{theirs}.{k}": f"backbone.{theirs}.{v}" for k, v in block.items()}
-    if any(key.startswith("classifier.") for key in keys):
-        names |= same("classifier.1", "head.fc")
+    add_head(names, keys, "classifier", "classifier.1")
     return rename(state_dict, names, "ParC-MobileNetV2")
 
 
 def _block_names(block: str, keys: list[str]) -> dict[str, str]:
     if block == "features.1":  # not expanded
         return _conv_norm("conv.0.0", "conv.0.1") | _conv_norm("conv.1", "conv.2")
-    if not any(key.startswith((f"{block}.gcc_", f"{block}.pw_", f"{block}.bn.")) for key in keys):
+    if not has(keys, f"{block}.gcc_", f"{block}.pw_", f"{block}.bn."):
         names = _conv_norm("conv.0.0", "conv.0.1") | _conv_norm("conv.1.0", "conv.1.1")
         return names | _conv_norm("conv.2", "conv.3")
     # not every ParC block has position embeddings, only the first one of a width

@@ -20,9 +20,17 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.parc_net import LAYER, count, rename, same
-from mmvitconv.weights.parc_resnet import pair_names
+from mmvitconv.weights.families.names import (
+    LAYER,
+    add_head,
+    count,
+    has,
+    output_norms,
+    pair_names,
+    refuse_without_parc,
+    rename,
+    same,
+)
 
 _PARC_KEY = re.compile(r"stages\.\d\.\d+\.(gcc_[HW]|gcc_conv_(1H|2W))\.")
 
@@ -45,11 +53,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: Keys are missing or left over, or no block has ParC layers.
     """
     keys = list(state_dict)
-    if not is_original(keys):
-        raise CheckpointError(
-            "these weights are no ParC-ConvNeXt: no block has gcc_{H,W} layers; give a "
-            "file of one, or another family"
-        )
+    refuse_without_parc(keys, _PARC_KEY, "ParC-ConvNeXt", "gcc_{H,W}")
     names = {}
     for stage in range(4):
         for part in (0, 1):
@@ -59,15 +63,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             theirs = f"stages.{stage}.{i}"
             block = _block_names(theirs, keys)
             names |= {f"{theirs}.{k}": f"backbone.{theirs}.{v}" for k, v in block.items()}
-    if any(key.startswith(("norm.", "head.")) for key in keys):
-        names |= same("norm", "backbone.norm3")
-        if any(key.startswith("head.") for key in keys):
-            names |= same("head", "head.fc")
-    else:
-        norms = [f"norm{stage}" for stage in range(4)]
-        given = [norm for norm in norms if any(key.startswith(f"{norm}.") for key in keys)]
-        for norm in given or norms:
-            names |= same(norm, f"backbone.{norm}")
+    names |= output_norms(keys, 4, ["head."])
+    add_head(names, keys, "head")
     return rename(state_dict, names, "ParC-ConvNeXt")
 
 
@@ -78,12 +75,12 @@ def _block_names(block: str, keys: list[str]) -> dict[str, str]:
     if any(key.endswith(".gamma") for key in keys):
         names["gamma"] = "gamma"
     embedded = any(key.endswith((".pe", ".meta_pe")) for key in keys)
-    if any(key.startswith(f"{block}.gcc_conv_") for key in keys):
+    if has(keys, f"{block}.gcc_conv_"):
         for theirs, ours in (("gcc_conv_1H", "mixer.height"), ("gcc_conv_2W", "mixer.width")):
             names |= same(theirs, ours, LAYER)
             if embedded:
                 names[f"{theirs}.meta_pe"] = f"{ours}.position_embedding"
         return names
-    if any(key.startswith(f"{block}.gcc_") for key in keys):
+    if has(keys, f"{block}.gcc_"):
         return names | pair_names("gcc_", "mixer", embedded)
     return names | same("dwconv", "mixer")

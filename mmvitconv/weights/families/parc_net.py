@@ -51,10 +51,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.errors import CheckpointError
+from mmvitconv.weights.families.names import NORM, add_head, count, has, rename, same
 
-LAYER = ("weight", "bias")
-NORM = (*LAYER, "running_mean", "running_var", "num_batches_tracked")
 _PARC_KEY = re.compile(r"(encoder\.)?layer_\d\.1\.spatial_global_rep\.\d+\.meta_kernel_\d_[HW]$")
 # each half goes through two ParC layers: the second index is the layer's position in its half
 _PARC_LAYERS = {"1_H": "half1.0", "2_W": "half1.1", "1_W": "half2.0", "2_H": "half2.1"}
@@ -81,7 +80,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: Keys are missing or left over.
     """
-    prefix = "encoder." if any(key.startswith("encoder.") for key in state_dict) else ""
+    prefix = "encoder." if has(state_dict, "encoder.") else ""
     encoder = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     names = {prefix + theirs: ours for theirs, ours in _names(encoder).items()}
     # the originals' builder registers one module twice, and their EMA then lets the copies drift
@@ -91,48 +90,13 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for key in names
         if key.startswith(prefix + _ALIASED)
     }
-    if any(key.startswith(("extra_layers.", "ssd_heads.")) for key in state_dict):
+    if has(state_dict, "extra_layers.", "ssd_heads."):
         names |= _detector_names()
-    if any(key.startswith("seg_head.") for key in state_dict):
+    if has(state_dict, "seg_head."):
         names |= _segmentor_names()
     given = {key: value for key, value in state_dict.items() if key not in aliases}
     renamed = rename(given, names, "ParC-Net")
     return {key: _reorder(key, value) for key, value in renamed.items()}
-
-
-def rename(
-    state_dict: Mapping[str, Tensor], names: Mapping[str, str], model: str
-) -> dict[str, Tensor]:
-    """Rename all entries of a state dict.
-
-    Args:
-        state_dict: Tensors by original key.
-        names: Our key by original key, for every key that the model has.
-        model: What the weights should be, for the message.
-
-    Returns:
-        Tensors by our key.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
-    missing, left_over = names.keys() - state_dict.keys(), state_dict.keys() - names.keys()
-    if missing or left_over:
-        raise CheckpointError(
-            describe_mismatch(missing, left_over, f"these weights are no complete {model}")
-        )
-    return {names[key]: value for key, value in state_dict.items()}
-
-
-def same(theirs: str, ours: str, entries: Iterable[str] = LAYER) -> dict[str, str]:
-    """The names of a layer whose entries are called alike."""
-    return {f"{theirs}.{entry}": f"{ours}.{entry}" for entry in entries}
-
-
-def count(keys: Iterable[str], pattern: str) -> int:
-    """One more than the largest index that a pattern's group finds; at least 1."""
-    matches = (re.match(pattern, key) for key in keys)
-    return 1 + max((int(match[1]) for match in matches if match), default=0)
 
 
 def _names(keys: list[str]) -> dict[str, str]:
@@ -150,11 +114,9 @@ def _names(keys: list[str]) -> dict[str, str]:
                 names |= _conv_norm(f"{theirs}.{i}.block.{part}", f"{ours}.{i}.{our_part}")
         if stage > 1:
             names |= _frame_names(keys, f"{theirs}.1", f"{ours}.1")
-    classifier = any(key.startswith("classifier.") for key in keys)
-    if classifier or any(key.startswith("conv_1x1_exp.") for key in keys):
+    if has(keys, "classifier.", "conv_1x1_exp."):
         names |= _conv_norm("conv_1x1_exp", "backbone.stages.5")
-    if classifier:
-        names |= same("classifier.fc", "head.fc")
+    add_head(names, keys, "classifier", "classifier.fc")
     return names
 
 
@@ -181,19 +143,19 @@ def _frame_names(keys: list[str], theirs: str, ours: str) -> dict[str, str]:
 def _block_names(keys: list[str], has_position_embedding: bool) -> dict[str, str]:
     """The names of a complete block with the options that the given keys (of any blocks) show."""
 
-    def has(part: str) -> bool:
+    def contains(part: str) -> bool:
         return any(f".{part}" in key for key in keys)
 
     names = {}
     for theirs, ours in _PARC_LAYERS.items():
         names[f"meta_kernel_{theirs}"] = f"{ours}.weight"
-        if has_position_embedding and has("meta_pe_"):
+        if has_position_embedding and contains("meta_pe_"):
             names[f"meta_pe_{theirs}"] = f"{ours}.position_embedding"
         if any(key.endswith(("_H_bias", "_W_bias")) for key in keys):
             names[f"meta_{theirs}_bias"] = f"{ours}.bias"
     names |= same("pre_Norm_1", "half1.0.norm", NORM) | same("pre_Norm_2", "half2.0.norm", NORM)
     names |= same("ffn.0", "ffn.norm", NORM) | same("ffn.1", "ffn.fc1") | same("ffn.4", "ffn.fc2")
-    if has("ca.fc."):
+    if contains("ca.fc."):
         for first, ours in ((0, "attention.reduce"), (3, "attention.expand")):
             names[f"ca.fc.{first}.weight"] = f"{ours}.conv.weight"
             names |= same(f"ca.fc.{first + 1}", f"{ours}.norm", NORM)

@@ -15,8 +15,17 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.parc_net import LAYER, NORM, count, rename, same
+from mmvitconv.weights.families.names import (
+    LAYER,
+    NORM,
+    add_head,
+    count,
+    has,
+    pair_names,
+    refuse_without_parc,
+    rename,
+    same,
+)
 
 _PARC_KEY = re.compile(r"layer\d\.\d+\.parc_[HW]\.")
 
@@ -39,11 +48,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: Keys are missing or left over, or no block has ParC layers.
     """
     keys = list(state_dict)
-    if not is_original(keys):
-        raise CheckpointError(
-            "these weights are no ParC-ResNet: no block has parc_{H,W} layers; give a "
-            "file of one, or another family"
-        )
+    refuse_without_parc(keys, _PARC_KEY, "ParC-ResNet", "parc_{H,W}")
     embedded = any(key.endswith(".pe") for key in keys)
     names = {"conv1.weight": "backbone.conv1.weight"} | same("bn1", "backbone.bn1", NORM)
     for stage in range(1, 5):
@@ -52,7 +57,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ours = f"backbone.{theirs}"
             for part in ("conv1", "conv2", "conv3"):
                 names |= same(f"{theirs}.{part}", f"{ours}.{part}", LAYER[:1])
-            if any(key.startswith(f"{theirs}.parc_") for key in keys):
+            if has(keys, f"{theirs}.parc_"):
                 del names[f"{theirs}.conv2.weight"]
                 names |= pair_names(f"{theirs}.parc_", f"{ours}.conv2", embedded)
             for part in ("bn1", "bn2", "bn3"):
@@ -60,25 +65,5 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if i == 0:
                 names |= same(f"{theirs}.downsample.0", f"{ours}.downsample.0", LAYER[:1])
                 names |= same(f"{theirs}.downsample.1", f"{ours}.downsample.1", NORM)
-    if any(key.startswith("fc.") for key in keys):
-        names |= same("fc", "head.fc")
+    add_head(names, keys, "fc")
     return rename(state_dict, names, "ParC-ResNet")
-
-
-def pair_names(theirs: str, ours: str, position_embedding: bool) -> dict[str, str]:
-    """The names of a ParC-H and a ParC-W layer side by side, as all ParC-ConvNets have them.
-
-    Args:
-        theirs: What the originals put before ``H.gcc_conv.weight``.
-        ours: What we put before ``.height.weight``.
-        position_embedding: Whether the layers have one.
-
-    Returns:
-        Our key by original key.
-    """
-    names = {}
-    for letter, direction in (("H", "height"), ("W", "width")):
-        names |= same(f"{theirs}{letter}.gcc_conv", f"{ours}.{direction}")
-        if position_embedding:
-            names[f"{theirs}{letter}.pe"] = f"{ours}.{direction}.position_embedding"
-    return names

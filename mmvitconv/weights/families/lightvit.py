@@ -24,10 +24,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.weights.families.names import LAYER, NORM, has, rename
 
-_LAYERS = ("weight", "bias")
-_NORM = (*_LAYERS, "running_mean", "running_var", "num_batches_tracked")
 _MERGE = ("norm.weight", "norm.bias", "norm2.weight", "norm2.bias", "reduction.weight",
           "proj.weight", "res_proj.weight")  # fmt: skip
 _GATES = ("norm", "global_reduce", "local_reduce", "channel_select", "spatial_select")
@@ -55,15 +53,10 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     given = {k: v for k, v in state_dict.items() if not k.endswith(".relative_position_index")}
     expected = _expected_keys(given)
-    missing, left_over = expected - set(given), set(given) - expected
-    if missing or left_over:
-        raise CheckpointError(
-            describe_mismatch(missing, left_over, "these weights are no complete LightViT")
-        )
-    last_stage = max(int(key.split(".")[1]) for key in given if key.startswith("stages."))
+    last_stage = max(int(key.split(".")[1]) for key in expected if key.startswith("stages."))
+    names = {key: _rename(key, last_stage) for key in expected}
     converted: dict[str, Tensor] = {}
-    for key, value in given.items():
-        renamed = _rename(key, last_stage)
+    for renamed, value in rename(given, names, "LightViT").items():
         if ".attn.qkv." in renamed:
             dims = value.shape[0] // 3
             converted[renamed.replace(".qkv.", ".q.")] = value[:dims].clone()
@@ -111,7 +104,7 @@ def _expected_keys(state_dict: Mapping[str, Tensor]) -> set[str]:
     layers = ["patch_embed.proj", "patch_embed.norm"]
     expected = {"global_token"}
     expected |= {f"patch_embed.stem.{i}.weight" for i in (0, 3, 6, 9)}
-    expected |= {f"patch_embed.stem.{i}.{name}" for i in (1, 4, 7, 10) for name in _NORM}
+    expected |= {f"patch_embed.stem.{i}.{name}" for i in (1, 4, 7, 10) for name in NORM}
     for stage in range(num_stages):
         first = 1 if stage else 0
         if stage:
@@ -120,11 +113,11 @@ def _expected_keys(state_dict: Mapping[str, Tensor]) -> set[str]:
             block = f"stages.{stage}.{position}"
             expected.add(f"{block}.attn.relative_position_bias_table")
             layers += [f"{block}.{name}" for name in _BLOCK_LAYERS]
-    if any(key.startswith(("norm.", "neck.", "head.")) for key in state_dict):
+    if has(state_dict, "norm.", "neck.", "head."):
         layers += ["norm", "neck.0", "neck.1"]
-        layers += ["head"] * any(key.startswith("head.") for key in state_dict)
+        layers += ["head"] * has(state_dict, "head.")
     else:
         norms = [f"norm{stage}" for stage in range(num_stages)]
-        given = [n for n in norms if any(key.startswith(f"{n}.") for key in state_dict)]
+        given = [n for n in norms if has(state_dict, f"{n}.")]
         layers += given or norms
-    return expected | {f"{layer}.{name}" for layer in layers for name in _LAYERS}
+    return expected | {f"{layer}.{name}" for layer in layers for name in LAYER}

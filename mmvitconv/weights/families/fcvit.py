@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.weights.families.names import LAYER, NORM, has, rename
 
 _BLOCK_RENAMES = [
     (re.compile(pattern), replacement)
@@ -44,8 +44,7 @@ _BLOCK_RENAMES = [
         (r"^channel_mixer\.channel_att\.channelConv(\d)\.", r"channel_mixer.channel_att.conv{1}."),
     )
 ]
-_PATCH_EMBED = ("proj.weight", "proj.bias", "norm.weight", "norm.bias", "norm.running_mean",
-                "norm.running_var", "norm.num_batches_tracked")  # fmt: skip
+_PATCH_EMBED = (*(f"proj.{name}" for name in LAYER), *(f"norm.{name}" for name in NORM))
 
 
 def is_original(keys: Iterable[str]) -> bool:
@@ -69,13 +68,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: Keys are missing or left over.
     """
     expected = _expected_keys(state_dict)
-    missing, left_over = expected - set(state_dict), set(state_dict) - expected
-    if missing or left_over:
-        raise CheckpointError(
-            describe_mismatch(missing, left_over, "these weights are no complete FCViT")
-        )
-    last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("network.")) // 2
-    return {_rename(key, last): value for key, value in state_dict.items()}
+    last = max(int(key.split(".")[1]) for key in expected if key.startswith("network.")) // 2
+    return rename(state_dict, {key: _rename(key, last) for key in expected}, "FCViT")
 
 
 def _rename(key: str, last_stage: int) -> str:
@@ -119,48 +113,44 @@ def _expected_keys(state_dict: Mapping[str, Tensor]) -> set[str]:
             expected |= {f"network.{2 * stage}.{block}.{name}" for name in _block_keys(block_keys)}
         if stage + 1 < num_stages:
             expected |= {f"network.{2 * stage + 1}.{name}" for name in _PATCH_EMBED}
-    if any(key.startswith(("norm.", "head.")) for key in state_dict):
-        norms = ["norm"] + ["head"] * any(key.startswith("head.") for key in state_dict)
+    if has(state_dict, "norm.", "head."):
+        norms = ["norm"] + ["head"] * has(state_dict, "head.")
     else:  # the original drops norm0 when asked to, nothing else
         norms = [f"norm{2 * stage}" for stage in range(1, num_stages)]
-        norms += ["norm0"] * any(key.startswith("norm0.") for key in state_dict)
+        norms += ["norm0"] * has(state_dict, "norm0.")
     return expected | _with_bias(norms)
 
 
 def _block_keys(seen: set[str]) -> set[str]:
     """The keys of a complete block with the options that the given keys (of any blocks) show."""
-
-    def has(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in seen)
-
     layers = ["norm1", "norm2", "channel_mixer.fc1", "channel_mixer.fc2"]
     vectors: list[str] = []
-    if has("layer_scale_"):
+    if has(seen, "layer_scale_"):
         vectors += ["layer_scale_1", "layer_scale_2"]
-    mixes = (1, 2) if has("token_mixer.dw2") or has("token_mixer.fc2") else (1,)
-    bottleneck = has("token_mixer.fc1.0") or has("token_mixer.fc1.2")
-    compete = has("token_mixer.gc1.fc1") or has("token_mixer.gc1.fc2")
+    mixes = (1, 2) if has(seen, "token_mixer.dw2", "token_mixer.fc2") else (1,)
+    bottleneck = has(seen, "token_mixer.fc1.0", "token_mixer.fc1.2")
+    compete = has(seen, "token_mixer.gc1.fc1", "token_mixer.gc1.fc2")
     for mix in mixes:
         name = f"token_mixer.fc{mix}"
         layers += [f"token_mixer.dw{mix}"]
         layers += [f"{name}.0", f"{name}.2"] if bottleneck else [name]
-        if has("token_mixer.gc"):
+        if has(seen, "token_mixer.gc"):
             context = f"token_mixer.gc{mix}"
             layers += [f"{context}.fc1", f"{context}.fc2"] if compete else [
                 f"{context}.fc.0", f"{context}.fc.2"]  # fmt: skip
-            if has("token_mixer.gc1.rescale") or has("token_mixer.gc2.rescale"):
+            if has(seen, "token_mixer.gc1.rescale", "token_mixer.gc2.rescale"):
                 vectors += [f"{context}.rescale_weight", f"{context}.rescale_bias"]
-    if has("token_mixer.spatial_att"):
+    if has(seen, "token_mixer.spatial_att"):
         layers += [f"token_mixer.spatial_att.spatial_att.{i}" for i in (0, 1, 3)]
-    if has("channel_mixer.dwconv"):
+    if has(seen, "channel_mixer.dwconv"):
         layers += ["channel_mixer.dwconv"]
-    if has("channel_mixer.channel_att"):
+    if has(seen, "channel_mixer.channel_att"):
         layers += [f"channel_mixer.channel_att.channelConv{i}" for i in (1, 2)]
     return _with_bias(layers) | set(vectors)
 
 
 def _with_bias(layers: Iterable[str]) -> set[str]:
-    return {f"{layer}.{name}" for layer in layers for name in ("weight", "bias")}
+    return {f"{layer}.{name}" for layer in layers for name in LAYER}
 
 
 def arch_from_original(config: Mapping[str, Any]) -> dict[str, Any]:

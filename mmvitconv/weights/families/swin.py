@@ -24,17 +24,17 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from mmvitconv.weights.parc_net import count, rename, same
+from mmvitconv.weights.families.names import (
+    TRANSFORMER_BLOCK,
+    add_head,
+    count,
+    has,
+    output_norms,
+    rename,
+    same,
+)
 
 _TABLE = "relative_position_bias_table"
-_BLOCK_LAYERS = {
-    "norm1": "norm1",
-    "attn.qkv": "mixer.qkv",
-    "attn.proj": "mixer.proj",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
 _COMPUTED = (".relative_position_index", ".attn_mask")
 
 
@@ -59,7 +59,7 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     given = {key: value for key, value in state_dict.items() if not key.endswith(_COMPUTED)}
     num_stages = count(given, r"layers\.(\d+)\.")
-    first = 0 if any(key.startswith("layers.0.downsample.") for key in given) else 1
+    first = 0 if has(given, "layers.0.downsample.") else 1
     names = same("patch_embed.proj", "backbone.patch_embed.proj")
     names |= same("patch_embed.norm", "backbone.patch_embed.norm")
     for stage in range(num_stages):
@@ -70,16 +70,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for index in range(count(given, rf"layers\.{stage}\.blocks\.(\d+)\.")):
             theirs, ours = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
             names[f"{theirs}.attn.{_TABLE}"] = f"{ours}.mixer.{_TABLE}"
-            for layer, our_layer in _BLOCK_LAYERS.items():
+            for layer, our_layer in TRANSFORMER_BLOCK.items():
                 names |= same(f"{theirs}.{layer}", f"{ours}.{our_layer}")
-    if any(key.startswith(("norm.", "head.")) for key in given):
-        names |= same("norm", f"backbone.norm{num_stages - 1}")
-    else:
-        norms = [f"norm{stage}" for stage in range(num_stages)]
-        present = [norm for norm in norms if any(key.startswith(f"{norm}.") for key in given)]
-        for norm in present or norms:
-            names |= same(norm, f"backbone.{norm}")
-    if any(key.startswith("head.") for key in given):
-        is_timm = any(key.startswith("head.fc.") for key in given)
-        names |= same("head.fc" if is_timm else "head", "head.fc")
+    names |= output_norms(given, num_stages, ["head."])
+    add_head(names, given, "head", "head.fc" if has(given, "head.fc.") else "head")
     return rename(given, names, "Swin")

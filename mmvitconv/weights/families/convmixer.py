@@ -13,21 +13,18 @@ head.fc.*                   head.fc.*                     mmpretrain
 ==========================  ============================  =========================
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError, describe_mismatch
+from mmvitconv.weights.families.names import LAYER, NORM, count, has, rename
 
-_LAYER = ("weight", "bias")
-_NORM = (*_LAYER, "running_mean", "running_var", "num_batches_tracked")
 _BLOCK = [
-    *(f"{layer}.{name}" for layer in ("0.fn.0", "1") for name in _LAYER),
-    *(f"{layer}.{name}" for layer in ("0.fn.2", "3") for name in _NORM),
+    *(f"{layer}.{name}" for layer in ("0.fn.0", "1") for name in LAYER),
+    *(f"{layer}.{name}" for layer in ("0.fn.2", "3") for name in NORM),
 ]
-_STEM = [*(f"stem.0.{name}" for name in _LAYER), *(f"stem.2.{name}" for name in _NORM)]
+_STEM = [*(f"stem.0.{name}" for name in LAYER), *(f"stem.2.{name}" for name in NORM)]
 
 
 def is_original(keys: Iterable[str]) -> bool:
@@ -55,23 +52,13 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: Keys are missing or left over.
     """
-    renamed = {_rename(key, state_dict): key for key in state_dict}
-    depth = 1 + max(
-        (int(key.split(".")[1]) for key in renamed if re.match(r"blocks\.\d+\.", key)), default=0
-    )
-    expected = {*_STEM, *(f"blocks.{i}.{name}" for i in range(depth) for name in _BLOCK)}
-    if any(key.startswith("head.") for key in renamed):
-        expected |= {f"head.fc.{name}" for name in _LAYER}
-    missing = expected - set(renamed)
-    left_over = [original for key, original in renamed.items() if key not in expected]
-    if missing or left_over:
-        raise CheckpointError(
-            describe_mismatch(missing, left_over, "these weights are no complete ConvMixer")
-        )
-    return {
-        key if key.startswith("head.") else f"backbone.{key}": state_dict[original]
-        for key, original in renamed.items()
-    }
+    renamed = {_rename(key, state_dict): value for key, value in state_dict.items()}
+    depth = count(renamed, r"blocks\.(\d+)\.")
+    expected = [*_STEM, *(f"blocks.{i}.{name}" for i in range(depth) for name in _BLOCK)]
+    names = {key: f"backbone.{key}" for key in expected}
+    if has(renamed, "head."):
+        names |= {f"head.fc.{name}": f"head.fc.{name}" for name in LAYER}
+    return rename(renamed, names, "ConvMixer")
 
 
 def arch_from_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

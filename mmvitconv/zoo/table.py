@@ -1,0 +1,173 @@
+"""What is known about every architecture, from ``table.json``: nothing heavy is imported.
+
+``tools/misc/write_zoo.py`` writes the table from the models, the configs and their metafiles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TABLE", "Arch", "Family", "Paper", "Result", "ShippedConfig", "read_table", "to_json"]
+
+TABLE = Path(__file__).with_name("table.json")
+SCOPE = "mmvitconv"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a family comes from.
+
+    Attributes:
+        title: Title of the paper.
+        url: Its address.
+        code: Address of the original code; empty when there is none.
+    """
+
+    title: str
+    url: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published number.
+
+    Attributes:
+        task: As in the metafile: ``'Image Classification'``.
+        dataset: ``'COCO'``.
+        metric: ``'box AP'``.
+        value: The number.
+        source: Who published it, and that it was not reproduced here.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    """A config whose backbone is an architecture.
+
+    Attributes:
+        path: ``'configs/fcvit/fcvit_s12_imagenet.py'``, legal in any folder.
+        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        results: What is published for it.
+    """
+
+    path: str
+    task: str
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Arch:
+    """An architecture of a family, as its backbone with default arguments.
+
+    Attributes:
+        family: Name of the registered class, ``'FCViT'``.
+        arch: What its argument ``arch`` takes.
+        aliases: Other names of the same.
+        parameters: Parameters of the backbone, without a classifier's head.
+        macs: Multiply-adds of the backbone for one image, by its size ``'224x224'`` (height first);
+            None where the backbone refuses the size.
+        strides: Of its outputs, in pixels.
+        out_channels: Channels of its outputs.
+        tasks: What shipped configs use it for.
+        paper: Where it comes from; None if no config uses the family.
+        configs: The shipped configs that use it.
+        unit: What its parts are called, ``'stages'`` or ``'blocks'``.
+        part_parameters: Parameters of each of them; a stem in front of all belongs to none.
+        snippet: Python code that puts it into a detection config, with the family's neck.
+    """
+
+    family: str
+    arch: str
+    aliases: tuple[str, ...]
+    parameters: int
+    macs: Mapping[str, int | None] = field(hash=False)
+    strides: tuple[int, ...]
+    out_channels: tuple[int, ...]
+    tasks: tuple[str, ...]
+    paper: Paper | None
+    configs: tuple[ShippedConfig, ...]
+    unit: str = "stages"
+    part_parameters: tuple[int, ...] = ()
+    snippet: str = ""
+
+    @property
+    def type(self) -> str:
+        """What a config writes: ``'mmvitconv.FCViT'``."""
+        return f"{SCOPE}.{self.family}"
+
+    @property
+    def macs_224(self) -> int:
+        """Multiply-adds of the backbone for one image of 224 x 224."""
+        return self.macs["224x224"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``mmvitconv list --json`` prints, as plain data."""
+        hidden = ("macs", "unit", "part_parameters", "snippet")
+        shown = {key: value for key, value in asdict(self).items() if key not in hidden}
+        return {"type": self.type, "macs_224": self.macs_224, **shown}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A registered backbone.
+
+    Attributes:
+        default: The architecture of a config that names none.
+        folders: Folders of configs in which it occurs.
+        archs: Its architectures.
+    """
+
+    default: str
+    folders: tuple[str, ...]
+    archs: tuple[Arch, ...]
+
+
+@cache
+def read_table() -> dict[str, Family]:
+    """Read the table.
+
+    Returns:
+        Families by registered name, in the order of the registry.
+    """
+    return {
+        name: Family(
+            entry["default"], tuple(entry["folders"]), tuple(map(_read_arch, entry["archs"]))
+        )
+        for name, entry in json.loads(TABLE.read_text("utf-8")).items()
+    }
+
+
+def to_json(families: Mapping[str, Family]) -> str:
+    """Return the text of the table.
+
+    Args:
+        families: By registered name.
+    """
+    return json.dumps({name: asdict(family) for name, family in families.items()}, indent=1) + "\n"
+
+
+def _read_arch(entry: Mapping[str, Any]) -> Arch:
+    """Return an architecture from plain data."""
+    configs = tuple(
+        ShippedConfig(
+            config["path"], config["task"], tuple(Result(**result) for result in config["results"])
+        )
+        for config in entry["configs"]
+    )
+    paper = None if entry["paper"] is None else Paper(**entry["paper"])
+    values = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return Arch(**{**values, "paper": paper, "configs": configs})
