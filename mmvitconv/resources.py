@@ -6,6 +6,8 @@ OpenMMLab's ``mim`` looks for them.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,6 +20,12 @@ CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 _PACKAGE = Path(__file__).resolve().parent
 _INDEX = "model-index.yml"
 _CONFIGS = "configs"
+# What OpenMMLab's names say and ours do not: GPUs x batch, the schedule that is the default, the
+# image's size, that the weights are somebody else's, the neck that every detector has.
+_UNSAID = re.compile(r"\d+xb\d+|1x|\d+(k|e)|\d+x\d+|ms|mstrain|amp|3rdparty|fpn")
+_SAME = {"in1k": "imagenet", "imagenet1k": "imagenet", "ade": "ade20k", "coco2017": "coco"} | {
+    f"voc{year}{more}": "voc" for year in ("12", "2012") for more in ("", "aug")
+}
 
 
 def resource_root() -> Path:
@@ -58,7 +66,8 @@ def find_config(name: str | Path) -> Path:
     Args:
         name: Path of a file, or a shipped config: ``'fcvit_s12_imagenet'``,
             ``'fcvit/fcvit_s12_imagenet'`` or ``'configs/fcvit/fcvit_s12_imagenet'``, each with or
-            without ``.py``. A file that exists always wins.
+            without ``.py``, or as OpenMMLab would call it, ``'fcvit-s12_8xb128_in1k'``. A file
+            that exists always wins.
 
     Returns:
         The path of a file.
@@ -71,7 +80,7 @@ def find_config(name: str | Path) -> Path:
         return path
     wanted = path.as_posix().removesuffix(".py")
     shipped = list_configs()
-    found = [key for key in shipped if wanted in _names(key)]
+    found = _find_shipped(wanted, shipped)
     if len(found) == 1:
         return shipped[found[0]]
     near = found or _similar(path.as_posix(), shipped)
@@ -84,9 +93,22 @@ def find_config(name: str | Path) -> Path:
 def is_config(name: str) -> bool:
     """Tell whether a name means a config: by its suffix, or as a shipped config is called."""
     path = Path(name)
-    return path.suffix in CONFIG_SUFFIXES or any(
-        path.as_posix() in _names(key) for key in list_configs()
-    )
+    return path.suffix in CONFIG_SUFFIXES or bool(_find_shipped(path.as_posix(), list_configs()))
+
+
+def _find_shipped(name: str, shipped: Iterable[str]) -> list[str]:
+    """Return the shipped configs of a name: ours, else OpenMMLab's way to write it."""
+    found = [key for key in shipped if name in _names(key)]
+    if found or "/" in name or not name:
+        return found
+    return [key for key in shipped if _plain(Path(key).stem) == _plain(name)]
+
+
+def _plain(name: str) -> str:
+    """Return what our names and OpenMMLab's for the same config have in common."""
+    method, *words = re.split(r"[-_]", name.lower())
+    kept = [_SAME.get(word, word) for word in words if not _UNSAID.fullmatch(word)]
+    return "".join([method, *kept])
 
 
 def _names(key: str) -> set[str]:
