@@ -68,7 +68,7 @@ def test_no_two_configs_have_one_name_in_openmmlab():
 def test_a_name_of_several_is_asked_back(monkeypatch):
     several = {f"configs/a/{name}.py": Path(name) for name in ("net_s_1x_coco", "net_s_coco")}
     monkeypatch.setattr(resources, "list_configs", lambda: several)
-    with pytest.raises(UserError, match=r"did you mean configs/a/net_s_1x_coco\.py or configs/a/net"):
+    with pytest.raises(UserError, match=r"did you mean configs/a/net_s_1x_coco\.py or configs/a"):
         resources.find_config("net-s_coco2017")
 
 
