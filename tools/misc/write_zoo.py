@@ -36,7 +36,7 @@ from mmvitconv.zoo.measuring import measure_families
 from mmvitconv.zoo.table import Arch, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = "mmvitconv/zoo/table.json"
+ARCHS_FILE = "mmvitconv/zoo/table.json"
 UNTRAINED = "not trained here;"
 PLACEHOLDER = "@@"
 # The line and those that continue it, which are indented further.
@@ -375,8 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = {path: text for family in families for path, text in family.texts.items()}
         measured = measure_families()
         archs = [arch for family in measured.values() for arch in family.archs]
-        if (root / TABLE).parent.is_dir():
-            texts[root / TABLE] = to_json(measured)
+        if (root / ARCHS_FILE).parent.is_dir():
+            texts[root / ARCHS_FILE] = to_json(measured)
         for name, table in (
             ("README.md", architectures_table(archs)),
             ("docs/zoo.md", architectures_table(archs, "../") + families_table(families)),
