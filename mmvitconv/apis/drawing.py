@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from mmengine.visualization import Visualizer
 
-from mmvitconv.apis.images import decode_to_show
-from mmvitconv.apis.results import Classification, Colour, Detection, Prediction, Segmentation
+from mmvitconv.apis.images import Content, Loading, decode_to_show
+
+Colour = tuple[int, int, int]
+
 
 LEAST_SIDE = 480  # smaller images are enlarged, each pixel to a square
 LEAST_WIDTH = 320  # of the picture, for the text
 LABEL_SIZE = 0.8  # of letters beside a box, of those in the strip
-MOST_NAMES = 25  # of more objects the boxes bear scores only; the strip names the classes
 LETTER_SHARE = 0.62  # width of a letter of its height, about
 BACKGROUND = 255
 OPACITY = 0.45
 
 
-class Entry(NamedTuple):
+class Label(NamedTuple):
     """A text in the strip above the image, with a patch of colour before it."""
 
     text: str
@@ -52,98 +54,88 @@ class Board(NamedTuple):
         return size * self.letter * 72 / self.visualizer.dpi
 
 
-def draw(prediction: Prediction) -> np.ndarray:
-    """Draw a prediction.
+def enlarge(content: Content, loading: Loading) -> tuple[np.ndarray, int]:
+    """Read an image to draw on.
 
     Args:
-        prediction: Of any task.
+        content: Where the image is.
+        loading: How it was decoded.
 
     Returns:
-        The picture, (H, W, 3), RGB.
+        The image, (H, W, 3), RGB, and how often each of its pixels was repeated in either
+        direction, so that small images can be looked at.
 
     Raises:
         UnreadableImageError: When the image is no longer where it was.
     """
-    image = decode_to_show(prediction.content, prediction.loading)
+    image = decode_to_show(content, loading)
     factor = max(1, math.ceil(LEAST_SIDE / max(image.shape[:2])))
-    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    if isinstance(prediction, Classification):
-        board = draw_classes(image, prediction)
-    elif isinstance(prediction, Segmentation):
-        board = draw_segments(image, prediction, factor)
-    else:
-        board = draw_objects(image, prediction, factor)
-    return board.visualizer.get_image()
+    return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
 
-def draw_classes(image: np.ndarray, prediction: Classification) -> Board:
-    """Write the classes above the image, one per line.
+def draw_classes(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """Write lines above an image.
 
     Args:
         image: (H, W, 3), RGB.
-        prediction: What to write.
+        lines: What to write; may be empty.
 
     Returns:
-        The picture.
+        The picture, (H, W, 3), RGB.
     """
-    lines = [f"{name}  {score:.3f}" for name, score, *_ in prediction.rows()]
-    return prepare(image, [[Entry(line)] for line in lines or ["no class above the threshold"]])
+    rows = [[Label(line)] for line in lines or ["no class above the threshold"]]
+    return prepare(image, rows).visualizer.get_image()
 
 
-def draw_segments(image: np.ndarray, prediction: Segmentation, factor: int) -> Board:
+def draw_segments(
+    image: np.ndarray, class_map: np.ndarray, labels: Mapping[int, Label], factor: int
+) -> np.ndarray:
     """Tint each pixel with the colour of its class and name the classes above.
 
     Args:
         image: (H, W, 3), RGB, enlarged.
-        prediction: What to draw.
+        class_map: (H, W) numbers of the classes, not enlarged.
+        labels: Text and colour by number, for each class that occurs.
         factor: How often each pixel of the image was repeated.
 
     Returns:
-        The picture.
+        The picture, (H, W, 3), RGB.
     """
-    class_map = prediction.class_map.repeat(factor, axis=0).repeat(factor, axis=1)
-    labels = [label for label, _ in prediction.counts()]
+    class_map = class_map.repeat(factor, axis=0).repeat(factor, axis=1)
     colours = np.zeros((max(labels) + 1, 3), dtype=np.uint8)
-    for label in labels:
-        colours[label] = colour_of(prediction, label)
+    for number, label in labels.items():
+        colours[number] = label.colour
     tinted = cv2.addWeighted(image, 1 - OPACITY, colours[class_map], OPACITY, 0)
-    entries = [
-        Entry(f"{name} {share:g} %", colour_of(prediction, label))
-        for label, (name, _, share) in zip(labels, prediction.rows(), strict=True)
-    ]
-    return prepare(tinted, flow(entries, image.shape[:2]))
+    rows = flow(list(labels.values()), image.shape[:2])
+    return prepare(tinted, rows).visualizer.get_image()
 
 
-def draw_objects(image: np.ndarray, prediction: Detection, factor: int) -> Board:
-    """Draw boxes, masks and scores, and name the classes above.
-
-    With one class each object has a colour of its own, otherwise each class has.
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    codes: Sequence[dict[str, Any]],
+    labels: Sequence[Label],
+    legend: Sequence[Label],
+    factor: int,
+) -> np.ndarray:
+    """Draw boxes and masks with their labels, and a legend above.
 
     Args:
-        image: (H, W, 3), RGB, enlarged.
-        prediction: What to draw.
+        image: (H, W, 3), RGB, enlarged; changed in place.
+        boxes: (N, 4) left, top, right, bottom in pixels of the image before it was enlarged.
+        codes: N masks as COCO's run lengths, or none.
+        labels: N texts and colours, the best object first.
+        legend: What stands above.
         factor: How often each pixel of the image was repeated.
 
     Returns:
-        The picture.
+        The picture, (H, W, 3), RGB.
     """
-    labels = prediction.labels.tolist()
-    one_class = len(prediction.classes) == 1
-    colours = [
-        choose_colour(index) if one_class else colour_of(prediction, label)
-        for index, label in enumerate(labels)
-    ]
-    entries = [
-        Entry(
-            f"{prediction.name_of(label)}: {labels.count(label)}",
-            None if one_class else colour_of(prediction, label),
-        )
-        for label in sorted(set(labels))
-    ]
     outlines = []
-    for code, colour in zip(prediction.codes or (), colours, strict=False):
-        outlines += [(outline, colour) for outline in tint(image, code, colour, factor)]
-    board = prepare(image, flow(entries or [Entry("nothing found")], image.shape[:2]))
+    for code, label in zip(codes, labels, strict=False):
+        outlines += [(line, label.colour) for line in tint(image, code, label.colour, factor)]
+    rows = flow(list(legend) or [Label("nothing found")], image.shape[:2])
+    board = prepare(image, rows)
     shift = np.array((0, board.top))
     width = max(1.0, board.letter / 10)
     if outlines:
@@ -154,14 +146,13 @@ def draw_objects(image: np.ndarray, prediction: Detection, factor: int) -> Board
             alpha=1.0,
         )
     limits = np.array((image.shape[1] - 1, image.shape[0] - 1) * 2)
-    boxes = np.clip(prediction.boxes * factor, 0, limits) + np.tile(shift, 2)
+    boxes = np.clip(boxes * factor, 0, limits) + np.tile(shift, 2)
     if len(boxes):
+        colours = [label.colour for label in labels]
         board.visualizer.draw_bboxes(boxes, edge_colors=colours, line_widths=width, alpha=1.0)
-    objects = list(zip(boxes, labels, prediction.scores, colours, strict=True))
-    for box, label, score, colour in reversed(objects):  # the best on top
-        name = f"{prediction.name_of(label)} " if len(boxes) <= MOST_NAMES else ""
-        write(board, f"{name}{score:.2f}", box[:2], colour)
-    return board
+    for box, label in reversed(list(zip(boxes, labels, strict=True))):  # the best on top
+        write(board, label.text, box[:2], label.colour)
+    return board.visualizer.get_image()
 
 
 def tint(image: np.ndarray, code: dict[str, Any], colour: Colour, factor: int) -> list[np.ndarray]:
@@ -212,7 +203,7 @@ def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
     )
 
 
-def prepare(image: np.ndarray, rows: list[list[Entry]]) -> Board:
+def prepare(image: np.ndarray, rows: list[list[Label]]) -> Board:
     """Put an image below a strip with texts.
 
     Args:
@@ -250,7 +241,7 @@ def prepare(image: np.ndarray, rows: list[list[Entry]]) -> Board:
     return board
 
 
-def flow(entries: list[Entry], size: tuple[int, int]) -> list[list[Entry]]:
+def flow(entries: list[Label], size: tuple[int, int]) -> list[list[Label]]:
     """Break entries into rows as wide as the image.
 
     Args:
@@ -261,7 +252,7 @@ def flow(entries: list[Entry], size: tuple[int, int]) -> list[list[Entry]]:
         The rows.
     """
     letter = letter_height(*size)
-    rows: list[list[Entry]] = [[]]
+    rows: list[list[Label]] = [[]]
     used = 0.0
     for entry in entries:
         needed = entry_width(entry, letter)
@@ -278,16 +269,9 @@ def letter_height(height: int, width: int) -> float:
     return max(14.0, min(height, width) / 45)
 
 
-def entry_width(entry: Entry, letter: float) -> float:
+def entry_width(entry: Label, letter: float) -> float:
     """Return about how wide an entry is, in pixels, with the space after it."""
     return letter * (LETTER_SHARE * len(entry.text) + (3.0 if entry.colour is not None else 1.5))
-
-
-def colour_of(prediction: Prediction, label: int) -> Colour:
-    """Return the colour of a class: that of the data set, else one that differs from others."""
-    if label < len(prediction.palette):
-        return prediction.palette[label]
-    return choose_colour(label)
 
 
 def choose_colour(number: int) -> Colour:

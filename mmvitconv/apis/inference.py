@@ -36,6 +36,7 @@ from mmvitconv.apis.results import Classification, Detection, Prediction, Segmen
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
+from mmvitconv.runtime import fold as fold_model
 from mmvitconv.zoo.loading import find_test_dataset, load_model
 
 # What a model of the task leaves in its output.
@@ -62,6 +63,8 @@ class Predictor:
         checkpoint: Its trained weights; None for random ones, the same each time.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
         cfg_options: Changes of the config: dotted keys and their values.
+        fold: Fold norms and scales of our backbones into the layers beside them, which is faster
+            and changes results by rounding only; such a model cannot be trained.
 
     Attributes:
         name: Name of the config.
@@ -74,6 +77,10 @@ class Predictor:
 
     Raises:
         UserError: When config, checkpoint or device cannot work.
+
+    Examples:
+        >>> predictor = Predictor("fcvit_tiny_mnist", "best.pth")  # doctest: +SKIP
+        >>> predictor.predict("digit.png")[0].names  # doctest: +SKIP
     """
 
     def __init__(
@@ -82,13 +89,15 @@ class Predictor:
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         cfg_options: dict[str, Any] | None = None,
+        fold: bool = True,
     ) -> None:
         cfg = config if isinstance(config, Config) else load_config(str(config))
         require(cfg, ("test_dataloader",), "to predict")
         loaded = load_model(cfg, checkpoint, cfg_options=cfg_options, device=device)
         for note in loaded.notes:
             warnings.warn(note, stacklevel=2)
-        self.name, self.task, self.model = loaded.name, loaded.task, loaded.module
+        self.name, self.task = loaded.name, loaded.task
+        self.model = fold_model(loaded.module, inplace=True) if fold else loaded.module
         self.classes, self.palette = loaded.classes, loaded.palette
         self.checkpoint = None if checkpoint is None else str(checkpoint)
         self.device = next(self.model.parameters()).device

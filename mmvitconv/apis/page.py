@@ -64,7 +64,7 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
                 outputs += _column(gr, predictor, number)
         results = gr.State([])
 
-        def show(predictions: list[tuple[Prediction, float]], least: float) -> list[Any]:
+        def fill(predictions: list[tuple[Prediction, float]], least: float) -> list[Any]:
             """Fill the columns."""
             found = [
                 part
@@ -77,13 +77,13 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
             """Run the models for a file that was dropped."""
             try:
                 predictions = [_time(predictor, path) for predictor in predictors]
-                return [*show(predictions, least), predictions, None]
+                return [*fill(predictions, least), predictions, None]
             except UserError as error:
                 return [_sentence(error, path), *["", None, None] * len(predictors), [], None]
 
         def select(predictions: list[tuple[Prediction, float]], least: float) -> list[Any]:
             """Apply another threshold to the same predictions."""
-            return show(predictions, least) if predictions else [gr.skip() for _ in outputs]
+            return fill(predictions, least) if predictions else [gr.skip() for _ in outputs]
 
         # the emptied field takes the next image
         upload.upload(predict, [upload, slider], [*outputs, results, upload])

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmvitconv.apis import drawing
+from mmvitconv.apis.drawing import Colour, Label
 from mmvitconv.apis.images import Content, Loading
 
-Colour = tuple[int, int, int]
+MOST_NAMES = 25  # of more objects the labels are scores only; the legend names the classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,27 @@ class Prediction:
             **self._details(),
         }
 
-    def draw(self) -> np.ndarray:
-        """Return a picture (H, W, 3), RGB: the image, small ones enlarged, with the prediction."""
-        from mmvitconv.apis.drawing import draw
+    def colour_of(self, label: int) -> Colour:
+        """Return the colour of a class: that of the data set, else one that differs from others.
 
-        return draw(self)
+        Args:
+            label: Number of the class.
+        """
+        return self.palette[label] if label < len(self.palette) else drawing.choose_colour(label)
+
+    def draw(self) -> np.ndarray:
+        """Return a picture (H, W, 3), RGB: the image, small ones enlarged, with the prediction.
+
+        Raises:
+            UnreadableImageError: When the image is no longer where it was.
+        """
+        return self._draw(*drawing.enlarge(self.content, self.loading))
 
     def rows(self) -> list[list[Any]]:
         """Return the prediction as a table with the columns :attr:`columns`, best rows first."""
+        raise NotImplementedError
+
+    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
         raise NotImplementedError
 
     def _details(self) -> dict[str, Any]:
@@ -109,6 +124,11 @@ class Classification(Prediction):
             [name, round(float(score), 3)]
             for name, score in zip(self.names, self.scores, strict=True)
         ]
+
+    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+        return drawing.draw_classes(
+            image, [f"{name}  {score:.3f}" for name, score, *_ in self.rows()]
+        )
 
     def _details(self) -> dict[str, Any]:
         return {
@@ -177,6 +197,29 @@ class Detection(Prediction):
             for name, score, box in zip(self.names, self.scores, self.boxes, strict=True)
         ]
 
+    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+        """With one class each object has a colour of its own, otherwise each class has."""
+        numbers = self.labels.tolist()
+        has_one = len(self.classes) == 1
+        legend = [
+            Label(
+                f"{self.name_of(number)}: {numbers.count(number)}",
+                None if has_one else self.colour_of(number),
+            )
+            for number in sorted(set(numbers))
+        ]
+        named = len(numbers) <= MOST_NAMES
+        labels = [
+            Label(
+                f"{name} {score:.2f}" if named else f"{score:.2f}",
+                drawing.choose_colour(index) if has_one else self.colour_of(number),
+            )
+            for index, (name, score, number) in enumerate(
+                zip(self.names, self.scores, numbers, strict=True)
+            )
+        ]
+        return drawing.draw_objects(image, self.boxes, self.codes or (), labels, legend, factor)
+
     def _details(self) -> dict[str, Any]:
         details = {
             "labels": self.labels.tolist(),
@@ -216,6 +259,13 @@ class Segmentation(Prediction):
             [self.name_of(label), pixels, round(100 * pixels / self.class_map.size, 1)]
             for label, pixels in self.counts()
         ]
+
+    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+        labels = {
+            label: Label(f"{name} {share:g} %", self.colour_of(label))
+            for (label, _), (name, _, share) in zip(self.counts(), self.rows(), strict=True)
+        }
+        return drawing.draw_segments(image, self.class_map, labels, factor)
 
     def _details(self) -> dict[str, Any]:
         return {

@@ -24,6 +24,7 @@ __all__ = [
     "add_config_options",
     "add_debug_argument",
     "add_device_argument",
+    "add_fold_argument",
     "add_image_arguments",
     "add_picture_arguments",
     "positive",
@@ -124,6 +125,20 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--debug``, which :func:`mmvitconv.cli.execute` reads."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+
+
+def add_fold_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--no-fold``.
+
+    Args:
+        parser: The parser to extend.
+    """
+    parser.add_argument(
+        "--no-fold",
+        action="store_true",
+        help="run the layers as they were trained; otherwise norms and scales are folded into "
+        "their neighbours, which is exact and faster",
+    )
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mmvitconv.cli.arguments import add_config_options
+from mmvitconv.cli.arguments import add_config_options, add_fold_argument
 
 if TYPE_CHECKING:
     from mmvitconv.export import ExportReport
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone-only", action="store_true", help="of a config, the backbone's feature maps"
     )
     add_config_options(parser)
+    add_fold_argument(parser)
 
 
 def print_report(report: ExportReport) -> None:
@@ -73,8 +74,9 @@ def run(options: argparse.Namespace) -> None:
     """Export the model and print what was written."""
     from mmvitconv.export import export_model
 
-    own = ("program", "arguments", "source", "checkpoint", "shape")
+    own = ("program", "arguments", "source", "checkpoint", "shape", "no_fold")
     settings = {name: value for name, value in vars(options).items() if name not in own}
     shape = None if options.shape is None else tuple(options.shape)
     say = partial(print, flush=True)
-    print_report(export_model(options.source, options.checkpoint, shape=shape, **settings, say=say))
+    settings |= {"shape": shape, "fold": not options.no_fold, "say": say}
+    print_report(export_model(options.source, options.checkpoint, **settings))

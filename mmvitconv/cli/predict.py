@@ -6,7 +6,12 @@ import argparse
 import sys
 import warnings
 
-from mmvitconv.cli.arguments import add_config_arguments, add_device_argument, read_config
+from mmvitconv.cli.arguments import (
+    add_config_arguments,
+    add_device_argument,
+    add_fold_argument,
+    read_config,
+)
 
 NO_CHECKPOINT = "none"
 
@@ -40,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recursive", action="store_true", help="look into the folders inside the folder, too"
     )
+    add_fold_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -53,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = None if options.checkpoint == NO_CHECKPOINT else options.checkpoint
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what the config says on purpose
-        predictor = Predictor(cfg, checkpoint, options.device)
+        predictor = Predictor(cfg, checkpoint, options.device, fold=not options.no_fold)
     if checkpoint is None:
         print("the weights are random: the predictions mean nothing", file=sys.stderr)
     summary = save_predictions(

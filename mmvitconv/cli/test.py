@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmvitconv.cli import UsageError
+from mmvitconv.cli.arguments import add_fold_argument
 from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, start
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
@@ -34,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--amp", action="store_true", help="mixed precision (float16 on GPUs, bfloat16 on CPUs)"
     )
-    parser.add_argument(
-        "--no-fold",
-        action="store_true",
-        help="test the layers as they were trained; otherwise norms and scales are folded into "
-        "their neighbours, which is exact and faster",
-    )
+    add_fold_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from mmvitconv.export.graphs import (
 )
 from mmvitconv.export.quantise import Quantised, compare_quantised, quantise
 from mmvitconv.export.subject import Subject, load_subject
+from mmvitconv.runtime import fold as fold_model
 from mmvitconv.version import __version__
 
 __all__ = ["DYNAMIC", "ExportReport", "export_model", "export_subject"]
@@ -107,6 +108,7 @@ def export_model(
     int8: bool = False,
     backbone_only: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
+    fold: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
     """Export a classifier, a segmentor or a backbone, and check the file against PyTorch.
@@ -128,6 +130,8 @@ def export_model(
         int8: Write linear layers in 8 bits (ONNX only).
         backbone_only: Of a config, export the backbone alone.
         cfg_options: Changes of the config, dotted keys and their values.
+        fold: Write our backbones with norms and scales folded into the layers beside them. The file
+            is compared with the model as it was trained.
         say: Called with a line for each step.
 
     Returns:
@@ -145,6 +149,8 @@ def export_model(
     require_writable(out.parent, "--out")
     say(f"building {source}")
     subject = load_subject(source, checkpoint, backbone_only, cfg_options)
+    if fold:
+        subject.traced = fold_model(subject.module)
     report = export_subject(subject, out, format, shape, batch, dynamic, opset, int8=int8, say=say)
     return replace(report, seconds=time.perf_counter() - started)
 
@@ -234,7 +240,7 @@ def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) 
         "torch": torch.__version__,
     }
     write_graph(
-        subject.module,
+        subject.module if subject.traced is None else subject.traced,
         request.format,
         file,
         example,

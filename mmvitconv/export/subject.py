@@ -37,6 +37,7 @@ class Subject:
         shape: Height and width that papers or the config use.
         metadata: What somebody who runs the file must know.
         notes: What was assumed, one sentence each.
+        traced: The module that is written, where that is the same in a faster form.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class Subject:
     shape: tuple[int, int]
     metadata: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    traced: nn.Module | None = None
 
 
 class Logits(nn.Module):

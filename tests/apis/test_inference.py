@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from apis.tiny import CONFIGS
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
@@ -230,6 +231,34 @@ def test_gray_images_and_other_depths(predictors: dict[str, Predictor], tmp_path
     results = predictor.predict(same, batch_size=len(same))
     for result in results[1:]:
         assert_same(results[0], result, tolerance=1e-5)
+
+
+class ReadsFiles(LoadImageFromFile):
+    """Loads images, though its name does not say so."""
+
+
+def test_a_loader_is_known_by_what_it_is(
+    checkpoints: dict[str, Path], predictors: dict[str, Predictor]
+) -> None:
+    cfg = load_config(str(CONFIGS["classification"]))
+    cfg.test_dataloader.dataset.pipeline[0].type = ReadsFiles
+    predictor = Predictor(cfg, checkpoints["classification"], "cpu")
+    (found,) = predictor.predict(noise(40, 30))
+    assert_same(found, predictors["classification"].predict(noise(40, 30))[0])
+
+
+def test_folding_changes_rounding_only(
+    checkpoints: dict[str, Path], predictors: dict[str, Predictor]
+) -> None:
+    plain = Predictor(CONFIGS["classification"], checkpoints["classification"], "cpu", fold=False)
+    folded = predictors["classification"]
+    assert len(folded.model.state_dict()) < len(plain.model.state_dict())
+    plain.model.train()
+    with pytest.raises(RuntimeError, match="folded for inference"):
+        folded.model.train()
+    plain.model.eval()
+    image = noise(40, 30)
+    assert_same(plain.predict(image)[0], folded.predict(image)[0], tolerance=1e-4)
 
 
 def test_arrays_are_rgb(predictors: dict[str, Predictor], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def save_checkpoint(task: str, folder: Path, meta: Mapping[str, Any] | None = No
     """Write random weights that give different predictions for different images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = Predictor(CONFIGS[task], device="cpu").model
+        model = Predictor(CONFIGS[task], device="cpu", fold=False).model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         for name, parameter in model.named_parameters():

@@ -32,6 +32,7 @@ from mmvitconv.errors import CheckpointError
 from mmvitconv.models import FCViT
 from mmvitconv.weights import adapt_checkpoint, check_match, check_values, load_backbone, load_file
 from mmvitconv.weights import files as files_module
+from mmvitconv.zoo.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = {"depths": (1, 2, 1, 1), "embed_dims": (16, 32, 64, 128), "mlp_ratios": (4, 4, 2, 2)}
@@ -109,9 +110,8 @@ def through_our_init_cfg(path: Path, model: nn.Module) -> None:
     FCViT(ARCH, init_cfg={"type": "Pretrained", "checkpoint": str(path)}).init_weights()
 
 
-def through_demo_report(path: Path, model: nn.Module) -> None:
-    cfg = Config({"default_scope": "mmpretrain", "model": MODEL})
-    tool("misc/demo_report.py").load_detector(cfg, path)
+def through_loader(path: Path, model: nn.Module) -> None:
+    load_model(Config({"default_scope": "mmpretrain", "model": MODEL}), path, device="cpu")
 
 
 def through_converter(path: Path, model: nn.Module) -> None:
@@ -130,7 +130,7 @@ DOORS: dict[str, Callable[[Path, nn.Module], Any]] = {
     "load_from": lambda path, model: through_runner(path, model, True, False),
     "resume": lambda path, model: through_runner(path, model, True, True),
     "test": lambda path, model: through_runner(path, model, False, False),
-    "demo_report": through_demo_report,
+    "load_model": through_loader,
     "converter": through_converter,
 }
 LOADS_WEIGHTS = [door for door in DOORS if door not in ("load_file", "any init_cfg")]
