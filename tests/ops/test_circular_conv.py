@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numerics import assert_same_gradients, assert_sums_close
 from oracles import reference
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mmvitconv.ops import circulant_matrix, circular_conv, circular_conv_pair
 from mmvitconv.ops.circular_conv import fft
@@ -241,6 +242,13 @@ def test_second_and_forward_derivatives(axis: int, algorithm: str):
 
     assert torch.autograd.gradcheck(conv, leaves, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(conv, leaves)
+    x, weight, bias = leaves
+    dx, dweight, dbias = tangents = [torch.randn_like(leaf) for leaf in leaves]
+    expected = conv(dx, weight, dbias) + conv(x, dweight, torch.zeros_like(bias))
+    with forward_ad.dual_level():  # and backward mode at once
+        duals = map(forward_ad.make_dual, leaves, tangents)
+        found = forward_ad.unpack_dual(conv(*duals)).tangent
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("algorithm", ["circulant", "fft"])

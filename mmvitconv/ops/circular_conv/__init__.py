@@ -133,7 +133,6 @@ class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, axis: int, form: ModuleType) -> Tensor:
         ctx.save_for_backward(x, taps)
-        ctx.save_for_forward(x, taps)
         ctx.axis, ctx.form = axis, form
         return form.multiply(x, form.prepare(taps, axis, False), axis, False)
 
@@ -143,26 +142,15 @@ class _DepthwiseFunction(torch.autograd.Function):
         grad_x = grad_taps = None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:  # the same with the kernel running backwards
-            grad_x = _convolve(grad, taps.flip(-1).roll(1, -1), ctx.axis, ctx.form)
+            backwards = taps.flip(-1).roll(1, -1)
+            if torch.is_grad_enabled():  # for a second derivative
+                grad_x = _DepthwiseFunction.apply(grad, backwards, ctx.axis, ctx.form)
+            else:
+                prepared = ctx.form.prepare(backwards, ctx.axis, False)
+                grad_x = ctx.form.multiply(grad, prepared, ctx.axis, False)
         if ctx.needs_input_grad[1]:
             grad_taps = ctx.form.taps_gradient(grad, x, ctx.axis).to(taps.dtype)
         return grad_x, grad_taps, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor | None, taps_tangent: Tensor | None, *_: None) -> Tensor:
-        x, taps = ctx.saved_tensors
-        parts = []
-        if x_tangent is not None:
-            parts.append(_convolve(x_tangent, taps, ctx.axis, ctx.form))
-        if taps_tangent is not None:
-            parts.append(_convolve(x, taps_tangent, ctx.axis, ctx.form))
-        return sum(parts)
-
-
-def _convolve(x: Tensor, taps: Tensor, axis: int, form: ModuleType) -> Tensor:
-    if torch.is_grad_enabled():
-        return _DepthwiseFunction.apply(x, taps, axis, form)
-    return form.multiply(x, form.prepare(taps, axis, False), axis, False)
 
 
 def circular_conv_pair(
