@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from mmvitconv.cli import execute
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.export.graphs import FORMATS
@@ -112,16 +113,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None for ``sys.argv``.
 
     Returns:
-        Exit code: 0, or 1 after an error that the user can mend.
+        Exit code: 0, or 1 after an error that the user can fix.
     """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "write_export.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--page", type=Path, default=ROOT / "docs/export.md", help="file with the markers"
     )
-    options = parser.parse_args(arguments)
-    text = options.page.read_text("utf-8")
+
+    def work() -> None:
+        update(parser.parse_args(arguments).page)
+
+    return execute(parser, work)
+
+
+def update(page: Path) -> None:
+    """Export and quantise everything, and write the tables of a page.
+
+    Args:
+        page: File with the markers.
+
+    Raises:
+        UserError: A model cannot be built, or a marker is missing.
+    """
+    text = page.read_text("utf-8")
     for table in HEADERS:  # before the slow work
         replace_table(text, table, "")
     families = list_families()
@@ -132,25 +150,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda path=path: load_subject(str(path)) for path in (*find_classifiers(), SEGMENTOR)
     ]
     rows, notes, small = "", [], ""
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            for build in progress(builders, "exporting"):
-                subject = build()
-                for format in FORMATS:
-                    row, reasons = support_row(subject, format, Path(scratch))
-                    rows += row
-                    notes += reasons
-                    print(row, end="", file=sys.stderr, flush=True)
-            for name in progress(INT8, "quantising"):
-                small += int8_row(build_backbone(name, families[name]), Path(scratch))
-        text = options.page.read_text("utf-8")
-        reasons = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
-        text = replace_table(text, "support", f"{HEADERS['support']}{rows}\n{reasons}\n")
-        options.page.write_text(replace_table(text, "int8", HEADERS["int8"] + small), "utf-8")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for build in progress(builders, "exporting"):
+            subject = build()
+            for format in FORMATS:
+                row, reasons = support_row(subject, format, Path(scratch))
+                rows += row
+                notes += reasons
+                print(row, end="", file=sys.stderr, flush=True)
+        for name in progress(INT8, "quantising"):
+            small += int8_row(build_backbone(name, families[name]), Path(scratch))
+    text = page.read_text("utf-8")
+    reasons = "\n".join(f"- {note}" for note in dict.fromkeys(notes))
+    text = replace_table(text, "support", f"{HEADERS['support']}{rows}\n{reasons}\n")
+    page.write_text(replace_table(text, "int8", HEADERS["int8"] + small), "utf-8")
 
 
 if __name__ == "__main__":
