@@ -7,6 +7,8 @@ import pytest
 
 from mmvitconv.cli import flops, run
 
+pytestmark = pytest.mark.usefixtures("runner_state")
+
 TOOL = "tools/analysis_tools/get_flops.py"
 CONFIG = "configs/fcvit/fcvit_tiny_imagenet.py"
 
