@@ -45,7 +45,6 @@ def assert_sums_close(
     assert worst <= 0, f"{what}: {worst:.3g} more than rounding explains"
 
 
-@torch.no_grad()
 def assert_same_gradients(out: Tensor, expected: Tensor, leaves: Sequence[Tensor]) -> None:
     """Check values and gradients in float64, sums of at most a few thousand rounded products.
 
@@ -63,6 +62,7 @@ def assert_same_gradients(out: Tensor, expected: Tensor, leaves: Sequence[Tensor
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
+@torch.no_grad()
 def float32_limits(module: nn.Module, *inputs: object, draws: int = 4) -> list[float]:
     """Measure how far two float32 results of a network may lie apart.
 
