@@ -7,7 +7,7 @@ from mmvitconv.ops.circular_conv import (
     circular_conv_pair,
 )
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
-from mmvitconv.ops.head_similarity import add_head_products, head_similarity
+from mmvitconv.ops.head_similarity import add_head_products, head_similarity, image_std_mean
 from mmvitconv.ops.memory_format import (
     convolution_format,
     cpu_memory_format,
@@ -31,6 +31,7 @@ __all__ = [
     "cpu_memory_format",
     "depthwise_conv2d",
     "head_similarity",
+    "image_std_mean",
     "is_channels_last",
     "keep_memory_format",
     "oversize_conv",

@@ -25,7 +25,8 @@ def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
     query = (query * (channels // num_heads) ** -0.5).to(x.dtype).unflatten(1, (num_heads, -1))
     if is_channels_last(x):
         # All heads in one product, by a block-diagonal matrix (B, C, heads).
-        blocks = torch.diag_embed(query.transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+        own = torch.eye(num_heads, dtype=x.dtype, device=x.device).unsqueeze(1)
+        blocks = (query.unsqueeze(3) * own).flatten(1, 2)
         tokens = x.permute(0, 2, 3, 1).view(batch, height * width, channels)
         out = torch.bmm(tokens, blocks).view(batch, height, width, num_heads).permute(0, 3, 1, 2)
     else:
@@ -33,6 +34,21 @@ def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
         out = torch.bmm(query.reshape(batch * num_heads, 1, -1), tokens)
         out = out.view(batch, num_heads, height, width)
     return out if out.dtype == torch.float64 else out.float()
+
+
+def image_std_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the standard deviation and mean of each image's map.
+
+    Args:
+        x: Shape (B, C, H, W).
+
+    Returns:
+        Two tensors of shape (B, 1, 1, 1). One value has no unbiased deviation; it gets 0.
+    """
+    rows = (x.permute(0, 2, 3, 1) if is_channels_last(x) else x).flatten(1)  # no copy
+    correction = int(rows.shape[1] > 1)
+    deviation, mean = torch.std_mean(rows, dim=1, correction=correction)
+    return deviation.view(-1, 1, 1, 1), mean.view(-1, 1, 1, 1)
 
 
 def add_head_products(x: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
@@ -47,5 +63,10 @@ def add_head_products(x: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
         Tensor of x's shape and memory format.
     """
     heads = weight.shape[1]
-    vector = vector.unflatten(1, (heads, -1))[..., None, None]
-    return torch.addcmul(x.unflatten(1, (heads, -1)), weight.unsqueeze(2), vector).flatten(1, 2)
+    vector = vector.unflatten(1, (heads, -1))
+    if is_channels_last(x):
+        x, weight = x.permute(0, 2, 3, 1).unflatten(3, (heads, -1)), weight.permute(0, 2, 3, 1)
+        out = torch.addcmul(x, weight.unsqueeze(4), vector[:, None, None])
+        return out.flatten(3).permute(0, 3, 1, 2)
+    x = x.unflatten(1, (heads, -1))
+    return torch.addcmul(x, weight.unsqueeze(2), vector[..., None, None]).flatten(1, 2)

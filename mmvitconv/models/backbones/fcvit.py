@@ -30,7 +30,12 @@ from mmvitconv.models.layers import (
     ScaledResidual,
     drop_path_rates,
 )
-from mmvitconv.ops import add_head_products, convolution_format, head_similarity
+from mmvitconv.ops import (
+    add_head_products,
+    convolution_format,
+    head_similarity,
+    image_std_mean,
+)
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "FCViT", "FCViTArch"]
@@ -185,11 +190,7 @@ class GlobalContext(nn.Module):
 
     def _standardise(self, similarity: Tensor) -> Tensor:
         """Standardise (B, heads, H, W) for each image, then rescale each head."""
-        # One value has no unbiased deviation; the biased one (0) keeps it finite.
-        correction = int(similarity[0].numel() > 1)
-        deviation, mean = torch.std_mean(
-            similarity, dim=(1, 2, 3), correction=correction, keepdim=True
-        )
+        deviation, mean = image_std_mean(similarity)
         scale = self.rescale_weight.view(-1, 1, 1) / (deviation + self.eps)
         return torch.addcmul(self.rescale_bias.view(-1, 1, 1) - mean * scale, similarity, scale)
 
