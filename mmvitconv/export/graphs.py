@@ -49,11 +49,6 @@ def require_packages(format: str) -> None:
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; give one of {', '.join(FORMATS)}")
-    if format != "torchscript" and not hasattr(torch.export.Dim, "DYNAMIC"):
-        raise UserError(
-            f"--format {format} needs torch 2.6 or newer, this is {torch.__version__}; "
-            "--format torchscript works"
-        )
     if format != "onnx":
         return
     for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -285,9 +285,9 @@ def _check_arguments(
     if dynamic is not None and dynamic not in DYNAMIC:
         raise UserError(f"--dynamic {dynamic!r} is unknown; give one of {', '.join(DYNAMIC)}")
     if shape is not None and (len(shape) != 2 or min(shape) < 1):
-        raise UserError(f"--shape {shape} is illegal; give a height and a width from 1 on")
+        raise UserError(f"--shape takes a height and a width in pixels, both positive, got {shape}")
     if batch < 1:
-        raise UserError(f"--batch {batch} is illegal; give a number from 1 on")
+        raise UserError(f"--batch must be a positive integer, got {batch}")
     if format != "onnx" and (int8 or opset is not None):
         option = "--int8" if int8 else "--opset"
         raise UserError(f"{option} is for --format onnx, got --format {format}")
@@ -297,7 +297,7 @@ def _check_arguments(
 
         if not 18 <= opset <= onnx_opset_version():
             raise UserError(
-                f"--opset {opset} is illegal; give 18 to {onnx_opset_version()}, or leave it out"
+                f"--opset must be 18 to {onnx_opset_version()}, or left out, got {opset}"
             )
 
 

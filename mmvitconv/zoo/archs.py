@@ -117,16 +117,6 @@ def resolve_arch(name: str) -> tuple[str, str]:
     raise UserError(f"there is no architecture {name!r}; {hint}")
 
 
-def build_arch(name: str) -> Backbone:
-    """Build a backbone with default arguments and fresh weights.
-
-    Args:
-        name: As of :func:`resolve_arch`.
-    """
-    family, arch = resolve_arch(name)
-    return list_families()[family](arch)
-
-
 def _known() -> Iterator[tuple[str, str, list[str]]]:
     """Yield family, first name and all names of each architecture, other people's included."""
     table = read_table()

@@ -265,9 +265,9 @@ def test_illegal_sources(arguments, message: str, tmp_path):
     [
         ({"format": "tflite"}, "give one of torch, onnx, torchscript"),
         ({"dynamic": "all"}, "give one of batch, size, both, none"),
-        ({"shape": (0, 3)}, "give a height and a width"),
-        ({"batch": 0}, "--batch 0 is illegal"),
-        ({"opset": 7}, "give 18 to"),
+        ({"shape": (0, 3)}, r"both positive, got \(0, 3\)"),
+        ({"batch": 0}, "--batch must be a positive integer, got 0"),
+        ({"opset": 7}, "--opset must be 18 to"),
         ({"opset": 18, "format": "torch"}, "--opset is for --format onnx"),
         ({"int8": True, "format": "torch"}, "--int8 is for --format onnx"),
         ({"cfg_options": {"a": 1}}, "is an architecture"),

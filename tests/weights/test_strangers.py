@@ -1,6 +1,5 @@
 """Files from strangers at every door: one sentence, nothing run, no more memory than their size."""
 
-import importlib.util
 import io
 import os
 import pickle
@@ -9,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,14 +42,6 @@ MODEL = {
     "neck": {"type": "mmpretrain.GlobalAveragePooling"},
     "head": {"type": "mmpretrain.LinearClsHead", "num_classes": 6, "in_channels": 128},
 }
-
-
-def tool(path: str) -> ModuleType:
-    """A file of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "tools" / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def build() -> nn.Module:

@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None for ``sys.argv``.
 
     Returns:
-        Exit code: 0; 1 after an error that the user can mend, or if ``--check`` finds an old file.
+        Exit code: 0; 1 after a mistake of the user, or if ``--check`` finds an old file.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
