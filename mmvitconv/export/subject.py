@@ -155,7 +155,9 @@ def _whole_subject(loaded: LoadedModel) -> Subject:
             "one head; --backbone-only exports its backbone"
         )
     metadata = {"source": loaded.name, "task": loaded.task, "classes": list(loaded.classes)}
-    subject = Subject(wrapper(model), loaded.in_channels, ("logits",), loaded.shape, metadata)
+    subject = Subject(
+        wrapper(model).eval(), loaded.in_channels, ("logits",), loaded.shape, metadata
+    )
     if (loaded.config.model.get("test_cfg") or {}).get("mode") == "slide":
         subject.notes.append(
             "the config slides a window over large images, the file takes an image at once"
