@@ -18,7 +18,7 @@ import timm
 from mmvitconv import cli
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.resources import is_config
-from mmvitconv.zoo.archs import resolve_arch
+from mmvitconv.zoo.archs import match_arch
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
@@ -150,7 +150,7 @@ def parse(main: Callable[..., Any], arguments: list[str], block: object) -> None
         if is_config(name):
             apply_options(load_config(name), options.get("cfg_options"))
         elif not name.startswith("timm:"):
-            resolve_arch(name)
+            match_arch(name)
         elif not timm.is_model(name.removeprefix("timm:")):
             raise DocumentationError(f"{block}: timm has no model {name!r}")
 

@@ -14,8 +14,8 @@ from mmvitconv.errors import UserError
 from mmvitconv.zoo.archs import (
     check_timm_name,
     list_families,
+    match_arch,
     names_of,
-    resolve_arch,
     smallest_of,
 )
 from mmvitconv.zoo.costs import count_complexity
@@ -74,7 +74,7 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[Candidate]:
     """Return the models with these names, each once.
 
     Args:
-        names: ``FAMILY:ARCH``, another spelling that :func:`resolve_arch` takes, a key
+        names: ``FAMILY:ARCH``, another spelling that :func:`match_arch` takes, a key
             of :data:`PEERS`, or ``timm:NAME``.
         peers: Whether timm's own names of :data:`PEERS` are timm's models. Some of them are also
             spellings of architectures of ours.
@@ -92,7 +92,7 @@ def _find(name: str, peers: bool) -> Candidate:
         check_timm_name(short)
         return Candidate(short, ours=False)
     try:
-        return Candidate(":".join(resolve_arch(name)))
+        return Candidate(":".join(match_arch(name)))
     except UserError as error:
         near = get_close_matches(name.lower(), PEERS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

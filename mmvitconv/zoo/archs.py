@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "check_timm_name",
     "list_families",
+    "match_arch",
     "names_of",
     "plain",
-    "resolve_arch",
     "smallest_of",
     "table_of",
 ]
@@ -82,7 +82,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().removeprefix(f"{SCOPE}."))
 
 
-def resolve_arch(name: str) -> tuple[str, str]:
+def match_arch(name: str) -> tuple[str, str]:
     """Return the family and the architecture that a name means.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import UserError
 from mmvitconv.resources import list_configs
-from mmvitconv.zoo.archs import plain, resolve_arch
+from mmvitconv.zoo.archs import match_arch, plain
 from mmvitconv.zoo.table import Arch, Paper, Result, ShippedConfig, read_table
 
 __all__ = ["Arch", "Paper", "Result", "ShippedConfig", "find_arch", "list_archs"]
@@ -43,7 +43,7 @@ def find_arch(name: str) -> Arch:
     """Return one architecture.
 
     Args:
-        name: In any spelling that :func:`mmvitconv.zoo.archs.resolve_arch` takes:
+        name: In any spelling that :func:`mmvitconv.zoo.archs.match_arch` takes:
             ``'FCViT:s12'``, ``'fcvit_s12'``, a config.
 
     Returns:
@@ -52,7 +52,7 @@ def find_arch(name: str) -> Arch:
     Raises:
         UserError: It means none (with similar names) or several (with all of them).
     """
-    family, arch = resolve_arch(name)
+    family, arch = match_arch(name)
     known = read_table()[family].archs if family in read_table() else ()
     found = next((entry for entry in known if entry.arch == arch), None)
     if found is None:

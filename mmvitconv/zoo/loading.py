@@ -25,7 +25,7 @@ from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.resources import is_config
 from mmvitconv.weights import adapt_checkpoint, check_match, load_backbone, load_file
-from mmvitconv.zoo.archs import check_timm_name, list_families, resolve_arch
+from mmvitconv.zoo.archs import check_timm_name, list_families, match_arch
 
 __all__ = [
     "LoadedModel",
@@ -170,7 +170,7 @@ class _Builder:
 
     def from_arch(self, name: str) -> LoadedModel:
         """Build the backbone of an architecture."""
-        family, arch = resolve_arch(name)
+        family, arch = match_arch(name)
         backbone = self.build(lambda: list_families()[family](arch))
         if self.checkpoint is not None:
             load_backbone(backbone, str(self.checkpoint))

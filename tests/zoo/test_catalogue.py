@@ -15,7 +15,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.registry import MODELS as MMVITCONV_MODELS
 from mmvitconv.resources import list_configs
 from mmvitconv.zoo import catalogue as zoo
-from mmvitconv.zoo.archs import resolve_arch
+from mmvitconv.zoo.archs import match_arch
 from mmvitconv.zoo.published import read_entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +149,7 @@ def test_other_peoples_families_are_known_by_name(monkeypatch):
     fcvit = FAMILIES["FCViT"]
     own = type("OwnNet", (fcvit,), {"__module__": fcvit.__module__})  # where ARCHS is
     monkeypatch.setitem(MMVITCONV_MODELS.module_dict, "OwnNet", own)
-    assert resolve_arch("ownnet s12") == ("OwnNet", "s12")
+    assert match_arch("ownnet s12") == ("OwnNet", "s12")
     with pytest.raises(UserError, match="OwnNet s12 is not part of mmvitconv"):
         zoo.find_arch("ownnet s12")
 
