@@ -212,7 +212,6 @@ _FACTORS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_cdist_forward"), (0, 1)),
     **dict.fromkeys(("convolution", "_convolution", "cudnn_convolution"), (0, 1)),
     **dict.fromkeys(("convolution_overrideable", "_slow_conv2d_forward", "deform_conv2d"), (0, 1)),
-    **dict.fromkeys(("_convolution_pointwise", "_linear_pointwise"), (0, 1)),
 }
 
 
