@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
-import shlex
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["Timer", "command_line", "measure", "peak_memory", "stopwatch", "take_turns", "threads"]
+__all__ = ["Timer", "measure", "peak_memory", "stopwatch", "take_turns"]
 
 Timer = Callable[[Callable[[], object]], float]  # runs a function, returns the seconds it took
 LEAST_ROUNDS = 5  # a time budget cuts no measurement shorter than that
@@ -122,7 +120,8 @@ def measure(
         for _ in range(repeats[name]):
             functions[name]()
 
-    times = take_turns({name: partial(repeat, name) for name in functions}, rounds, timer)
+    turns = {name: partial(repeat, name) for name in functions}
+    times = take_turns(turns, rounds, timer, warm_up=0)  # the calls above warm up
     return {name: 1e3 * statistics.median(times[name]) / repeats[name] for name in functions}
 
 
@@ -192,36 +191,3 @@ class _LiveStorages(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._live -= size
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[int]:
-    """Compute with so many threads, and with as many as before afterwards.
-
-    Args:
-        count: At least 1; None changes nothing.
-
-    Yields:
-        The number of threads.
-    """
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-def command_line(script: str, arguments: Sequence[str]) -> str:
-    """The command that gives the same numbers elsewhere: without the folder that it wrote to.
-
-    Args:
-        script: Path of the script in the repository.
-        arguments: What it was given.
-    """
-    kept: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if not (argument.startswith("--out") or before == "--out"):
-            kept.append(argument)
-    return shlex.join(["python", script, *kept])

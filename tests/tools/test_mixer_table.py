@@ -4,6 +4,7 @@ import math
 
 import mixer_table as mixers
 import torch
+from shared import threads
 
 from mmvitconv.analysis import timing
 from mmvitconv.models.layers import MIXERS
@@ -81,7 +82,7 @@ def test_measure_takes_turns():
     calls = []
     functions = {name: (lambda name=name: calls.append(name)) for name in "abc"}
     times = timing.measure(functions, rounds=2, device="cpu")
-    assert calls == list("bcacababc")  # the first three warm up
+    assert calls == list("abcbcacab")  # the first three warm up
     assert list(times) == list("abc")
     assert min(times.values()) > 0
 
@@ -110,6 +111,6 @@ def test_peak_memory_counts_what_is_alive():
 
 def test_threads_are_put_back():
     before = torch.get_num_threads()
-    with timing.threads(before + 1) as count:
+    with threads(before + 1) as count:
         assert count == torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before

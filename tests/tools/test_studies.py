@@ -8,6 +8,7 @@ from pathlib import Path
 import mixer_studies as studies
 import mixer_table as compare
 import pytest
+from shared import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools" / "analysis_tools"
@@ -97,3 +98,16 @@ def test_checks_are_sentences():
 def test_mistakes_of_compare_mixers(options: list[str]):
     with pytest.raises(SystemExit):
         compare.parse_args(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "python tool.py"),
+        (["--seeds", "0", "1"], "python tool.py --seeds 0 1"),
+        (["--out", "/tmp/x y", "--threads", "2"], "python tool.py --threads 2"),
+        (["--threads", "2", "--out=/tmp/x"], "python tool.py --threads 2"),
+    ],
+)
+def test_a_command_leaves_the_folder_of_one_machine_out(arguments: list[str], expected: str):
+    assert command_line("tool.py", arguments) == expected

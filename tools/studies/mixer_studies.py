@@ -31,10 +31,17 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
-from shared import FOLDER, counted, line_styles, markdown_table, print_table
+from shared import (
+    FOLDER,
+    command_line,
+    counted,
+    line_styles,
+    markdown_table,
+    print_table,
+    threads,
+)
 from torch import Tensor, nn
 
-from mmvitconv.analysis.timing import command_line, threads
 from mmvitconv.datasets.first_runs import digits as mnist
 from mmvitconv.errors import UserError
 from mmvitconv.models import DynConvViT

@@ -20,10 +20,10 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
-from shared import FOLDER, line_styles, markdown_table, print_table
+from shared import FOLDER, command_line, line_styles, markdown_table, print_table, threads
 from torch import Tensor, nn
 
-from mmvitconv.analysis.timing import command_line, measure, peak_memory, threads
+from mmvitconv.analysis.timing import measure, peak_memory
 from mmvitconv.models.backbones.convmixer import Block as ConvMixerBlock
 from mmvitconv.models.backbones.convmixer import ConvMixerArch
 from mmvitconv.models.backbones.fcvit import FCViTArch, GlobalContext, Mix

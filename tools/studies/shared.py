@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["FOLDER", "counted", "line_styles", "markdown_table", "print_table"]
+__all__ = [
+    "FOLDER",
+    "command_line",
+    "counted",
+    "line_styles",
+    "markdown_table",
+    "print_table",
+    "threads",
+]
 
 FOLDER = Path(__file__).resolve().parent  # of the templates and tables
 # Distinct in grey too: each line has its own marker and dashes. The colours are Okabe and Ito's.
@@ -48,3 +59,36 @@ def print_table(
 def counted(number: int, noun: str) -> str:
     """Return ``'1 run'`` or ``'2 runs'``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Compute with a number of threads, and with as many as before afterwards.
+
+    Args:
+        count: At least 1; None changes nothing.
+
+    Yields:
+        The number of threads.
+    """
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """Return the command that gives the same numbers elsewhere: without the folder it wrote to.
+
+    Args:
+        script: Path of the script in the repository.
+        arguments: What it was given.
+    """
+    kept: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not (argument.startswith("--out") or before == "--out"):
+            kept.append(argument)
+    return shlex.join(["python", script, *kept])
