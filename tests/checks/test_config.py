@@ -233,12 +233,21 @@ class OwnReader(BaseTransform):
         return results
 
 
-def test_a_transform_of_any_name_opens_the_files(make):
+@TRANSFORMS.register_module()
+class LoadNothing(BaseTransform):
+    """Opens no file, whatever its name says."""
+
+    def transform(self, results):
+        raise AssertionError("comes after the loading")
+
+
+def test_what_opens_the_files_is_not_told_by_its_name(make):
     root = make("classification")
     (path,) = images("classification", root)[3:4]
     path.write_bytes(b"no image")
     cfg = loaders("classification", root)
-    cfg["train_dataloader"]["dataset"]["pipeline"][0] = {"type": "OwnReader"}
+    pipeline = [{"type": "OwnReader"}, {"type": "LoadNothing"}]
+    cfg["train_dataloader"]["dataset"]["pipeline"] = pipeline
     assert check(cfg).errors == {"file cannot be decoded as an image": [str(path)]}
 
 
