@@ -171,7 +171,7 @@ def lightvit_attention(
 
 
 def _softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Weights (B, heads, L, S) of queries (B, L, heads, d) for keys (B, S, heads, d)."""
+    """Return weights (B, heads, L, S) of queries (B, L, heads, d) for keys (B, S, heads, d)."""
     scores = (q.transpose(1, 2) * q.shape[-1] ** -0.5) @ k.permute(0, 2, 3, 1)
     return (scores if bias is None else scores + bias).softmax(dim=-1)
 

@@ -75,7 +75,7 @@ class AttentionStatistics:
 
 
 def _pair_cosine(rows: Tensor, dim: int) -> Tensor:
-    """Mean cosine of all pairs of different rows along an axis; NaN where there is no pair.
+    """Return the mean cosine of all pairs of different rows along an axis; NaN where there is no pair.
 
     Rows of zeros, which a ReLU may leave, have no direction and are left out.
     """
@@ -88,7 +88,7 @@ def _pair_cosine(rows: Tensor, dim: int) -> Tensor:
 
 
 def query_similarity(weights: Tensor) -> float:
-    """Mean cosine of the rows of two queries.
+    """Return the mean cosine of the rows of two queries.
 
     Args:
         weights: Shape (B, heads, queries, keys).
@@ -100,7 +100,7 @@ def query_similarity(weights: Tensor) -> float:
 
 
 def head_similarity(weights: Tensor) -> float:
-    """Mean cosine of the rows of two heads for the same query.
+    """Return the mean cosine of the rows of two heads for the same query.
 
     Args:
         weights: Shape (B, heads, queries, keys).
@@ -112,14 +112,14 @@ def head_similarity(weights: Tensor) -> float:
 
 
 def _shares(weights: Tensor) -> Tensor:
-    """Rows of absolute values that sum to 1, shape (rows, keys), without rows of zeros."""
+    """Return rows of absolute values that sum to 1, shape (rows, keys), without rows of zeros."""
     rows = weights.double().abs().flatten(0, -2)
     rows = rows[rows.sum(dim=-1) > 0]
     return rows / rows.sum(dim=-1, keepdim=True)
 
 
 def entropy(weights: Tensor) -> float:
-    """Mean entropy of the rows over the logarithm of the number of keys.
+    """Return the mean entropy of the rows over the logarithm of the number of keys.
 
     Args:
         weights: Shape (..., queries, keys).
@@ -134,7 +134,7 @@ def entropy(weights: Tensor) -> float:
 
 
 def keys_for_mass(weights: Tensor, mass: float = MASS) -> float:
-    """Mean share of the keys that hold a part of a row's weight, the largest first.
+    """Return the mean share of the keys that hold a part of a row's weight, the largest first.
 
     Args:
         weights: Shape (..., queries, keys).
@@ -147,12 +147,12 @@ def keys_for_mass(weights: Tensor, mass: float = MASS) -> float:
 
 
 def _mean(values: Tensor) -> float:
-    """Mean without NaN."""
+    """Return the mean without NaN."""
     return float(values.nanmean()) if values.numel() else nan
 
 
 def summarise(attention: AttentionMap, depth: int = 0) -> AttentionStatistics:
-    """The statistics of one layer, without masked windows.
+    """Return the statistics of one layer, without masked windows.
 
     A mask gives queries different keys, whatever they ask for, so that its windows would say
     nothing about the attention.
@@ -180,7 +180,7 @@ def summarise(attention: AttentionMap, depth: int = 0) -> AttentionStatistics:
 
 
 def attention_statistics(model: nn.Module, images: Iterable[Tensor]) -> list[AttentionStatistics]:
-    """The statistics of all layers of a model, means over images.
+    """Return the statistics of all layers of a model, means over images.
 
     Args:
         model: In evaluation mode; see :func:`capture_attention`.

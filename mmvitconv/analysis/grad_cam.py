@@ -138,7 +138,7 @@ def grad_cam(
 
     Raises:
         UserError: The model is of another task, there is no such class or layer, or the layer's
-            output is no map.
+            output is not a map.
     """
     model = loaded.module
     if loaded.task not in _TASKS or not hasattr(model, "backbone"):

@@ -92,7 +92,7 @@ def receptive_field(
         Shape (H, W), float64; nothing is negative.
 
     Raises:
-        UserError: The output is no map, or it or its sum over channels does not depend on the
+        UserError: The output is not a map, or it or its sum over channels does not depend on the
             input.
     """
     total, count = None, 0
@@ -224,7 +224,7 @@ def _output_norms(
 
 
 def _is_same(value: Any, out: Any) -> bool:
-    """Whether two maps or sequences of tokens have the same values, channels first or last."""
+    """Return whether two maps or sequences of tokens have the same values, channels first or last."""
     if not (isinstance(value, Tensor) and isinstance(out, Tensor)) or value.dim() < 3:
         return False
     orders = [value] if value.shape == out.shape else []
