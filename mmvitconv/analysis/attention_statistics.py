@@ -75,7 +75,7 @@ class AttentionStatistics:
 
 
 def _pair_cosine(rows: Tensor, dim: int) -> Tensor:
-    """Return the mean cosine of all pairs of different rows along an axis; NaN where there is no pair.
+    """Return the mean cosine of all pairs of different rows along an axis; NaN without a pair.
 
     Rows of zeros, which a ReLU may leave, have no direction and are left out.
     """

@@ -224,7 +224,7 @@ def _output_norms(
 
 
 def _is_same(value: Any, out: Any) -> bool:
-    """Return whether two maps or sequences of tokens have the same values, channels first or last."""
+    """Return whether two maps or token sequences are equal, channels first or last."""
     if not (isinstance(value, Tensor) and isinstance(out, Tensor)) or value.dim() < 3:
         return False
     orders = [value] if value.shape == out.shape else []
