@@ -6,10 +6,11 @@ import mmpretrain.models
 import pytest
 import timm
 import torch
+from families import FAMILIES
 from oracles.convmixer import oracle
 from torch import Tensor, nn
 
-from mmvitconv.errors import CheckpointError
+from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.models import ConvMixer
 from mmvitconv.models.backbones import convmixer
 from mmvitconv.weights import adapt_checkpoint, check_match, convert_state_dict
@@ -163,3 +164,13 @@ def test_doubts_are_logged(monkeypatch):
     )
     assert "FILE does not show its activation" in lines[0]
     assert "OTHER was not trained with ReLU" in lines[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layouts_go_by_the_names_of_families(family: str):
+    for name in (family, family.upper(), f" {family.lower()}"):
+        with pytest.raises(CheckpointError) as caught:  # of the layout, not of the name
+            convert_state_dict({"a.weight": torch.ones(1)}, name)
+        assert "unknown family" not in str(caught.value)
+    with pytest.raises(UserError, match=r"unknown family 'resnext'; known: convmixer, deit"):
+        convert_state_dict({"a.weight": torch.ones(1)}, "resnext")
