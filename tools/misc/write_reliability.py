@@ -65,12 +65,12 @@ Written by `python tools/misc/write_reliability.py {arguments}` on {date}: {mach
 
 ## Killed trainings
 
-Each config is trained twice, in one go and with SIGKILL to all its processes at random times,
-every second kill while a checkpoint is being written. Compared bit by bit are the last checkpoints:
-weights, optimizer, schedules, random seeds, curves and best scores. Try it on a config of your own:
-`python tools/misc/chaos_train.py CONFIG --kills 5`.
+Each config is trained twice: once in one go, and once with SIGKILL to all its processes at random
+times, every second kill while a checkpoint is being written. The last checkpoints are compared bit
+by bit: weights, optimizer, schedules, random seeds, curves and best scores. To try it on a config of
+your own: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 
-| config | processes | in one go | kills | while writing | went on from | compared | differing |
+| config | processes | in one go | kills | while writing | resumed from | compared | differing |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
@@ -85,12 +85,12 @@ weights, optimizer, schedules, random seeds, curves and best scores. Try it on a
 
 ## What is promised
 
-- A run goes on from its last whole checkpoint and ends with the same bits, on the same machine with
+- A run resumes from its last complete checkpoint and ends with the same bits, on the same machine with
   `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`).
-- A checkpoint is complete or not there; what it replaces is removed afterwards.
+- A checkpoint is either complete or absent; the one that it replaces is removed afterwards.
 - Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
 - Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
-- Numbers that are not finite never reach the weights.
+- Non-finite numbers never reach the weights.
 - Several processes and machines: [distributed.md](distributed.md).
 - Two stacks: [stacks.md](stacks.md).
 """
