@@ -67,8 +67,8 @@ Written by `python tools/misc/write_reliability.py {arguments}` on {date}: {mach
 
 Each config is trained twice: once in one go, and once with SIGKILL to all its processes at random
 times, every second kill while a checkpoint is being written. The last checkpoints are compared bit
-by bit: weights, optimizer, schedules, random seeds, curves and best scores. To try it on a config of
-your own: `python tools/misc/chaos_train.py CONFIG --kills 5`.
+by bit: weights, optimizer, schedules, random seeds, curves and best scores. To try it on your
+own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 
 | config | processes | in one go | kills | while writing | resumed from | compared | differing |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -85,8 +85,8 @@ your own: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 
 ## What is promised
 
-- A run resumes from its last complete checkpoint and ends with the same bits, on the same machine with
-  `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`).
+- A run resumes from its last complete checkpoint and ends with the same bits, on the same machine
+  with `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`).
 - A checkpoint is either complete or absent; the one that it replaces is removed afterwards.
 - Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
 - Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
