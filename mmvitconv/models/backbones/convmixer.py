@@ -208,11 +208,6 @@ class ConvMixer(PyramidBackbone):
             end. None for four evenly spaced ones, the last block among them.
         drop_path_rate: Stochastic depth of the last spatial half, in [0, 1); it grows linearly
             from 0. The original has none.
-        frozen_stages: The stem and blocks ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep all BatchNorms in evaluation mode while training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our, the original authors',
-            timm's or mmpretrain's file. A stem of another patch size is resized.
         patch_size: Replaces the architecture's, for strides that are powers of two.
         act_cfg: Replaces the architecture's activation, such as ``dict(type='GELU')``.
         norm_cfg: BatchNorm or SyncBN.
@@ -220,6 +215,9 @@ class ConvMixer(PyramidBackbone):
             False drops the remainder as the original does.
         algorithm: Of the depth-wise convolutions (see :func:`mmvitconv.ops.depthwise_conv2d`);
             None for the measured rules.
+        **options: ``frozen_stages`` (counts blocks), ``norm_eval``, ``with_cp`` and ``init_cfg``
+            (also timm's and mmpretrain's files; a stem of another patch size is resized), see
+            :class:`~mmvitconv.models.base.Backbone`.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
@@ -236,15 +234,12 @@ class ConvMixer(PyramidBackbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         patch_size: int | None = None,
         act_cfg: Mapping | None = None,
         norm_cfg: Mapping | None = None,
         pad_to_patch: bool = True,
         algorithm: str | None = None,
+        **options: Any,
     ) -> None:
         if isinstance(arch, Mapping):
             arch = {"embed_dims" if key == "dim" else key: value for key, value in arch.items()}
@@ -260,10 +255,7 @@ class ConvMixer(PyramidBackbone):
             strides=(sizes.patch_size,) * depth,
             in_channels=in_channels,
             out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **options,
         )
         check_rate("drop_path_rate", drop_path_rate)
         act_cfg = dict(act_cfg or {"type": sizes.act})

@@ -12,6 +12,7 @@ inside.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -335,14 +336,11 @@ class FCViT(PyramidBackbone):
         out_indices: Stages whose features are returned, finest first. Negative ones count from the
             end.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
-        frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep the BatchNorms of the patch embeddings in evaluation mode while training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors'
-            file.
         drop_rate: Dropout in the channel mixers, in [0, 1).
         layer_scale_init_value: Initial layer scale: 1e-5 in the original classifiers, 1e-6 in its
             dense models; None for blocks without layer scale.
+        **options: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg``, see
+            :class:`~mmvitconv.models.base.Backbone`.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
@@ -356,12 +354,9 @@ class FCViT(PyramidBackbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         drop_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-5,
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, FCViTArch)
         super().__init__(
@@ -370,10 +365,7 @@ class FCViT(PyramidBackbone):
             strides=[4 * 2**stage for stage in range(len(sizes.depths))],
             in_channels=in_channels,
             out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **options,
         )
         check_rate("drop_path_rate", drop_path_rate)
         check_rate("drop_rate", drop_rate)

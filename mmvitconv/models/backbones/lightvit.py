@@ -504,13 +504,6 @@ class LightViT(PyramidBackbone):
         out_indices: Stages whose features are returned, finest first. Negative ones count from the
             end.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
-        frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing. The stem and the
-            global tokens belong to stage 0.
-        norm_eval: Keep the stem's BatchNorms, the only ones, in evaluation mode while training;
-            their affine parameters are still trained.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our or the original authors'
-            file.
         num_global_tokens: Number of global tokens, at least 1. None means that of the weights that
             are loaded, and the architecture's without weights.
         out_type: ``'featmap'`` gives normed maps (B, C_i, H_i, W_i) and drops the global tokens
@@ -518,6 +511,9 @@ class LightViT(PyramidBackbone):
             normed tokens (B, T + H_i * W_i, C_i), the global ones first and the others row by row,
             as the original classification code pools them.
         drop_rate: Dropout in the feed-forward networks, in [0, 1).
+        **options: ``frozen_stages``, ``norm_eval``, ``with_cp`` and ``init_cfg``, see
+            :class:`~mmvitconv.models.base.Backbone`. The stem, which has the only BatchNorms, and
+            the global tokens belong to stage 0.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
@@ -532,13 +528,10 @@ class LightViT(PyramidBackbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         num_global_tokens: int | None = None,
         out_type: Literal["featmap", "raw"] = "featmap",
         drop_rate: float = 0.0,
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, LightViTArch)
         super().__init__(
@@ -547,10 +540,7 @@ class LightViT(PyramidBackbone):
             strides=[8 * 2**stage for stage in range(len(sizes.depths))],
             in_channels=in_channels,
             out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **options,
         )
         check_rate("drop_path_rate", drop_path_rate)
         check_rate("drop_rate", drop_rate)
