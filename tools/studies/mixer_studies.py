@@ -76,7 +76,7 @@ class Study:
 # order, rela the norm behind the sum, sima no activation at all, dwhead one group per channel.
 ACTIVATION = Study(
     "study_activation",
-    "Study 1: what stands in the place of softmax",
+    "Study 1: what can replace softmax",
     "The abstract reads softmax as the activation function between two dynamic convolutions, and "
     "says that modules of ConvNets such as ReLU and Layer Normalization can replace it. Here all "
     "mixers are global and differ in nothing else than activation, norm and number of groups.",
@@ -86,7 +86,7 @@ ACTIVATION = Study(
 # image (ddw), for each position (iddw), and from the pooled tokens (dwvit).
 DEPTHWISE = Study(
     "study_depthwise",
-    "Study 2: depth-wise kernels in the place of attention",
+    "Study 2: depth-wise kernels instead of attention",
     "The abstract follows depth-wise convolution to a depth-wise vision Transformer. Here softmax "
     "attention, global and in a neighbourhood, is compared with depth-wise kernels that are "
     "static, made for each image, made for each position, or made from the pooled image (dwvit).",
@@ -538,7 +538,7 @@ def _conclusions(reference: Summary, others: Sequence[Summary], num_seeds: int, 
         end = (
             f"At the end, mean accuracy higher than that of `{name}` by more than both "
             f"standard deviations together: {_names(beyond)}; lower by more than that: "
-            f"{_names(below)}. The others cannot be told from it with {num_seeds} seeds."
+            f"{_names(below)}. The others cannot be distinguished from it with {num_seeds} seeds."
         )
     faster = [s.preset for s in others if s.seconds < reference.seconds]
     return (
@@ -626,8 +626,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     source = (
         f"Written by `{command_line(f'tools/analysis_tools/{study.name}.py', given)}`, which took "
         f"{(time.perf_counter() - start) / 60:.1f} minutes, with "
-        f"{counted(options.threads, 'run')} at a time and one thread for each "
-        f"({platform.machine()}, torch {torch.__version__}). All numbers are of that run."
+        f"{counted(options.threads, 'run')} at a time and one thread each "
+        f"({platform.machine()}, torch {torch.__version__}). All numbers come from that run."
     )
     text = report(study, summaries, seeds, epochs, digits, source)
     write_results(out, records, summaries, epochs)
