@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_swin_tiny_lnrelu_ade20k.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 59.94M parameters; backbone 27.52M, 25.50G MACs at 512x512
+# Measured:  not trained here; model 59.94M parameters; backbone 27.52M, 25.02G MACs at 512x512
 # Start from ImageNet weights of dynconv_swin_tiny_lnrelu_imagenet; Swin's fit too,
 # but were learnt with softmax:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE

@@ -327,10 +327,10 @@ class WindowAttention(Attention):
         if seen is not None and follows_swin:  # as a bias: a fused kernel takes one mask
             bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -math.inf)
             seen = None
-        out = self.join_heads(self.attend(q, k, v, bias, seen))
+        out = self.attend(q, k, v, bias, seen).transpose(1, 2).flatten(2)
         out = from_windows(out, size, *x.shape[1:3])
         out = out.roll(tuple(shifts), dims=(1, 2)) if any(shifts) else out
-        return out[:, :height, :width]
+        return self.proj_drop(self.proj(out[:, :height, :width]))  # not of what was filled up
 
     def _seen(self, x: Tensor, shifts: list[int], valid: Tensor | None) -> Tensor | None:
         """Which keys a query sees, shape (windows, 1, M * M, M * M): valid ones of its region."""
