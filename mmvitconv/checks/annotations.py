@@ -75,8 +75,8 @@ def check_coco_file(report: Report, path: Path, classes: Sequence[str]) -> dict[
         if not content[name]:
             report.error(f"the list {name} is empty", path)
     _check_categories(report, path.name, content["categories"], classes)
-    images = _check_images(report, path.name, content["images"])
-    _check_annotations(report, path.name, content, images)
+    _check_images(report, path.name, content["images"])
+    _check_annotations(report, path.name, content)
     return content
 
 
@@ -126,10 +126,9 @@ def _check_categories(
             report.error("category id is missing or occurs twice", f"{where}: {number}")
 
 
-def _check_images(report: Report, where: str, listed: list[dict]) -> dict[Any, dict]:
-    """Check what a json says about its images; return them by id."""
-    images = {image.get("id"): image for image in listed}
-    if len(images) != len(listed):
+def _check_images(report: Report, where: str, listed: list[dict]) -> None:
+    """Check what a json says about its images."""
+    if len({image.get("id") for image in listed}) != len(listed):
         report.error("image ids occur twice", where)
     for image in listed:
         lacking = {"id", "width", "height"} - image.keys()
@@ -137,15 +136,17 @@ def _check_images(report: Report, where: str, listed: list[dict]) -> dict[Any, d
             lacking.add("file_name")
         if lacking:
             report.error("image without an id, name or size", f"{where}: {image} {sorted(lacking)}")
-    return images
 
 
-def _check_annotations(report: Report, where: str, content: dict, images: dict[Any, dict]) -> None:
+def _check_annotations(report: Report, where: str, content: dict) -> None:
     """Check ids, references, boxes and masks of the annotations of a json."""
+    images = {image.get("id"): image for image in content["images"]}
     categories = {category.get("id") for category in content["categories"]}
+    annotated, used = (
+        {annotation.get(key) for annotation in content["annotations"]}
+        for key in ("image_id", "category_id")
+    )
     seen: set[Any] = set()
-    annotated: set[Any] = set()
-    used: set[Any] = set()
     for annotation in progress(content["annotations"], f"{where}: annotations"):
         image = images.get(annotation.get("image_id"))
         file = "" if image is None else f" of {image.get('file_name')}"
@@ -155,8 +156,6 @@ def _check_annotations(report: Report, where: str, content: dict, images: dict[A
         elif annotation["id"] in seen:
             report.error("annotation id occurs twice", name)
         seen.add(annotation.get("id"))
-        annotated.add(annotation.get("image_id"))
-        used.add(annotation.get("category_id"))
         if image is None:
             report.error("annotation of an image that is not listed", name)
         if annotation.get("category_id") not in categories:
@@ -190,9 +189,7 @@ def _check_box(report: Report, name: str, annotation: dict, image: dict | None) 
         report.error("annotation without an area", f"{name} {area}")
     elif width < 1 or height < 1 or area <= 0:
         report.warn("box or area below one pixel, mmdet leaves it out", name)
-    elif image and not (
-        _is_inside((left, left + width), right) and _is_inside((top, top + height), bottom)
-    ):
+    elif image and not _is_inside((left, top, left + width, top + height), image):
         report.warn("box reaches outside its image", name)
 
 
@@ -200,11 +197,11 @@ def _check_mask(report: Report, name: str, mask: Any, image: dict | None) -> Non
     """Check the polygons or run lengths of an annotation, if it has any."""
     if isinstance(mask, dict):
         size, counts = mask.get("size"), mask.get("counts")
+        own = size if image is None else [image.get("height"), image.get("width")]
         if not isinstance(size, list) or not isinstance(counts, (list, str)):
             report.error("mask without size or counts, mmdet ignores the object", name)
-        elif image is not None and size != [image.get("height"), image.get("width")]:
-            found = f"{name}: {size}, image {[image.get('height'), image.get('width')]}"
-            report.error("mask has another size than its image", found)
+        elif size != own:
+            report.error("mask has another size than its image", f"{name}: {size}, image {own}")
         elif isinstance(counts, list) and sum(counts) != size[0] * size[1]:
             report.error("run lengths of a mask do not add up to its size", name)
     elif isinstance(mask, list) and mask:
@@ -213,11 +210,7 @@ def _check_mask(report: Report, name: str, mask: Any, image: dict | None) -> Non
             report.error("mask without a polygon of 3 points, mmdet ignores the object", name)
         elif len(good) < len(mask):
             report.warn("polygon with fewer than 3 points, mmdet leaves it out", name)
-        elif image is not None and not all(
-            _is_inside(part[start::2], edge)
-            for part in good
-            for start, edge in enumerate(_extent(image))
-        ):
+        elif image is not None and not all(_is_inside(part, image) for part in good):
             report.warn("polygon reaches outside its image", name)
 
 
@@ -242,6 +235,10 @@ def _extent(image: dict) -> tuple[float, float]:
     return (width if _is_number(width) else math.inf, height if _is_number(height) else math.inf)
 
 
-def _is_inside(positions: Sequence[float], edge: float) -> bool:
-    """Tell whether positions are between 0 and an edge, to a pixel."""
-    return all(-1 <= position <= edge + 1 for position in positions)
+def _is_inside(points: Sequence[float], image: dict) -> bool:
+    """Tell whether points, x and y in turn, are inside an image, to a pixel."""
+    return all(
+        -1 <= position <= edge + 1
+        for start, edge in enumerate(_extent(image))
+        for position in points[start::2]
+    )

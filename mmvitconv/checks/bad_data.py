@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,16 +129,9 @@ class GuardedPipeline(CheckedPipeline):
         return result
 
     def complain(self, problem: Problem) -> None:
-        """Go on with the sample under the policy 'warn', as MMEngine would.
-
-        Args:
-            problem: What is wrong.
-
-        Raises:
-            BadSampleError: Under another policy.
-        """
+        """Go on with the sample under the policy 'warn', as MMEngine would; else raise."""
         if self.policy != "warn":
-            raise BadSampleError(problem)
+            super().complain(problem)
         self._write(problem, "used")
 
     def _treat(self, bad: BadSampleError) -> None:
@@ -175,13 +168,9 @@ class GuardedPipeline(CheckedPipeline):
             return
         self.known.add(key)
         record = dict(problem._asdict(), action=action, split=self.split, number=self.number)
-        line = json.dumps(record).encode() + b"\n"
         # one write of a short line to a file opened for appending is not torn between processes
-        descriptor = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        with open(self.journal, "ab", buffering=0) as file:
+            file.write(json.dumps(record).encode() + b"\n")
 
 
 def too_many(problem: Problem, count: int, size: int) -> str:
@@ -251,7 +240,7 @@ class BadDataHook(Hook):
         self.journal = Path()
         self._position = 0
         self._known: set[tuple[str, str]] = set()
-        self._left_out: dict[tuple[str, int], dict[str, Problem]] = {}
+        self._left_out: dict[tuple[str, int], dict[str, Problem]] = defaultdict(dict)
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._summarised = 0
         self._surveyed: set[str] = set()
@@ -312,12 +301,12 @@ class BadDataHook(Hook):
         model = getattr(runner.model, "module", runner.model)
         head = getattr(model, "head", None) or getattr(model, "decode_head", None)
         for number, dataset in enumerate(innermost(loader.dataset)):
-            pipeline = getattr(dataset, "pipeline", None)
-            if isinstance(pipeline, GuardedPipeline):
-                guard = pipeline
-            elif callable(pipeline):
+            guard = getattr(dataset, "pipeline", None)
+            if not callable(guard):
+                continue
+            if not isinstance(guard, GuardedPipeline):
                 guard = dataset.pipeline = GuardedPipeline(
-                    pipeline,
+                    guard,
                     dataset,
                     split=split,
                     policy=self.policy if split == "train" else self.evaluation_policy,
@@ -326,18 +315,13 @@ class BadDataHook(Hook):
                     number=number,
                     num_classes=getattr(head, "num_classes", None),
                 )
-            else:
-                continue
             # what new worker processes need not write again
             guard.known |= self._known
-            guard.left_out |= self._left_out.get((split, number), {}).keys()
+            guard.left_out |= self._left_out[split, number].keys()
 
     def _read(self, runner: Runner) -> None:
         """Log what was appended to the journal, and end a run that leaves out too much."""
-        try:
-            if self.journal.stat().st_size == self._position:
-                return
-        except OSError:
+        if not self.journal.is_file() or self.journal.stat().st_size == self._position:
             return
         with self.journal.open("rb") as file:
             file.seek(self._position)
@@ -347,13 +331,10 @@ class BadDataHook(Hook):
                 self._position += len(line)
                 self._take(runner, json.loads(line))
         for (split, number), files in self._left_out.items():
-            if split != "train":
-                continue
-            datasets = list(innermost(runner.train_loop.dataloader.dataset))
-            size = len(datasets[number])
-            if len(files) > self.limit(size):
-                last = list(files.values())[-1]
-                raise BadDataError(too_many(last, len(files), size))
+            if split == "train":
+                size = len(list(innermost(runner.train_loop.dataloader.dataset))[number])
+                if len(files) > self.limit(size):
+                    raise BadDataError(too_many(list(files.values())[-1], len(files), size))
 
     def _take(self, runner: Runner, record: Mapping[str, Any]) -> None:
         """Count and log one line of the journal, unless another worker wrote the same."""
@@ -363,15 +344,14 @@ class BadDataHook(Hook):
             return
         self._known.add(problem[:2])
         self._counts[split, action, problem.kind] += 1
-        if action == "converted":
-            if self._counts[split, action, problem.kind] <= FEW:
-                runner.logger.info(
-                    f"bad data: {split}: {problem.kind} image, converted on reading: {problem.file}"
-                )
-            return
         if action == "left out":
-            self._left_out.setdefault((split, record["number"]), {})[problem.file] = problem
-        runner.logger.warning(f"bad data: {split}: {action}: {problem}")
+            self._left_out[split, record["number"]][problem.file] = problem
+        if action != "converted":
+            runner.logger.warning(f"bad data: {split}: {action}: {problem}")
+        elif self._counts[split, action, problem.kind] <= FEW:
+            runner.logger.info(
+                f"bad data: {split}: {problem.kind} image, converted on reading: {problem.file}"
+            )
 
     def _summarise(self, runner: Runner) -> None:
         """Log the counts, if they have changed."""
@@ -388,21 +368,10 @@ class BadDataHook(Hook):
 
 
 def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
-    """Look through the annotations of a dataset before the run begins.
-
-    Args:
-        logger: Gets the warnings.
-        dataset: A dataset that wraps no other one.
-        split: 'train', 'val' or 'test'.
-
-    Raises:
-        BadDataError: When a file is outside the data root, files of an evaluation are missing, or
-            class names are not in the annotation file.
-    """
+    """Warn of, or refuse, what the annotations of a dataset say; before the run begins."""
     roots = Roots(dataset)
-    evaluated = split != "train" and not is_remote(
-        "", {"backend_args": getattr(dataset, "backend_args", None)}
-    )
+    backend = {"backend_args": getattr(dataset, "backend_args", None)}
+    evaluated = split != "train" and not is_remote("", backend)
     used: Counter[int] = Counter()
     missing: list[str] = []
     for index, info in enumerate(sample_infos(dataset)):
@@ -427,8 +396,19 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
             f"bad data: {split}: {len(absent)} of {len(classes)} classes have no sample: "
             f"{shorten(absent, FEW)}"
         )
-    if hasattr(dataset, "cat_ids"):
-        survey_coco(logger, dataset, split)
+    if not hasattr(dataset, "cat_ids") or is_remote(dataset.ann_file, backend):
+        return
+    report = Report()  # what mmdet left out of a COCO json without a word
+    if check_coco_file(report, Path(dataset.ann_file), classes) is None:
+        return  # another format: nothing to say
+    for kind, examples in {**report.warnings, **report.errors}.items():
+        if kind.startswith("class is missing"):
+            raise BadDataError(
+                f"{dataset.ann_file} lacks the categories {shorten(examples, FEW)} of the config, "
+                "so that mmdet would give the others wrong numbers: name its own categories in "
+                "metainfo=dict(classes=...)"
+            )
+        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {shorten(examples, FEW)}")
 
 
 def compare_folders(train: Any, val: Any) -> None:
@@ -447,20 +427,3 @@ def compare_folders(train: Any, val: Any) -> None:
                 f"{dataset.img_prefix} lacks the class folders {absent} of the other split, so "
                 "that its classes would have other numbers: add them, empty if necessary"
             )
-
-
-def survey_coco(logger: logging.Logger, dataset: Any, split: str) -> None:
-    """Name what mmdet left out of a COCO json without a word."""
-    report = Report()
-    if is_remote(dataset.ann_file, vars(dataset)):
-        return
-    if check_coco_file(report, Path(dataset.ann_file), dataset.metainfo["classes"]) is None:
-        return  # another format: nothing to say
-    for kind, examples in {**report.warnings, **report.errors}.items():
-        if kind.startswith("class is missing"):
-            raise BadDataError(
-                f"{dataset.ann_file} lacks the categories {shorten(examples, FEW)} of the config, "
-                "so that mmdet would give the others wrong numbers: name its own categories in "
-                "metainfo=dict(classes=...)"
-            )
-        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {shorten(examples, FEW)}")

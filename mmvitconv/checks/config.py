@@ -24,7 +24,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mmvitconv.checks.annotations import Report, check_coco_file
 from mmvitconv.checks.samples import (
@@ -79,6 +79,7 @@ def check_config(
         UserError: If the config has no such split, or a dataset cannot be built.
     """
     present = [split for split in SPLITS if cfg.get(f"{split}_dataloader")]
+    wanted = [split for split in present if split in (splits or present)]
     absent = sorted(set(splits or ()) - set(present))
     if absent or not present:
         raise UserError(
@@ -86,7 +87,7 @@ def check_config(
             + (f"; it has the splits {', '.join(present)}" if present else "")
         )
     datasets: list[tuple[str, str, Mapping[str, Any]]] = []
-    for split in [split for split in present if split in (splits or present)]:
+    for split in wanted:
         leaves = list(leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"))
         if not leaves:
             raise UserError(f"{split}_dataloader of the config has no dataset")
@@ -97,9 +98,8 @@ def check_config(
     num_classes = head.get("num_classes") if isinstance(head, Mapping) else None
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         report = check_datasets(datasets, num_classes, sample, workers)
-    for split in SPLITS[1:]:
-        if split in (splits or present):
-            _check_evaluators(report, cfg, split)
+    for split in wanted:
+        _check_evaluators(report, cfg, split)
     return report
 
 
@@ -126,7 +126,12 @@ def check_datasets(
     check = _Check(num_classes, sample, workers)
     for option, split, settings in datasets:
         check.add(option, split, settings)
-    check.compare_folders()
+    # class folders number the classes
+    every = sorted({label for labels in check.folders.values() for label in labels})
+    kind = "class folder is missing, so that classes get other numbers"
+    for name, labels in check.folders.items():
+        for label in sorted(set(every) - set(labels)):
+            check.report.error(kind, f"{name}: {label}")
     return check.report
 
 
@@ -201,11 +206,17 @@ class _Check:
         opened = take_sample(inside, self.sample)
         if pipeline.is_local and len(opened) < len(inside):
             self._check_presence(infos[number] for number in set(inside) - set(opened))
-        results = _in_processes(Examiner(infos, opened, pipeline), self.workers)
+        results = DataLoader(
+            opened,
+            batch_size=None,
+            collate_fn=functools.partial(_examine, pipeline, infos),
+            num_workers=min(self.workers, len(opened)),
+            worker_init_fn=_use_one_thread,
+        )
         for errors, warnings, found in progress(results, f"{name}: files"):
             for tell, problems in ((self.report.error, errors), (self.report.warn, warnings)):
-                for problem in problems:
-                    tell(problem.kind, _example(problem))
+                for kind, file, detail in problems:
+                    tell(kind, f"{file}: {detail}" if detail else file)
             labels.update(found)
         self.report.rows.append((name, len(infos), sum(labels.values())))
         # label maps that were not opened may have any class
@@ -263,15 +274,12 @@ class _Check:
 
     def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> None:
         """Check that the files of samples exist that are not opened."""
-
-        # one listing per folder instead of a question per file: network drives are slow
-        @functools.cache
-        def names(folder: str) -> set[str]:
-            return set(os.listdir(folder)) if os.path.isdir(folder) else set()
-
+        names: dict[str, set[str]] = {}
         for path in sorted(path for info in infos for path in paths_of(info)):
             folder, name = os.path.split(path)
-            if name not in names(folder) and not is_remote(path):
+            if folder not in names:  # network drives are slow: one listing, not a question per file
+                names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if name not in names[folder] and not is_remote(path):
                 self.report.error("file is missing", path)
 
     def _check_classes(self, name: str, dataset: Any, labels: Mapping[int, int]) -> None:
@@ -286,22 +294,13 @@ class _Check:
             tell = self.report.error if len(classes) > self.num_classes else self.report.warn
             tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
 
-    def compare_folders(self) -> None:
-        """Compare the class folders of the datasets, which number the classes."""
-        every = sorted({label for labels in self.folders.values() for label in labels})
-        kind = "class folder is missing, so that classes get other numbers"
-        for name, labels in self.folders.items():
-            for label in sorted(set(every) - set(labels)):
-                self.report.error(kind, f"{name}: {label}")
-
 
 def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
     """Build a dataset that has not read its annotations yet, and its pipeline."""
     settings = copy.deepcopy(dict(settings))
     try:
         transforms = Compose(settings.pop("pipeline", []))
-        kind = settings.get("type")
-        found = kind
+        found = kind = settings.get("type")
         if isinstance(kind, str):
             with DATASETS.switch_scope_and_registry(None) as registry:
                 found = registry.get(kind)
@@ -331,87 +330,43 @@ def _check_unused_maps(report: Report, dataset: Any, infos: Sequence[Mapping[str
 
 
 class CollectingPipeline(CheckedPipeline):
-    """A checked pipeline that finds all that is wrong with a sample, not only the first.
-
-    Attributes:
-        found: What was wrong; emptied by the user.
-    """
+    """A checked pipeline that finds all that is wrong with a sample, not only the first."""
 
     found: list[Problem]
 
     def complain(self, problem: Problem) -> None:
-        """Keep a problem and go on.
-
-        Args:
-            problem: What is wrong.
-        """
+        """Keep a problem and go on."""
         self.found.append(problem)
 
 
-class Examiner(Dataset):
-    """Opens samples one by one; a dataset, so that PyTorch's loader spreads it over processes.
-
-    Args:
-        infos: What the annotations say about each sample.
-        chosen: Numbers of the samples to open.
-        pipeline: Loads and checks them.
-    """
-
-    def __init__(
-        self, infos: Sequence[Mapping[str, Any]], chosen: Sequence[int], pipeline: CheckedPipeline
-    ) -> None:
-        self.infos = infos
-        self.chosen = chosen
-        self.pipeline = pipeline
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> tuple[list[Problem], list[Problem], list[int]]:
-        """Open a sample.
-
-        Args:
-            index: Its place among the chosen ones.
-
-        Returns:
-            What is wrong, what is unusual, and the labels in its label map.
-        """
-        number = self.chosen[index]
-        info = dict(copy.deepcopy(self.infos[number]), sample_idx=number)
-        path = next(iter(paths_of(info)), "")
-        errors = self.pipeline.found = []
-        warnings: list[Problem] = []
-        loaded = None
-        with _decoder_messages() as messages:
-            try:
-                loaded = self.pipeline(info)
-            except BadSampleError as bad:
-                errors.append(bad.problem)
-        if loaded is None:
-            return errors, warnings, {}
-        kind = "file is damaged, what can be decoded of it is used"
-        errors += [Problem(kind, path, text) for text in messages]
-        if self.pipeline.is_local and os.path.isfile(path):
-            warnings += [Problem(CONVERSIONS[kind], path) for kind in conversions(path)]
-        labels: list[int] = []
-        values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None
-        if isinstance(values, np.ndarray) and self.pipeline.has_class_maps:
-            labels = np.setdiff1d(values, [self.pipeline.ignore_index]).tolist()
-            if not labels:
-                kind = "label map in which everything is ignored"
-                warnings.append(Problem(kind, str(info.get("seg_map_path", path))))
-        return list(dict.fromkeys(errors)), warnings, labels
-
-
-def _in_processes(examiner: Examiner, workers: int) -> Any:
-    """Return an iterable with a length over all results, in their order."""
-    return DataLoader(
-        examiner,
-        batch_size=None,
-        num_workers=min(workers, len(examiner)),
-        worker_init_fn=_use_one_thread,
-    )
+def _examine(
+    pipeline: CollectingPipeline, infos: Sequence[Mapping[str, Any]], number: int
+) -> tuple[list[Problem], list[Problem], list[int]]:
+    """Open a sample; return what is wrong, what is unusual, and the labels in its label map."""
+    info = dict(copy.deepcopy(infos[number]), sample_idx=number)
+    path = next(iter(paths_of(info)), "")
+    errors = pipeline.found = []
+    warnings: list[Problem] = []
+    loaded = None
+    with _decoder_messages() as messages:
+        try:
+            loaded = pipeline(info)
+        except BadSampleError as bad:
+            errors.append(bad.problem)
+    if loaded is None:
+        return errors, warnings, []
+    kind = "file is damaged, what can be decoded of it is used"
+    errors += [Problem(kind, path, text) for text in messages]
+    if pipeline.is_local and os.path.isfile(path):
+        warnings += [Problem(CONVERSIONS[kind], path) for kind in conversions(path)]
+    labels: list[int] = []
+    values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None
+    if isinstance(values, np.ndarray) and pipeline.has_class_maps:
+        labels = np.setdiff1d(values, [pipeline.ignore_index]).tolist()
+        if not labels:
+            kind = "label map in which everything is ignored"
+            warnings.append(Problem(kind, str(info.get("seg_map_path", path))))
+    return list(dict.fromkeys(errors)), warnings, labels
 
 
 def _use_one_thread(worker: int) -> None:
@@ -434,8 +389,3 @@ def _decoder_messages() -> Iterator[list[str]]:
             file.seek(0)
             text = file.read().decode(errors="replace")
             found += re.findall(r"Corrupt JPEG data: [^\n]*|Premature end of JPEG[^\n]*", text)
-
-
-def _example(problem: Problem) -> str:
-    """Return the words for a problem whose kind is said elsewhere."""
-    return problem.file + (f": {problem.detail}" if problem.detail else "")

@@ -34,42 +34,25 @@ INSERTED_NAMES = ("_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_modu
 
 @dataclass
 class Iteration:
-    """What is kept of an iteration until its step.
-
-    Attributes:
-        number: Its number, from 1.
-        epoch: Its epoch, from 1.
-        batch: What the loader gave.
-        random_states: States of the random generators at its start.
-        totals: The sums that were differentiated.
-        losses: The entries of the loss that are not finite.
-    """
+    """What is kept of an iteration until its step; it and its epoch are counted from 1."""
 
     number: int
     epoch: int
     batch: Any
-    random_states: tuple
-    totals: list[Tensor] = field(default_factory=list)
-    losses: dict[str, float] = field(default_factory=dict)
+    random_states: tuple  # at its start
+    totals: list[Tensor] = field(default_factory=list)  # the sums that were differentiated
+    losses: dict[str, float] = field(default_factory=dict)  # those that are not finite
 
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One call of a module while an iteration is repeated.
-
-    Attributes:
-        name: Dotted name of the module.
-        kind: Class of the module.
-        is_input_finite: All its inputs were finite.
-        is_output_gradient_finite: All gradients that arrived at its outputs were.
-        bad_gradient: What it returned that was not, and when.
-    """
+    """One call of a module while an iteration is repeated."""
 
     name: str
     kind: str
     is_input_finite: bool
     is_output_gradient_finite: bool = True
-    bad_gradient: tuple[int, str] | None = None
+    bad_gradient: tuple[int, str] | None = None  # when it returned it, and what that was
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})" if self.name else f"the model itself ({self.kind})"
@@ -117,35 +100,27 @@ class ModuleTrace:
     @classmethod
     @contextmanager
     def of(cls, model: nn.Module) -> Iterator[ModuleTrace]:
-        """Watch a model inside the context.
-
-        Args:
-            model: The model.
-
-        Yields:
-            The trace, filled by the forward and backward passes inside.
-        """
+        """Watch a model inside the context; its forward and backward passes fill the trace."""
         trace = cls()
         with ExitStack() as handles:
             for name, module in model.named_modules():
                 name = ".".join(part for part in name.split(".") if part not in INSERTED_NAMES)
                 enter = partial(trace._enter, name)
-                attached = [
-                    module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True),
-                    module.register_forward_hook(trace._leave),
-                ]
+                # each handle is a context manager that removes its hook
+                handles.enter_context(
+                    module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+                )
+                handles.enter_context(module.register_forward_hook(trace._leave))
                 for key, parameter in module.named_parameters(recurse=False):
                     if parameter.requires_grad:
                         hook = partial(trace._at_parameter, name, key)
-                        attached.append(parameter.register_hook(hook))
-                for handle in attached:
-                    handles.callback(handle.remove)
+                        handles.enter_context(parameter.register_hook(hook))
             yield trace
 
     def _enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Note a call of a module (a forward pre-hook)."""
         # before the module, which may change its input in place
-        tensors = list(find_tensors((args, kwargs)))
+        tensors = list(_inside((args, kwargs), Tensor))
         call = ModuleCall(name, type(module).__name__, not any(map(is_bad, tensors)))
         if not call.is_input_finite and self.first_bad_input is None:
             self.first_bad_input = call
@@ -158,7 +133,7 @@ class ModuleTrace:
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Look at what a module returned (a forward hook)."""
         call = self.open[module].pop()
-        for tensor in find_tensors(output):
+        for tensor in _inside(output, Tensor):
             if self.forward is None and call.is_input_finite and is_bad(tensor):
                 self.forward = call, tensor.detach()
             if tensor.requires_grad:
@@ -174,10 +149,8 @@ class ModuleTrace:
     def _at_parameter(self, name: str, key: str, gradient: Tensor) -> None:
         """Look at the gradient of a parameter."""
         # a module that is never called itself lends its parameters to one around it
-        calls = [call for call in self.calls if call.name == name]
-        while not calls and name:
+        while not (calls := [call for call in self.calls if call.name == name]) and name:
             name = name.rpartition(".")[0]
-            calls = [call for call in self.calls if call.name == name]
         if not all(call.is_output_gradient_finite for call in calls):
             calls = []
         self._returned(calls, f"for its parameter {key}", gradient)
@@ -238,7 +211,8 @@ def explain_step(
 
 def _origin(trace: ModuleTrace | None, files: list[str]) -> list[str]:
     """Say which module a trace names as the first."""
-    if trace is not None and trace.forward and trace.losses:
+    trace = trace or ModuleTrace()
+    if trace.forward and trace.losses:
         # with a finite loss the value was masked, as it may be
         call, output = trace.forward
         parts = [
@@ -250,7 +224,7 @@ def _origin(trace: ModuleTrace | None, files: list[str]) -> list[str]:
             if 0 < len(rows) < len(files):
                 parts.append(f"it is there for files: {shorten(rows, MAX_NAMES)}")
         return parts
-    if trace is not None and (call := trace.backward):
+    if call := trace.backward:
         if call.bad_gradient and call.is_output_gradient_finite:
             return [
                 f"the first gradient that is not finite is one that {call} computes "
@@ -260,7 +234,7 @@ def _origin(trace: ModuleTrace | None, files: list[str]) -> list[str]:
             f"the first gradient that is not finite is the one that arrives at the output of "
             f"{call}: the loss, or an operation between it and this module, produces it"
         ]
-    if trace is not None and trace.losses and trace.first_bad_input:
+    if trace.losses and trace.first_bad_input:
         return [f"{trace.first_bad_input} was called with values that are not finite"]
     return [
         "it did not happen again when the iteration was repeated, so an operation is not "
@@ -268,20 +242,22 @@ def _origin(trace: ModuleTrace | None, files: list[str]) -> list[str]:
     ]
 
 
-def _samples(batch: Any) -> Iterator[BaseDataElement]:
-    """Yield the data samples of a batch, in order."""
-    if isinstance(batch, BaseDataElement):
-        yield batch
-    elif isinstance(batch, dict):
-        yield from _samples(list(batch.values()))
-    elif isinstance(batch, (list, tuple)):
-        for item in batch:
-            yield from _samples(item)
+def _inside(value: Any, *kinds: type) -> Iterator[Any]:
+    """Yield what nested containers hold of some kinds, in order."""
+    if isinstance(value, kinds):
+        yield value
+    elif isinstance(value, (dict, BaseDataElement)):
+        yield from _inside(list(value.values()), *kinds)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _inside(item, *kinds)
+    elif isinstance(getattr(value, "tensor", None), kinds):  # mmdet's boxes
+        yield value.tensor
 
 
 def _files(batch: Any) -> list[str]:
     """Return the image file of each sample, where the batch names them."""
-    files = [str(sample.get("img_path", "?")) for sample in _samples(batch)]
+    files = [str(sample.get("img_path", "?")) for sample in _inside(batch, BaseDataElement)]
     if not files and isinstance(batch, dict) and "img_path" in batch:
         paths = batch["img_path"]
         files = [str(path) for path in (paths if isinstance(paths, (list, tuple)) else [paths])]
@@ -292,11 +268,12 @@ def _bad_samples(batch: Any, files: Sequence[str]) -> list[str]:
     """Name the samples of a batch that hold values that are not finite, and where they do."""
     inputs = batch.get("inputs") if isinstance(batch, dict) else batch
     rows = list(inputs) if isinstance(inputs, (list, tuple, Tensor)) else []
+    samples = _inside(batch, BaseDataElement)
     return [
         f"{what} of {files[row] if row < len(files) else f'sample {row}'}"
-        for what, values in (("the image", rows), ("the annotations", _samples(batch)))
+        for what, values in (("the image", rows), ("the annotations", samples))
         for row, value in enumerate(values)
-        if any(map(is_bad, find_tensors(value)))
+        if any(map(is_bad, _inside(value, Tensor)))
     ]
 
 
@@ -367,23 +344,3 @@ def count_bad(tensor: Tensor) -> str:
     nan, infinite = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
     counts = [f"{count} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count]
     return f"{' and '.join(counts)} of {tensor.numel()} values"
-
-
-def find_tensors(value: Any) -> Iterator[Tensor]:
-    """Find all tensors in what modules take and return.
-
-    Args:
-        value: Nested containers, data samples, boxes, tensors and anything else.
-
-    Yields:
-        The tensors, in order.
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, BaseDataElement)):
-        yield from find_tensors(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from find_tensors(item)
-    elif isinstance(getattr(value, "tensor", None), Tensor):  # mmdet's boxes
-        yield value.tensor

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,7 @@ class NonFiniteHook(Hook):
         self.is_rerun = False
 
     def before_train(self, runner: Runner) -> None:
-        """Put the check in front of the optimizers' steps.
-
-        Args:
-            runner: The runner, whose optimizer wrappers are patched until training ends.
-
-        Raises:
-            UserError: When ``'skip'`` is not possible with the optimizer wrapper.
-        """
+        """Put the check in front of the optimizers' steps until training ends."""
         wrappers = _wrappers(runner)
         if self.action == "skip" and not all(isinstance(w, OptimWrapper) for w in wrappers):
             raise UserError(
@@ -146,51 +140,34 @@ class NonFiniteHook(Hook):
         self.pending.clear()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note what is needed to undo or repeat the iteration.
-
-        Args:
-            runner: The runner.
-            batch_idx: Not used.
-            data_batch: What the loader gave.
-        """
+        """Note what is needed to undo or repeat the iteration."""
         self.finding, self.is_collapsed = None, False
         if not self.pending:
             self.window = []
             self.snapshot.take()
-        self.window.append(
-            Iteration(runner.iter + 1, runner.epoch + 1, data_batch, _random_states())
-        )
+        states = _random_states()
+        self.window.append(Iteration(runner.iter + 1, runner.epoch + 1, data_batch, states))
         # for a train_step that computes gradients but makes its own updates
         self.window = self.window[-self.window_size :]
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Stop, or undo the iteration, when its step was not made.
-
-        Args:
-            runner: The runner.
-            batch_idx: Not used.
-            data_batch: Not used.
-            outputs: The entries of the loss; when the step is skipped the bad ones are removed.
-
-        Raises:
-            NonFiniteError: With all that is known.
-        """
+        """Stop, or undo the iteration and drop its bad losses, when its step was not made."""
         self.window[-1].losses = bad_losses(outputs) if self.finding or self.pending else {}
         if self.finding is not None:
             self.snapshot.restore()
             message = self._explain(runner)
-            in_a_row = runner.message_hub.runtime_info.get(SKIPS_IN_A_ROW, 0) + 1
-            total = runner.message_hub.runtime_info.get(SKIPS, 0) + 1
+            in_a_row, total = (
+                runner.message_hub.runtime_info.get(key, 0) + 1 for key in (SKIPS_IN_A_ROW, SKIPS)
+            )
             if self.action == "stop" or self.is_collapsed:
                 raise NonFiniteError(message)
             if in_a_row > self.max_skips:
                 raise NonFiniteError(
                     f"{self.max_skips} steps in a row were skipped and the next is bad: {message}"
                 )
-            runner.message_hub.update_info(SKIPS, total)
-            runner.message_hub.update_info(SKIPS_IN_A_ROW, in_a_row)
+            runner.message_hub.update_info_dict({SKIPS: total, SKIPS_IN_A_ROW: in_a_row})
             runner.logger.warning(
                 f"step skipped ({in_a_row} in a row, at most {self.max_skips}; {total} in this "
                 f"run): {message}"
@@ -200,11 +177,7 @@ class NonFiniteHook(Hook):
                 outputs.pop(name)
 
     def after_train(self, runner: Runner) -> None:
-        """Report the number of skipped steps and take the check away.
-
-        Args:
-            runner: The runner.
-        """
+        """Report the number of skipped steps and take the check away."""
         self.patches.close()
         self.window = []
         total = runner.message_hub.runtime_info.get(SKIPS, 0)
@@ -257,7 +230,7 @@ class NonFiniteHook(Hook):
         flags = torch.stack(flags).float()
         all_reduce(flags, op="max")  # does nothing in a single process
         *are_bad, self.is_collapsed = (bool(flag) for flag in flags.tolist())
-        words = [word for word, is_so in zip(("loss", "gradients"), are_bad, strict=True) if is_so]
+        words = list(compress(("loss", "gradients"), are_bad))
         if not words and not self.is_collapsed:
             return None
         facts = [f"not finite: {' and '.join(words)}"] if words else []
@@ -271,13 +244,10 @@ class NonFiniteHook(Hook):
         first, last = self.window[0].number, self.window[-1].number
         is_single = first == last
         model = unwrap_model(runner.model)
+        buffers = dict(model.named_buffers())
         already_bad = [
-            f"{kind} {name} ({count_bad(tensor)})"
-            for kind, tensors in (
-                ("parameter", model.named_parameters()),
-                ("buffer", model.named_buffers()),
-            )
-            for name, tensor in tensors
+            f"{'buffer' if name in buffers else 'parameter'} {name} ({count_bad(tensor)})"
+            for name, tensor in (*model.named_parameters(), *buffers.items())
             if is_bad(tensor)
         ]
         traces: list[ModuleTrace | None] = [None] * len(self.window)
@@ -288,24 +258,22 @@ class NonFiniteHook(Hook):
                 traces = [repeat(iteration) for iteration in self.window]
         except Exception as error:  # e.g. out of memory: what is known so far must be told
             failure = f"{type(error).__name__}: {error}"
-        found = None
+        found = ""
         for iteration, trace in zip(self.window, traces, strict=True):
             is_own = iteration.losses or any_bad(iteration.totals)
             if is_own or (trace is not None and trace.shows_trouble):
                 found = "" if is_single else f"iteration {iteration.number}; "
                 found += explain_step([iteration], trace, self.finding, already_bad, failure)
                 break
-        texts = [found]
-        if get_world_size() > 1:
-            everywhere = enumerate(all_gather_object(found))
-            texts = [text and f"rank {rank}: {text}" for rank, text in everywhere]
-        texts = [text for text in texts if text is not None]
+        texts = []
         if self.is_collapsed:
-            texts.insert(
-                0,
+            texts.append(
                 f"the loss scale of mixed precision has fallen below {MIN_LOSS_SCALE:g}: the "
-                "gradients were not finite in about 30 steps in a row",
+                "gradients were not finite in about 30 steps in a row"
             )
+        for rank, text in enumerate(all_gather_object(found)):
+            if text:
+                texts.append(f"rank {rank}: {text}" if get_world_size() > 1 else text)
         if not texts:
             texts = [explain_step(self.window, None, self.finding, already_bad, failure)]
         place = f"iteration {last}" if is_single else f"accumulated iterations {first} to {last}"
@@ -351,11 +319,7 @@ class NonFiniteHook(Hook):
 
 
 class _Snapshot:
-    """Copies of tensors at a point of time.
-
-    Args:
-        places: Where the tensors are: dictionaries and keys.
-    """
+    """Copies of tensors at a point of time, which are kept in dictionaries under keys."""
 
     def __init__(self, places: Sequence[tuple[dict[str, Tensor | None], str]]) -> None:
         self.places = places

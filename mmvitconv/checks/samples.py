@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mmvitconv.datasets.layout import is_remote
 from mmvitconv.errors import UserError
@@ -86,20 +86,22 @@ def innermost(dataset: Any) -> Iterator[Any]:
     waiting = [dataset]
     while waiting:
         current = waiting.pop()
-        inside = [getattr(current, name, None) for name in ("dataset", "_dataset", "datasets")]
-        inner = [
-            item
-            for value in inside
-            if value is not None
-            for item in (value if isinstance(value, (list, tuple)) else [value])
-            if hasattr(item, "__getitem__") and not isinstance(item, (str, Mapping))
-        ]
         if id(current) in seen:
             continue
         seen.add(id(current))
+        inner = []
+        for name in ("dataset", "_dataset", "datasets"):
+            value = getattr(current, name, None)
+            inner += value if isinstance(value, (list, tuple)) else [value]
+        inner = [item for item in inner if is_dataset(item)]
         if not inner:
             yield current
         waiting += reversed(inner)
+
+
+def is_dataset(value: Any) -> bool:
+    """Tell whether a value is a dataset, rather than a name or a config."""
+    return hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
 
 
 def sample_infos(dataset: Any) -> Iterator[Mapping[str, Any]]:
@@ -130,11 +132,11 @@ def paths_of(sample: Mapping[str, Any]) -> list[str]:
     """
     found: list[str] = []
     for key, value in sample.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
         if key.endswith(("path", "paths")):
-            values = value if isinstance(value, (list, tuple)) else [value]
             found += [item for item in values if isinstance(item, str) and item]
-        elif key == "images" and isinstance(value, (list, tuple)):  # frames of a video
-            for frame in value:
+        elif key == "images":  # frames of a video
+            for frame in values:
                 found += paths_of(frame) if isinstance(frame, Mapping) else []
     return found
 
@@ -177,6 +179,7 @@ class Roots:
             folders = []  # elsewhere, or the paths of the annotations are all there is
         self.source = str(getattr(dataset, "ann_file", "") or root or "the dataset")
         self.folders = [os.path.abspath(folder).rstrip("/") for folder in folders]
+        self._absolute = tuple(folder + "/" for folder in self.folders)
         self._written = tuple(folder.rstrip("/") + "/" for folder in folders)
 
     def check(self, sample: Mapping[str, Any], name: object = "") -> None:
@@ -189,15 +192,11 @@ class Roots:
         Raises:
             UserError: With the annotation file, the sample and the path.
         """
-        if not self.folders:
-            return
-        for path in paths_of(sample):
+        for path in paths_of(sample) if self.folders else ():
             if path.startswith(self._written) and ".." not in path:
                 continue
-            absolute = os.path.abspath(path)
-            if "://" not in path and any(
-                absolute == folder or absolute.startswith(folder + "/") for folder in self.folders
-            ):
+            absolute = os.path.abspath(path) + "/"
+            if "://" not in path and absolute.startswith(self._absolute):
                 continue
             name = name or sample.get("img_id", sample.get("sample_idx", "?"))
             raise UserError(
@@ -205,21 +204,6 @@ class Roots:
                 f"root {self.folders[0]!r}; annotations may only name files inside it: fix the "
                 "annotation, or name that folder in data_prefix of the config"
             )
-
-
-def opens_files(transform: Any) -> bool:
-    """Tell whether a transform reads the image or the annotations of a sample.
-
-    Args:
-        transform: A transform of a dataset's pipeline.
-
-    Returns:
-        True for mmcv's loading transforms and their subclasses, and for any transform with
-        ``backend_args``, MMEngine's argument for what opens files.
-    """
-    return isinstance(transform, (LoadImageFromFile, LoadAnnotations)) or hasattr(
-        transform, "backend_args"
-    )
 
 
 class CheckedPipeline(Compose):
@@ -232,8 +216,8 @@ class CheckedPipeline(Compose):
         pipeline: The dataset's pipeline.
         dataset: The dataset, for its folders and classes.
         num_classes: Number of classes where the dataset does not know it.
-        loading_only: Leave out everything after the last transform that opens files, see
-            :func:`opens_files`; where none does, the whole pipeline counts.
+        loading_only: Leave out everything after the last transform with ``backend_args``,
+            MMEngine's argument for what opens files; where none has it, the whole pipeline counts.
     """
 
     def __init__(
@@ -245,7 +229,7 @@ class CheckedPipeline(Compose):
     ) -> None:
         is_list = isinstance(pipeline, Compose) and type(pipeline).__call__ is Compose.__call__
         self.transforms = list(pipeline.transforms) if is_list else [pipeline]
-        loaders = [n for n, item in enumerate(self.transforms) if opens_files(item)]
+        loaders = [n for n, item in enumerate(self.transforms) if hasattr(item, "backend_args")]
         if loading_only and loaders:
             self.transforms = self.transforms[: loaders[-1] + 1]
         reader = next((item for item in self.transforms if hasattr(item, "imdecode_backend")), None)
@@ -297,9 +281,8 @@ class CheckedPipeline(Compose):
                 if not isinstance(result, Mapping):
                     continue
                 if shape is None and ("ori_shape" in result or "img" in result):
-                    shape = tuple(
-                        result["ori_shape"] if "ori_shape" in result else np.shape(result["img"])
-                    )[:2]
+                    own = "ori_shape" in result
+                    shape = tuple(result["ori_shape"] if own else np.shape(result["img"]))[:2]
                     self._check_files(*files)
                     self._check_sizes(name, shape, stated, masks)
                 self._check_loaded(name, result, shape, checked)
@@ -312,14 +295,7 @@ class CheckedPipeline(Compose):
         return result
 
     def complain(self, problem: Problem) -> None:
-        """Do what has to be done about a sample that was loaded but is wrong.
-
-        Args:
-            problem: What is wrong.
-
-        Raises:
-            BadSampleError: Always, here.
-        """
+        """Raise for a sample that was loaded but is wrong; subclasses may go on with it."""
         raise BadSampleError(problem)
 
     def _check_files(self, image: Any, label_map: Any) -> None:
@@ -344,13 +320,12 @@ class CheckedPipeline(Compose):
         self, name: str, shape: tuple[int, ...], stated: Sequence[Any], masks: Sequence[Any]
     ) -> None:
         """Check the size of an image against what its annotations say."""
-        size = "x".join(map(str, shape[::-1]))
         if None not in stated and tuple(stated) != shape:
-            found = f"{size}, annotated {stated[1]}x{stated[0]}{rotation_of(name)}"
+            found = f"{words(shape)}, annotated {words(stated)}{rotation_of(name)}"
             self.complain(Problem("image has another size than its annotations say", name, found))
         for mask in masks:
             if tuple(mask) != shape:
-                found = f"{'x'.join(map(str, mask[::-1]))}, image {size}"
+                found = f"{words(mask)}, image {words(shape)}"
                 self.complain(Problem("mask has another size than its image", name, found))
 
     def _check_loaded(
@@ -361,19 +336,17 @@ class CheckedPipeline(Compose):
         checked: set[str],
     ) -> None:
         """Check what is new against the size of the image and the number of classes."""
-        if "gt_label" in sample and "gt_label" not in checked:
-            checked.add("gt_label")
-            self._check_numbers(name, sample["gt_label"], "class number")
-        if shape is None:
-            return
-        for key in sample.get("seg_fields") or ["gt_seg_map"]:
-            values = sample.get(key)
-            if isinstance(values, np.ndarray) and key not in checked:
-                checked.add(key)
-                self._check_map(name, sample.get("seg_map_path"), key, values, shape)
-        if "gt_bboxes" in sample and "gt_bboxes" not in checked:
-            checked.add("gt_bboxes")
-            self._check_boxes(name, sample, shape)
+        maps = sample.get("seg_fields") or ["gt_seg_map"]
+        keys = ("gt_label",) if shape is None else ("gt_label", *maps, "gt_bboxes")
+        new = [key for key in keys if key in sample and key not in checked]
+        checked.update(new)
+        for key in new:
+            if key == "gt_label":
+                self._check_numbers(name, sample[key], "class number")
+            elif key == "gt_bboxes":
+                self._check_boxes(name, sample, shape)
+            elif isinstance(sample[key], np.ndarray):
+                self._check_map(name, sample.get("seg_map_path"), key, sample[key], shape)
 
     def _check_map(
         self, name: str, path: Any, key: str, values: np.ndarray, shape: tuple[int, ...]
@@ -385,8 +358,7 @@ class CheckedPipeline(Compose):
             self.complain(Problem(kind, file, f"{values.ndim} dimensions"))
             return
         if values.shape != shape:
-            sizes = [f"{width}x{height}" for height, width in (values.shape, shape)]
-            found = f"{sizes[0]}, image {sizes[1]}{rotation_of(name)}"
+            found = f"{words(values.shape)}, image {words(shape)}{rotation_of(name)}"
             self.complain(Problem("label map has another size than its image", file, found))
         if key == "gt_seg_map" and self.has_class_maps and self.num_classes and values.size:
             # one pass over the map: the ignored label 255 becomes 0, the others grow by one
@@ -399,11 +371,9 @@ class CheckedPipeline(Compose):
 
     def _check_boxes(self, name: str, sample: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         """Check the boxes, their labels and the number of their masks."""
-        boxes = sample.get("gt_bboxes")
-        boxes = getattr(boxes, "tensor", boxes)
-        if boxes is None or getattr(boxes, "ndim", 0) != 2 or boxes.shape[1] != 4:
+        boxes = np.asarray(getattr(sample["gt_bboxes"], "tensor", sample["gt_bboxes"]))
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
             return
-        boxes = np.asarray(boxes)
         left, top, right, bottom = boxes.T
         for kind, wrong in (
             ("box with NaN or infinity", ~np.isfinite(boxes).all(axis=1)),
@@ -414,9 +384,8 @@ class CheckedPipeline(Compose):
             ),
         ):
             if wrong.any():
-                self.complain(
-                    Problem(kind, name, ", ".join(f"{value:g}" for value in boxes[wrong][0]))
-                )
+                found = ", ".join(f"{value:g}" for value in boxes[wrong][0])
+                self.complain(Problem(kind, name, found))
         self._check_numbers(name, sample.get("gt_bboxes_labels"), "label of a box")
         masks = sample.get("gt_masks")
         if masks is not None and len(masks) != len(boxes):
@@ -438,16 +407,7 @@ class CheckedPipeline(Compose):
 
 
 def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
-    """Say in words why a sample cannot be loaded.
-
-    Args:
-        error: What the pipeline raised.
-        paths: Files of the sample.
-        name: What the sample is called.
-
-    Returns:
-        The problem, with the file that has it where that can be told.
-    """
+    """Say why the pipeline raised an error, with the file of the sample that caused it."""
     local = [path for path in paths if not is_remote(path)]
     for path in local:
         if not os.path.isfile(path):
@@ -457,11 +417,8 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
         if os.path.getsize(path) == 0:
             return Problem("file is empty", path)
     for path in local:
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except Exception as reason:
-            found = "" if type(reason).__name__ == "UnidentifiedImageError" else str(reason)
+        if reason := decoding_error(path):
+            found = "" if isinstance(reason, UnidentifiedImageError) else str(reason)
             return Problem("file cannot be decoded as an image", path, found)
     text = " ".join(str(error).split())[:300]
     if text.startswith("failed to load image"):
@@ -477,12 +434,17 @@ def is_cut_off(path: str) -> bool:
         file.seek(-2, os.SEEK_END)
         if file.read(2) == b"\xff\xd9":
             return False
-    try:  # there may be something behind the picture
+    return decoding_error(path) is not None  # there may be something behind the picture
+
+
+def decoding_error(path: str) -> Exception | None:
+    """Return the error with which Pillow decodes an image, None if there is none."""
+    try:
         with Image.open(path) as image:
             image.load()
-    except Exception:  # PIL raises errors of many kinds for damaged files
-        return True
-    return False
+    except Exception as error:  # of many kinds for damaged files
+        return error
+    return None
 
 
 def png_depth(path: str) -> int:
@@ -496,11 +458,15 @@ def png_depth(path: str) -> int:
 
 def rotation_of(path: str) -> str:
     """Return a remark if reading turns an image, as its camera's orientation says; else ''."""
-    try:
-        turned = "EXIF-rotated" in conversions(path)
-    except Exception:
-        turned = False
-    return "; its EXIF orientation turns it on reading" if turned else ""
+    with suppress(Exception):
+        if "EXIF-rotated" in conversions(path):
+            return "; its EXIF orientation turns it on reading"
+    return ""
+
+
+def words(shape: Sequence[int]) -> str:
+    """Return (height, width) as people write it."""
+    return f"{shape[1]}x{shape[0]}"
 
 
 def conversions(path: str) -> list[str]:
