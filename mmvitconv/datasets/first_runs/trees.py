@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import Image
 
 from mmvitconv.datasets.first_runs.coco import CocoWriter
@@ -59,17 +60,11 @@ MIN_VISIBLE = 0.4
 
 
 class Scene(NamedTuple):
-    """One source image.
-
-    Attributes:
-        name: short name for the tiles.
-        image: RGB image.
-        boxes: left, top, right, bottom in pixels.
-    """
+    """One source image, with a short name for its tiles."""
 
     name: str
     image: Image.Image
-    boxes: list[tuple[int, int, int, int]]
+    boxes: list[tuple[int, int, int, int]]  # left, top, right, bottom in pixels
 
 
 def read_source(wheel: Path | None = None, cache_dir: Path = Path("data/.cache")) -> list[Scene]:
@@ -110,14 +105,10 @@ def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
     Returns:
         ``'train'`` and ``'val'`` -> tiles of 400x400. Images narrower than two tiles only train.
     """
-    if width < 2 * TILE:
-        train, val = Area(0, 0, width, height), None
-    else:
-        border = width - TILE
-        train, val = Area(0, 0, border, height), Area(border, 0, width, height)
+    border = width - TILE if width >= 2 * TILE else width
     return {
-        "train": covering_tiles(train, TILE, stride=(TILE, TILE)),
-        "val": grid_tiles(val, TILE) if val else [],
+        "train": covering_tiles(Area(0, 0, border, height), TILE, stride=(TILE, TILE)),
+        "val": grid_tiles(Area(border, 0, width, height), TILE),
     }
 
 
@@ -135,22 +126,18 @@ def clip_boxes(
     """
     clipped = []
     for left, top, right, bottom in boxes:
-        columns = max(left, tile.left), min(right, tile.right)
-        rows = max(top, tile.top), min(bottom, tile.bottom)
-        width, height = columns[1] - columns[0], rows[1] - rows[0]
-        whole = (right - left) * (bottom - top)
-        if width > 0 and height > 0 and width * height >= MIN_VISIBLE * whole:
-            left, top = columns[0] - tile.left, rows[0] - tile.top
-            clipped.append((left, top, left + width, top + height))
+        shown = Area(
+            *(max(left, tile.left), max(top, tile.top)),
+            *(min(right, tile.right), min(bottom, tile.bottom)),
+        )
+        needed = MIN_VISIBLE * (right - left) * (bottom - top)
+        if min(shown.width, shown.height) > 0 and shown.width * shown.height >= needed:
+            clipped.append(tuple(np.subtract(shown, 2 * tile[:2]).tolist()))
     return clipped
 
 
 def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -> None:
-    """Write the data set in COCO layout.
-
-    ``annotations/instances_{train,val}.json`` (boxes, category 'tree', id 1) with the images in
-    ``train/`` and ``val/``. Training tiles without a tree are left out.
-    """
+    """Write the data set in COCO layout; training tiles without a tree are left out."""
     writers = {split: CocoWriter(CATEGORIES) for split in ("train", "val")}
     cuts = [
         (scene, split, tile)

@@ -35,10 +35,3 @@ def test_grid_tiles_do_not_overlap():
     canvas = paint((40, 40), tiles)
     assert canvas.max() == 1
     assert canvas[:, :3].sum() == canvas[:, 28:].sum() == 0
-
-
-def test_overlaps():
-    area = Area(0, 0, 10, 10)
-    assert area.overlaps(Area(9, 9, 12, 12))
-    assert not area.overlaps(Area(10, 0, 12, 10))
-    assert not area.overlaps(Area(0, 10, 10, 12))
