@@ -46,14 +46,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run the forward pass of ``model`` under bfloat16 autocast.
-
-        Args:
-            model: The model whose losses are computed inside the context.
-
-        Yields:
-            Nothing.
-        """
+        """Run the forward pass of ``model`` under bfloat16 autocast."""
         with super().optim_context(model), torch.autocast("cpu", dtype=torch.bfloat16):
             yield
 
@@ -73,11 +66,7 @@ class Float32BoxesHook(Hook):
         self.is_attached = False
 
     def before_run(self, runner: Runner) -> None:
-        """Attach the casts to the model, once.
-
-        Args:
-            runner: The runner whose model is changed in place.
-        """
+        """Attach the casts to the model, once."""
         if self.is_attached:
             return
         self.is_attached = True
@@ -90,14 +79,9 @@ class Float32BoxesHook(Hook):
 
 
 def _cast_outputs(module: nn.Module, inputs: tuple, outputs: Any) -> Any:
-    """Return the outputs in float32 (a forward hook)."""
-    return _to_float32(outputs)
-
-
-def _to_float32(value: Any) -> Any:
     """Return nested lists and tuples with their floating-point tensors in float32."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.float()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_float32(item) for item in value)
-    return value
+    if isinstance(outputs, Tensor) and outputs.is_floating_point():
+        return outputs.float()
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(_cast_outputs(module, inputs, item) for item in outputs)
+    return outputs

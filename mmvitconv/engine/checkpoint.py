@@ -133,9 +133,6 @@ class LateRemoval:
 
     MMEngine's ``CheckpointHook`` removes the checkpoint that is no longer wanted (the oldest, the
     best until now) before it writes the new one: a run killed in between has lost it.
-
-    Args:
-        backend: The backend that does the work.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -156,11 +153,7 @@ class LateRemoval:
         self.pending.append((self.backend.rmtree, path))
 
     def remove_pending(self, kept: str) -> None:
-        """Remove what was remembered.
-
-        Args:
-            kept: Path that was written since and stays.
-        """
+        """Remove what was remembered, but for the path that was written since."""
         for remove, path in self.pending:
             if path != kept:
                 remove(path)
@@ -168,11 +161,7 @@ class LateRemoval:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Return only when a file, or the names in a folder, have reached the disk.
-
-    Args:
-        path: An existing file or folder.
-    """
+    """Return only when a file, or the names in a folder, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -262,12 +251,7 @@ class SafeCheckpointHook(Hook):
     before_val = before_train_epoch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace everything in the checkpoint that a safe reader refuses.
-
-        Args:
-            runner: The runner that saves.
-            checkpoint: What will be written, changed in place.
-        """
+        """Replace everything in the checkpoint that a safe reader refuses."""
         if self.gradients:
             checkpoint[GRADIENTS] = self.gradients
         for key in checkpoint.keys() - set(TENSOR_STATES) - {"message_hub"}:
@@ -283,33 +267,21 @@ class SafeCheckpointHook(Hook):
                 )
         hub["runtime_info"] = information
         # a resumed key without its value would only cause a warning at the next start
-        hub["resumed_keys"] = {
-            key: keep
-            for key, keep in hub["resumed_keys"].items()
-            if key in information or key in hub["log_scalars"]
-        }
+        known = information.keys() | hub["log_scalars"].keys()
+        hub["resumed_keys"] = {k: keep for k, keep in hub["resumed_keys"].items() if k in known}
         checkpoint["message_hub"] = to_plain(hub)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Translate the checkpoint into the model's layout and compare the keys.
-
-        Args:
-            runner: The runner that loads.
-            checkpoint: What was read, changed in place.
-
-        Raises:
-            CheckpointError: See the class.
-        """
+        """Translate the checkpoint into the model's layout and compare the keys."""
         model = unwrap_model(runner.model)
         resuming = bool(runner._resume)
-        if resuming:
-            missing = {"meta", "message_hub", "optimizer"} - checkpoint.keys()
-            if missing:
-                raise CheckpointError(
-                    f"{runner._load_from} holds weights only and no state of a run "
-                    f"(no {', '.join(sorted(missing))}): start from it with "
-                    "--cfg-options load_from=PATH instead of --resume"
-                )
+        missing = {"meta", "message_hub", "optimizer"} - checkpoint.keys()
+        if resuming and missing:
+            raise CheckpointError(
+                f"{runner._load_from} holds weights only and no state of a run "
+                f"(no {', '.join(sorted(missing))}): start from it with "
+                "--cfg-options load_from=PATH instead of --resume"
+            )
         training = isinstance(runner._train_loop, BaseLoop)
         scope = "backbone" if training and not resuming else "all"
         # under FSDP a process has its own part of each tensor only
@@ -331,52 +303,28 @@ class SafeCheckpointHook(Hook):
             runner.logger.info("checkpoint: not compared with the model, which is sharded by FSDP")
             return
         own = model.state_dict()
-        fitting = [
-            key
-            for key, value in adapted["state_dict"].items()
-            if key in own and own[key].shape == value.shape
-        ]
+        given = adapted["state_dict"]
+        fitting = sum(own[key].shape == given[key].shape for key in own.keys() & given.keys())
         runner.logger.info(
-            f"checkpoint: {len(fitting)} of the model's {len(own)} tensors are loaded; "
+            f"checkpoint: {fitting} of the model's {len(own)} tensors are loaded; "
             f"checked: {'the backbone' if scope == 'backbone' else 'all keys'}"
         )
 
 
 def find_checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
-    """List MMEngine's checkpoint hooks of a runner that have opened their backend.
-
-    Args:
-        runner: Any runner.
-
-    Returns:
-        The hooks, usually one.
-    """
+    """List MMEngine's checkpoint hooks of a runner that have opened their backend."""
     hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
     return [hook for hook in hooks if getattr(hook, "file_backend", None) is not None]
 
 
 def is_disk_error(error: Exception) -> bool:
-    """Tell whether writing failed because of the disk.
-
-    Args:
-        error: What was raised while a checkpoint was written.
-
-    Returns:
-        True for errors of the operating system and of PyTorch's file writer.
-    """
+    """Tell whether the operating system or PyTorch's file writer failed to write."""
     words = ("PytorchStreamWriter", "file write", "No space left", "unexpected pos")
     return isinstance(error, OSError) or any(word in str(error) for word in words)
 
 
 def collect_gradients(runner: Runner) -> dict[str, Tensor]:
-    """Return the gradients of an optimizer step that is still being accumulated.
-
-    Args:
-        runner: The runner; all processes of a distributed run have to call this.
-
-    Returns:
-        Mean over the processes by parameter name, empty between two steps.
-    """
+    """Return the gradients of a step that is still being accumulated, averaged over processes."""
     if getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 1:
         return {}
     gradients = {
@@ -389,12 +337,7 @@ def collect_gradients(runner: Runner) -> dict[str, Tensor]:
 
 
 def restore_gradients(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
-    """Give parameters the gradients that :func:`collect_gradients` returned.
-
-    Args:
-        model: The unwrapped model.
-        gradients: By parameter name; names that the model lacks are left out.
-    """
+    """Give parameters the gradients that :func:`collect_gradients` returned."""
     parameters = dict(model.named_parameters())
     for name in gradients.keys() & parameters.keys():
         parameters[name].grad = gradients[name].to(parameters[name])

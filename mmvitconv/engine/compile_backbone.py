@@ -43,18 +43,7 @@ class CompileBackboneHook(Hook):
         self.compiled: set[int] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Compile before the first training iteration."""
-        self._compile(runner)
-
-    def before_val(self, runner: Runner) -> None:
-        """Compile before the first validation iteration."""
-        self._compile(runner)
-
-    def before_test(self, runner: Runner) -> None:
-        """Compile before the first test iteration."""
-        self._compile(runner)
-
-    def _compile(self, runner: Runner) -> None:
+        """Compile what is not compiled yet."""
         for prefix, backbone in find_backbones(runner.model):
             if id(backbone) in self.compiled:
                 continue
@@ -64,3 +53,5 @@ class CompileBackboneHook(Hook):
                 f"torch.compile: {prefix.rstrip('.') or 'model'} ({type(backbone).__name__}), "
                 f"mode={self.mode or 'default'}; the first iterations take longer"
             )
+
+    before_val = before_test = before_train

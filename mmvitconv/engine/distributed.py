@@ -23,11 +23,7 @@ SLURM_PORTS = range(20000, 32000)
 # what each launcher calls torch.distributed's variables
 LAUNCHER_VARIABLES = {
     "pytorch": {"RANK": "RANK", "WORLD_SIZE": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_RANK"},
-    "slurm": {
-        "RANK": "SLURM_PROCID",
-        "WORLD_SIZE": "SLURM_NTASKS",
-        "LOCAL_RANK": "SLURM_LOCALID",
-    },
+    "slurm": {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"},
     "mpi": {
         "RANK": "OMPI_COMM_WORLD_RANK",
         "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
@@ -80,13 +76,12 @@ def prepare_distributed(cfg: Config, launcher: str) -> None:
     environment = _read_environment(launcher)
     share_evenly(cfg)
     device = get_device()
-    if device == "cuda":
-        local_rank, gpus = int(environment["LOCAL_RANK"]), torch.cuda.device_count()
-        if local_rank >= gpus:
-            raise UserError(
-                f"process {local_rank + 1} on this machine has no GPU of its own: there are "
-                f"{gpus}; start at most {gpus} processes per machine"
-            )
+    local_rank, gpus = int(environment["LOCAL_RANK"]), torch.cuda.device_count()
+    if device == "cuda" and local_rank >= gpus:
+        raise UserError(
+            f"process {local_rank + 1} on this machine has no GPU of its own: there are "
+            f"{gpus}; start at most {gpus} processes per machine"
+        )
     started = distributed.is_initialized()
     if not started and launcher != "pytorch":  # torchrun chooses a port by itself
         _choose_port(launcher, is_first=environment["RANK"] == "0")
@@ -98,8 +93,8 @@ def prepare_distributed(cfg: Config, launcher: str) -> None:
     settings = cfg.setdefault("env_cfg", {}).setdefault("dist_cfg", {})
     settings["backend"] = "gloo"
     if not started:
-        timeout = settings.get("timeout")  # MMEngine's setting, in seconds
-        limits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+        seconds = settings.get("timeout")
+        limits = {} if seconds is None else {"timeout": timedelta(seconds=seconds)}
         distributed.init_process_group(backend="gloo", **limits)
     if cfg.get("model_wrapper_cfg") is None:
         cfg.model_wrapper_cfg = {
@@ -121,9 +116,6 @@ def share_evenly(cfg: Config) -> None:
     MMEngine's evaluators merge the results of the processes in turns and stop at the end of the
     shortest list. With a sampler that does not round up, the results of the last samples would be
     lost without a word. What rounding up adds is cut off again by the evaluator.
-
-    Args:
-        cfg: Config of the run, changed in place.
     """
     for name in ("val_dataloader", "test_dataloader"):
         sampler = (cfg.get(name) or {}).get("sampler")

@@ -22,11 +22,7 @@ class FSDPStrategy(EngineFSDPStrategy):
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load the state of the optimizer.
-
-        Args:
-            state_dict: As it was saved; whole with ``state_dict_cfg='full'``.
-        """
+        """Load the state of the optimizer as it was saved."""
         own = FullyShardedDataParallel.optim_state_dict_to_load(
             model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
         )

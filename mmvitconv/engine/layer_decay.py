@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from difflib import get_close_matches
 
 from mmengine.logging import print_log
@@ -42,9 +41,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for option in self.paramwise_cfg:
             if option not in PARAMWISE_OPTIONS:
                 near = get_close_matches(option, PARAMWISE_OPTIONS, n=1)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"legal: {sorted(PARAMWISE_OPTIONS)}"
-                )
+                legal = f"legal: {sorted(PARAMWISE_OPTIONS)}"
+                hint = f"did you mean {near[0]!r}?" if near else legal
                 raise UserError(f"paramwise_cfg has no option {option!r}; {hint}")
         self.rate = self.paramwise_cfg.get("layer_decay_rate", 1.0)
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
@@ -81,26 +79,27 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         names = {id(value): name for name, value in model.named_parameters()}
 
         merged: dict[str, dict] = {}
-        per_layer: dict[float, list[dict]] = defaultdict(list)
         for single in single_groups:
-            (parameter,) = single["params"]
+            (parameter,) = single.pop("params")
             scale = self._scale(names[id(parameter)], backbones)
-            # lr_mult and decay_mult are already part of lr and weight_decay
-            settings = {
-                key: value
-                for key, value in single.items()
-                if key not in ("params", "lr_mult", "decay_mult")
-            }
+            # already part of lr and weight_decay
+            settings = {k: v for k, v in single.items() if k not in ("lr_mult", "decay_mult")}
             settings["lr"] = settings.get("lr", self.base_lr) * scale
             if self.base_wd is not None:
                 settings.setdefault("weight_decay", self.base_wd)
-            identity = repr((scale, sorted(settings.items(), key=lambda item: item[0])))
-            if identity not in merged:
-                merged[identity] = {"params": [], **settings, "lr_scale": scale}
-                per_layer[scale].append(merged[identity])
-            merged[identity]["params"].append(parameter)
+            settings["lr_scale"] = scale
+            group = merged.setdefault(repr(sorted(settings.items())), {"params": [], **settings})
+            group["params"].append(parameter)
         params.extend(merged.values())
-        self._log(per_layer)
+        lines = [f"layer-wise learning-rate decay {self.rate:g}:"]
+        for scale in sorted({group["lr_scale"] for group in merged.values()}):
+            groups = [group for group in merged.values() if group["lr_scale"] == scale]
+            tensors = sum(len(group["params"]) for group in groups)
+            lines.append(
+                f"  lr x {scale:.4g} = {self.base_lr * scale:.4g}: {tensors} tensors "
+                f"in {len(groups)} group(s)"
+            )
+        print_log("\n".join(lines), logger="current")
 
     def _scale(self, name: str, backbones: list[tuple[str, nn.Module]]) -> float:
         """Return the factor on the learning rate of the parameter called ``name``."""
@@ -109,15 +108,3 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 layer, layers = backbone.get_layer_depth(name, prefix)
                 return self.rate ** (layers - layer - 1)
         return 1.0
-
-    def _log(self, per_layer: dict[float, list[dict]]) -> None:
-        """Log one line per learning-rate factor."""
-        lines = [f"layer-wise learning-rate decay {self.rate:g}:"]
-        for scale in sorted(per_layer):
-            groups = per_layer[scale]
-            tensors = sum(len(group["params"]) for group in groups)
-            lines.append(
-                f"  lr x {scale:.4g} = {self.base_lr * scale:.4g}: {tensors} tensors "
-                f"in {len(groups)} group(s)"
-            )
-        print_log("\n".join(lines), logger="current")
