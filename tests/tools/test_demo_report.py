@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -109,7 +110,7 @@ def test_metrics_of_a_test_run(tool, trained, tmp_path, capsys):
     for name, value in (("20260101_000000", 0.25), ("20260102_000000", 0.75)):
         path = tmp_path / "work" / name / f"{name}.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"coco/segm_mAP_50": value, "time": 0.5}))
+        path.write_text(json.dumps({"coco/segm_mAP_50": value, "nothing": math.nan}))
         os.utime(path, (value * 100, value * 100))
     log = tmp_path / "work" / "20260102_000000" / "vis_data" / "20260102_000000.json"
     log.parent.mkdir()
@@ -118,8 +119,8 @@ def test_metrics_of_a_test_run(tool, trained, tmp_path, capsys):
     arguments = [*map(str, trained), "--out-dir", str(out), "--rows", "1"]
     assert tool.main([*arguments, "--metrics-from", str(tmp_path / "work")]) == 0
     assert "mask AP50 0.750" in capsys.readouterr().out
-    content = json.loads((out / "metrics.json").read_text())
-    assert content["metrics"] == {"coco/segm_mAP_50": 0.75, "time": 0.5}
+    content = json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert content["metrics"] == {"coco/segm_mAP_50": 0.75, "nothing": None}
 
 
 def test_ground_truth_and_drawing(tool, nuclei_root, tmp_path):
@@ -152,7 +153,29 @@ def test_headline(tool):
     both = {"coco/bbox_mAP_50": 0.5, "coco/segm_mAP_50": 0.25}
     assert tool.headline(both) == "mask AP50 0.250"
     assert tool.headline({"bbox_mAP_50": 0.5}) == "box AP50 0.500"
-    assert tool.headline({}) == "no AP50 in the metrics"
+    for none in ({}, {"segm_mAP_50": None}, {"segm_mAP_50": math.nan}):
+        assert tool.headline(none) == "no AP50 in the metrics"
+
+
+def test_images_are_turned_as_for_the_detector(tool, tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = tmp_path / "a.png"
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(file, exif=turned)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    figures = []
+    save = tool.Figure.savefig
+    monkeypatch.setattr(
+        tool.Figure, "savefig", lambda self, *a, **kw: figures.append(self) or save(self, *a, **kw)
+    )
+    nothing = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), ()
+    empty = tool.Detection(str(file), 40, 30, ("nucleus",), (), file, *nothing)
+    tool.draw_report([(empty, empty)], "title", tmp_path / "new" / "a.png")
+    shapes = [axis.images[0].get_array().shape for axis in figures[0].axes]
+    assert shapes[0] == (40, 30, 3)
+    assert all(height > width for height, width, _ in shapes)
+    assert "matplotlib.pyplot" not in sys.modules
+    assert (tmp_path / "new" / "a.png").stat().st_size > 1000
 
 
 class Bomb:
@@ -177,11 +200,13 @@ def test_checkpoint_with_code_is_refused(tool, trained, tmp_path, capsys):
     assert target.exists()
 
 
-def test_mistakes_of_the_user(tool, trained, tmp_path, capsys):
+def test_mistakes_of_the_user(tool, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config, checkpoint = map(str, trained)
     out = ["--out-dir", str(tmp_path / "out")]
     cases = [
         (["absent.py", checkpoint, *out], "there is no config file 'absent.py'"),
+        (["maskrcnn_fcvit_tiny_nuclei", checkpoint, *out], "the data that the config names is not"),
         ([config, "absent.pth", *out], "absent.pth"),
         ([config, checkpoint, *out, "--rows", "0"], "--rows 0"),
         ([config, checkpoint, *out, "--metrics-from", str(tmp_path)], "holds no metrics"),

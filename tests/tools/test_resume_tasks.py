@@ -94,11 +94,11 @@ def test_comparison_finds_every_difference() -> None:
         "more": 1,
     }
     report = tool.Report("config", 1)
-    tool.compare(one, one, "checkpoint", report)
+    tool.compare(one, one, report)
     assert report.differing == []
     assert report.compared == 4
-    tool.compare(one, other, "checkpoint", report)
+    tool.compare(one, other, report)
     places = ["checkpoint.list.1", "checkpoint.more (in one run only)", "checkpoint.state_dict.a"]
     assert report.differing == places
-    tool.compare([1], [1, 2], "hub", report)
-    assert report.differing[-1] == "hub (length 1 and 2)"
+    tool.compare([1], [1, 2], report)
+    assert report.differing[-1] == "checkpoint.1 (in one run only)"

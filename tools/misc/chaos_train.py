@@ -24,6 +24,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,45 +47,28 @@ CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name|mmengine_ve
 
 @dataclass
 class Report:
-    """What happened.
-
-    Attributes:
-        config: The config that was trained.
-        processes: Processes of the run.
-        seconds: Duration of the run in one go.
-        first_checkpoint: Seconds from its start to its first checkpoint.
-        kills: Kills in all.
-        kills_while_writing: Those at which a checkpoint was being written.
-        starting_points: Checkpoints from which the killed run went on.
-        compared: Values that were compared: tensors, numbers, words.
-        differing: Their places where the two runs differ.
-    """
+    """What happened."""
 
     config: str
     processes: int
-    seconds: float = 0.0
-    first_checkpoint: float = 0.0
+    seconds: float = 0.0  # of the run in one go
+    first_checkpoint: float = 0.0  # seconds from its start
     kills: int = 0
     kills_while_writing: int = 0
-    starting_points: list[str] = field(default_factory=list)
-    compared: int = 0
-    differing: list[str] = field(default_factory=list)
+    starting_points: list[str] = field(default_factory=list)  # from which the killed run went on
+    compared: int = 0  # tensors, numbers, words
+    differing: list[str] = field(default_factory=list)  # their places
 
 
 class Run:
-    """One start of ``tools/train.py`` with all processes that belong to it.
-
-    Args:
-        options: The command line of this tool.
-        work_dir: Work directory of the run.
-    """
+    """One start of ``tools/train.py`` with all processes that belong to it."""
 
     def __init__(self, options: argparse.Namespace, work_dir: Path) -> None:
         self.token = uuid.uuid4().hex
         self.log = work_dir.with_suffix(".log")
-        command = [sys.executable, str(ROOT / "tools" / "train.py"), options.config]
+        command = [sys.executable, str(ROOT / "tools/train.py"), options.config]
         if options.processes > 1:
-            script = str(ROOT / "tools" / "dist_train.sh")
+            script = str(ROOT / "tools/dist_train.sh")
             command = ["bash", script, options.config, str(options.processes)]
         command += ["--work-dir", str(work_dir), "--resume", "--cfg-options"]
         command += [f"randomness.seed={options.seed}", "randomness.deterministic=True"]
@@ -98,20 +82,14 @@ class Run:
         """Kill all processes until none is left: one may just have been started."""
         while pids := list(find_processes(self.token)):
             for pid in pids:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             self.process.poll()
             time.sleep(0.01)
         self.process.wait()
 
     def finish(self) -> None:
-        """Wait for the end.
-
-        Raises:
-            UserError: If the run failed without being killed.
-        """
+        """Wait for the end; raise if the run failed without being killed."""
         if self.process.wait() != 0:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
             raise UserError(f"the run failed without being killed; the end of {self.log}:\n{tail}")
@@ -121,13 +99,10 @@ def find_processes(token: str) -> Iterator[int]:
     """Yield the living processes whose environment holds a token."""
     wanted = f"{TOKEN}={token}".encode()
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            if wanted in (folder / "environ").read_bytes():  # a zombie's is empty
+        with suppress(OSError):
+            # a zombie's is empty; this process, whose own environment lacks the token, is not found
+            if folder.name.isdigit() and wanted in (folder / "environ").read_bytes():
                 yield int(folder.name)
-        except OSError:
-            continue
 
 
 def last_number(work_dir: Path) -> int:
@@ -139,10 +114,10 @@ def last_number(work_dir: Path) -> int:
 def kill_once(
     run: Run, work_dir: Path, from_number: float, delay: float, while_writing: bool
 ) -> str | None:
-    """Let a run go and kill it.
+    """Kill a run that has just started.
 
     Args:
-        run: The run, just started.
+        run: The run.
         work_dir: Where it writes its checkpoints.
         from_number: Wait for a checkpoint of this epoch or iteration,
         delay: then for so many seconds,
@@ -151,13 +126,12 @@ def kill_once(
     Returns:
         ``'writing'`` or ``'running'``, or None when the run came to its end before.
     """
-    partial = work_dir / PARTIAL_NAME
     begin = None
     while run.process.poll() is None:
         if begin is None and last_number(work_dir) >= from_number:
             begin = time.monotonic()
         is_time = begin is not None and time.monotonic() - begin >= delay
-        is_writing = partial.exists()
+        is_writing = (work_dir / PARTIAL_NAME).exists()
         if is_time and (is_writing or not while_writing):
             run.kill()
             return "writing" if is_writing else "running"
@@ -167,15 +141,7 @@ def kill_once(
 
 
 def leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield what is inside nested containers, with the keys that lead there.
-
-    Args:
-        value: Containers with tensors, numbers and strings.
-        place: Keys that lead to the value.
-
-    Yields:
-        Place and value; nothing that :data:`CLOCK` names.
-    """
+    """Yield what is inside nested containers with its place, but nothing that CLOCK names."""
     if CLOCK.search(place):
         return
     if isinstance(value, (list, tuple)):
@@ -198,13 +164,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any], report: Report) -> None:
-    """Compare the checkpoints of two runs.
-
-    Args:
-        one: See :func:`state_of`.
-        other: The same of the other run.
-        report: Receives the number of comparisons and the places that differ.
-    """
+    """Compare the checkpoints of two runs, see :func:`state_of`, and report what differs."""
     first, second = (dict(leaves(state, "checkpoint")) for state in (one, other))
     for place in sorted(first.keys() | second.keys()):
         if place not in first or place not in second:
@@ -216,17 +176,7 @@ def compare(one: Mapping[str, Any], other: Mapping[str, Any], report: Report) ->
 
 
 def state_of(work_dir: Path) -> dict[str, Any]:
-    """Read what a finished run has written last.
-
-    Args:
-        work_dir: Its work directory.
-
-    Returns:
-        The checkpoint without what says when and where it was written.
-
-    Raises:
-        UserError: If there is no whole checkpoint.
-    """
+    """Return a finished run's last checkpoint without what says when and where it was written."""
     path, _ = find_resumable(work_dir)
     if path is None:
         raise UserError(f"no whole checkpoint in {work_dir}")
@@ -240,24 +190,14 @@ def state_of(work_dir: Path) -> dict[str, Any]:
 
 
 def shake(options: argparse.Namespace) -> Report:
-    """Train a config with and without kills and compare.
-
-    Args:
-        options: The command line.
-
-    Returns:
-        The report.
-
-    Raises:
-        UserError: If a run failed without being killed.
-    """
+    """Train a config with and without kills, compare, and write the report."""
     name = Path(options.config).stem
     folder = Path(options.work_dir, name)
     shutil.rmtree(folder, ignore_errors=True)
     report = Report(options.config, options.processes)
     begin = time.monotonic()
     run = Run(options, folder / "whole")
-    while run.process.poll() is None and not list((folder / "whole").glob("*.pth")):
+    while run.process.poll() is None and not last_number(folder / "whole"):
         time.sleep(0.05)
     report.first_checkpoint = round(time.monotonic() - begin, 1)
     run.finish()
@@ -274,12 +214,11 @@ def shake(options: argparse.Namespace) -> Report:
         if report.kills == options.kills:
             run.finish()
             break
-        while_writing = report.kills % 2 == 1
         delay = chance.uniform(0, 0.3 * (report.seconds - report.first_checkpoint))
         # after a restart, not before something new was written: killing the start-up tests nothing
         done = last_number(work_dir)
         place = max(places[report.kills], done + 1 if done else 0)
-        killed = kill_once(run, work_dir, place, delay, while_writing)
+        killed = kill_once(run, work_dir, place, delay, while_writing=report.kills % 2 == 1)
         if killed is None:
             print(f"the run came to its end before kill {report.kills + 1}")
             break

@@ -42,46 +42,12 @@ from mmvitconv.errors import UserError
 from mmvitconv.zoo.loading import find_test_dataset
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the tool's arguments."""
-    parser.add_argument(
-        "config", type=Path, help="config of a detector, or the name of a shipped one"
-    )
-    parser.add_argument("checkpoint", type=Path, help="its trained weights")
-    parser.add_argument("--out-dir", type=Path, required=True, help="where to write")
-    parser.add_argument(
-        "--metrics-from", type=Path, help="work dir of tools/test.py, or a json file with metrics"
-    )
-    parser.add_argument("--rows", type=int, default=4, help="images shown (default: %(default)s)")
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        help="predictions below it are not drawn (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--train-seconds", type=float, help="how long training took, for metrics.json"
-    )
-
-
 def read_metrics(source: Path) -> dict[str, float]:
-    """Read the metrics of a test run.
-
-    Args:
-        source: A json file with metrics, or a work dir of tools/test.py: MMEngine writes them to
-            ``<time>/<time>.json`` there; the newest file counts.
-
-    Returns:
-        Metric -> value, e.g. ``'coco/segm_mAP_50'`` -> 0.78.
-
-    Raises:
-        UserError: If there are none.
-    """
-    if source.is_dir():
+    """Read the metrics from a json file, or from the newest one in a work dir of tools/test.py."""
+    files = [source] if source.is_file() else []
+    if source.is_dir():  # MMEngine writes <time>/<time>.json
         files = [path for path in source.rglob("*.json") if path.stem == path.parent.name]
         files.sort(key=lambda path: path.stat().st_mtime)
-    else:
-        files = [source] if source.is_file() else []
     if not files:
         raise UserError(
             f"--metrics-from {source} holds no metrics of a test run; give the --work-dir of "
@@ -106,14 +72,9 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def ground_truth(info: Mapping[str, Any], prediction: Detection) -> Detection:
-    """Return the annotated objects of an image as if they had been predicted, with score 1.
+    """Return the annotated objects of an image as if predicted with score 1.
 
-    Args:
-        info: What mmdet's dataset knows of the image.
-        prediction: Of the same image.
-
-    Returns:
-        The objects; without masks where an annotation has none.
+    There are no masks where an annotation has none.
     """
     instances = info["instances"]
     codes = []
@@ -132,13 +93,7 @@ def ground_truth(info: Mapping[str, Any], prediction: Detection) -> Detection:
 
 
 def draw_report(rows: Sequence[tuple[Detection, Detection]], title: str, path: Path) -> None:
-    """Write the picture: one row per image; columns image, ground truth, prediction.
-
-    Args:
-        rows: Ground truth and prediction of each image.
-        title: Of the picture.
-        path: The png to write.
-    """
+    """Write the picture: one row per image; columns image, ground truth, prediction."""
     figure = Figure(figsize=(10.5, 3.5 * len(rows) + 1), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
     figure.suptitle(title)
@@ -180,9 +135,7 @@ def report(options: argparse.Namespace) -> int:
     rows = [(ground_truth(*pair), pair[1]) for pair in zip(infos, found, strict=True)]
     picture = options.out_dir / "report.png"
     draw_report(rows, f"{options.config.stem}, held-out images: {headline(metrics)}", picture)
-    seconds = {"report": round(time.perf_counter() - started, 1)}
-    if options.train_seconds is not None:
-        seconds["train"] = options.train_seconds
+    seconds = {"report": round(time.perf_counter() - started, 1), "train": options.train_seconds}
     content = {
         "config": str(options.config),
         "checkpoint": str(options.checkpoint),
@@ -192,7 +145,7 @@ def report(options: argparse.Namespace) -> int:
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         },
         "images": len(dataset),
-        "seconds": seconds,
+        "seconds": {name: value for name, value in seconds.items() if value is not None},
         "versions": {
             "mmvitconv": __version__,
             "python": platform.python_version(),
@@ -211,7 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "demo_report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser)
+    add = parser.add_argument
+    add("config", type=Path, help="config of a detector, or the name of a shipped one")
+    add("checkpoint", type=Path, help="its trained weights")
+    add("--out-dir", type=Path, required=True, help="where to write")
+    add("--metrics-from", type=Path, help="work dir of tools/test.py, or a json file with metrics")
+    add("--rows", type=int, default=4, help="images shown (default: %(default)s)")
+    text = "predictions below it are not drawn (default: %(default)s)"
+    add("--score-threshold", type=float, default=0.5, help=text)
+    add("--train-seconds", type=float, help="how long training took, for metrics.json")
     return execute(parser, lambda: report(parser.parse_args(arguments)))
 
 

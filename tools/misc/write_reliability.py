@@ -97,16 +97,7 @@ own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 
 
 def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
-    """Kill every run of :data:`RUNS`.
-
-    Args:
-        kills: Kills per run.
-        seed: Of the trainings and the kills.
-        folder: Where they write.
-
-    Returns:
-        The reports of ``chaos_train.py``.
-    """
+    """Kill every run of :data:`RUNS`; return the reports of ``chaos_train.py``."""
     reports = []
     for config, processes, settings in track(RUNS, "killed trainings"):
         work_dir = folder / str(processes)
@@ -121,27 +112,18 @@ def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
 
 
 def run_tests(folder: Path) -> tuple[dict[str, int], str]:
-    """Run the tests of :data:`TESTS`.
-
-    Args:
-        folder: Where they leave their counts.
-
-    Returns:
-        The counts, and pytest's last line.
-    """
+    """Run the tests of :data:`TESTS`; return what they counted, and pytest's last line."""
     path, summary = folder / "counts.json", folder / "tests.txt"
     if path.is_file() and summary.is_file():
         return json.loads(path.read_text()), summary.read_text().strip()
     environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses=4", *TESTS]
     command += ["--dist=loadfile"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     last = done.stdout.strip().splitlines()[-1].strip("= ")
     if done.returncode != 0:
         print(done.stdout[-5000:])
-        raise subprocess.CalledProcessError(done.returncode, command)
+    done.check_returncode()
     summary.write_text(last)
     return json.loads(path.read_text()), last
 
