@@ -20,7 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitconv.models.backbones.dynconv_vit import Block, PatchEmbed, init_layer, is_new_affine
-from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
+from mmvitconv.models.base import (
+    PyramidBackbone,
+    check_integers,
+    check_positive,
+    check_rate,
+    check_stages,
+    resolve_arch,
+)
 from mmvitconv.models.layers import drop_path_rates, make_mixer
 from mmvitconv.models.layers.mixers import Mixer
 from mmvitconv.registry import MODELS
@@ -53,25 +60,13 @@ class DynConvSwinArch:
     window_size: int = 7
 
     def __post_init__(self) -> None:
-        if len(self.depths) != len(self.num_heads) or not self.depths:
-            raise ValueError(
-                "depths and num_heads must have one entry for each stage, got "
-                f"{self.depths} and {self.num_heads}"
-            )
-        sizes = (self.embed_dims, self.window_size, *self.depths, *self.num_heads)
-        if any(not isinstance(size, int) or size < 1 for size in sizes):
-            raise ValueError(
-                "embed_dims, window_size, depths and num_heads must be positive integers, "
-                f"got {', '.join(map(str, sizes))}"
-            )
+        check_stages(depths=self.depths, num_heads=self.num_heads)
+        check_integers(self, ("depths", "num_heads"), len(self.depths))
+        check_positive(embed_dims=self.embed_dims, window_size=self.window_size)
         if any(self.channels(i) % heads for i, heads in enumerate(self.num_heads)):
             raise ValueError(
                 f"num_heads must divide its stage's channels, {self.embed_dims} of the first and "
                 f"twice as many of each further one, got {self.num_heads}"
-            )
-        if self.mlp_ratio * self.embed_dims < 1:
-            raise ValueError(
-                f"mlp_ratio must leave at least one hidden channel, got {self.mlp_ratio}"
             )
 
     def channels(self, stage: int) -> int:
@@ -116,18 +111,14 @@ class DynConvSwin(PyramidBackbone):
         out_indices: Stages whose features are returned, finest first. Negative ones count from the
             end.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
-        frozen_stages: Stages ``0..frozen_stages`` are frozen; -1 freezes nothing. The embedding
-            belongs to stage 0, a merging to the stage after it.
-        norm_eval: Keep the BatchNorms, which only some mixers have, in evaluation mode while
-            training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our, the original authors' or
-            timm's file of a Swin. Relative position tables of other windows are resized.
         mixer: A preset's name or ``dict(preset=NAME, ...)`` with its options; see
             :func:`mmvitconv.models.layers.mixers.make_mixer`. Mixers with windows shift them in
             every second block. ``'relu_n'``, ``'ln_relu'`` and ``'relu_ln'`` have windows and a
             relative position table here, unless ``reach`` and ``bias`` are given.
         output_norms: Whether the outputs are normed (``norm{i}``).
+        **options: :class:`PyramidBackbone`'s other arguments. A merging is frozen with the stage
+            after it. ``init_cfg`` takes our, the original authors' or timm's file of a Swin:
+            relative position tables of other windows are resized.
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
@@ -142,25 +133,18 @@ class DynConvSwin(PyramidBackbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         mixer: str | Mapping = "swin",
         output_norms: bool = True,
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, DynConvSwinArch)
         stages = range(len(sizes.depths))
+        options.update(in_channels=in_channels, out_indices=out_indices)
         super().__init__(
             sizes.depths,
             [sizes.channels(stage) for stage in stages],
             [_PATCH_SIZE * 2**stage for stage in stages],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **options,
         )
         check_rate("drop_path_rate", drop_path_rate)
         self.arch = sizes
@@ -171,22 +155,16 @@ class DynConvSwin(PyramidBackbone):
         self.downsamples = nn.ModuleDict()
         self.stages = nn.ModuleList()
         for stage in stages[: self.num_stages]:
+            channels = sizes.channels(stage)
             if stage:
-                self.downsamples[str(stage)] = Merge(sizes.channels(stage - 1))
-            self.stages.append(
-                nn.ModuleList(
-                    Block(
-                        _make_mixer(mixer, sizes, stage, shifted=index % 2 == 1),
-                        sizes.channels(stage),
-                        sizes.mlp_ratio,
-                        _EPS,
-                        rate,
-                    )
-                    for index, rate in enumerate(rates[stage])
-                )
-            )
+                self.downsamples[str(stage)] = Merge(channels // 2)
+            blocks = nn.ModuleList()
+            for index, rate in enumerate(rates[stage]):
+                token_mixer = _make_mixer(mixer, sizes, stage, shifted=index % 2 == 1)
+                blocks.append(Block(token_mixer, channels, sizes.mlp_ratio, _EPS, rate))
+            self.stages.append(blocks)
             if output_norms and stage in self.out_indices:
-                self.add_module(f"norm{stage}", nn.LayerNorm(sizes.channels(stage), eps=_EPS))
+                self.add_module(f"norm{stage}", nn.LayerNorm(channels, eps=_EPS))
         self.apply(init_layer)
         self.train()
 

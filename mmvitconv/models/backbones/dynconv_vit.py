@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.models.base import PyramidBackbone, check_rate, resolve_arch
+from mmvitconv.models.base import PyramidBackbone, check_positive, check_rate, resolve_arch
 from mmvitconv.models.layers import ScaledResidual, make_mixer
 from mmvitconv.models.layers.mixers import Attention, GlobalMixer, Mixer
 from mmvitconv.ops.memory_format import convolution_format
@@ -50,19 +50,10 @@ class DynConvViTArch:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        sizes = (self.embed_dims, self.depth, self.num_heads)
-        if any(not isinstance(size, int) or size < 1 for size in sizes):
-            raise ValueError(
-                "embed_dims, depth and num_heads must be positive integers, "
-                f"got {', '.join(map(str, sizes))}"
-            )
+        check_positive(embed_dims=self.embed_dims, depth=self.depth, num_heads=self.num_heads)
         if self.embed_dims % self.num_heads:
             raise ValueError(
                 f"num_heads must divide embed_dims={self.embed_dims}, got {self.num_heads}"
-            )
-        if self.mlp_ratio * self.embed_dims < 1:
-            raise ValueError(
-                f"mlp_ratio must leave at least one hidden channel, got {self.mlp_ratio}"
             )
 
 
@@ -145,6 +136,8 @@ class Block(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        if mlp_ratio * channels < 1:
+            raise ValueError(f"mlp_ratio must leave at least one hidden channel, got {mlp_ratio}")
         norms = mixer.has_norms
         self.norm1 = nn.Identity() if norms else nn.LayerNorm(channels, eps=eps)
         self.mixer = mixer
@@ -185,13 +178,6 @@ class DynConvViT(PyramidBackbone):
             end. None for those after a third, half, two thirds and all of the trunk, which are
             (3, 5, 7, 11) of 12.
         drop_path_rate: Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
-        frozen_stages: The embedding and blocks ``0..frozen_stages`` are frozen; -1 freezes nothing.
-        norm_eval: Keep the BatchNorms, which only some mixers have, in evaluation mode while
-            training.
-        with_cp: Recompute each block in the backward pass to save memory; values stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for our, the original authors' or
-            timm's file of a DeiT. A position embedding of another grid is resized, and a class
-            token dropped if there is none here.
         mixer: A preset's name or ``dict(preset=NAME, ...)`` with its options; see
             :func:`mmvitconv.models.layers.mixers.make_mixer`.
         img_size: Side of the images whose grid the position embedding has, at least 1. It is
@@ -204,6 +190,9 @@ class DynConvViT(PyramidBackbone):
             mix, as in ViTDet (14 there), to save time and memory in large images.
         global_blocks: Blocks that mix the whole map when ``window_size`` is given.
         output_norms: Whether the outputs are normed (``norm{i}``).
+        **options: :class:`PyramidBackbone`'s other arguments. ``init_cfg`` takes our, the original
+            authors' or timm's file of a DeiT: a position embedding of another grid is resized, and
+            a class token dropped if there is none here.
 
     Raises:
         ValueError: Unknown ``arch``, an argument outside its legal range, or arguments that do not
@@ -220,10 +209,6 @@ class DynConvViT(PyramidBackbone):
         in_channels: int = 3,
         out_indices: int | Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
         mixer: str | Mapping = "deit",
         img_size: int = 224,
         patch_size: int = 16,
@@ -232,22 +217,14 @@ class DynConvViT(PyramidBackbone):
         window_size: int = 0,
         global_blocks: Sequence[int] = (2, 5, 8, 11),
         output_norms: bool = True,
+        **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, DynConvViTArch)
         depth, dims = sizes.depth, sizes.embed_dims
         if out_indices is None:
             out_indices = tuple(sorted({-(-depth * part // whole) - 1 for part, whole in _TAPS}))
-        super().__init__(
-            (1,) * depth,
-            (dims,) * depth,
-            (patch_size,) * depth,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        options.update(in_channels=in_channels, out_indices=out_indices)
+        super().__init__((1,) * depth, (dims,) * depth, (patch_size,) * depth, **options)
         check_rate("drop_path_rate", drop_path_rate)
         for name, value, least in (
             ("img_size", img_size, 1),

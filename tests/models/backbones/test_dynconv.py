@@ -355,16 +355,17 @@ def test_no_shift_in_a_map_of_one_window():
     [
         ({"num_heads": (1, 2)}, "one entry for each stage"),
         ({"depths": (), "num_heads": ()}, "one entry for each stage"),
-        ({"depths": (1, 0, 1)}, "positive integers"),
-        ({"embed_dims": 8.0}, "positive integers"),
-        ({"window_size": 0}, "positive integers"),
+        ({"depths": (1, 0, 1)}, r"depths must be positive, got \(1, 0, 1\)"),
+        ({"depths": (1, 2.0, 1)}, "depths must be 3 integers of at least 1"),
+        ({"embed_dims": 8.0}, "embed_dims must be a positive integer, got 8.0"),
+        ({"window_size": 0}, "window_size must be a positive integer, got 0"),
         ({"num_heads": (1, 3, 4)}, "must divide its stage's channels"),
         ({"mlp_ratio": 0.0}, "at least one hidden channel"),
     ],
 )
 def test_illegal_sizes_of_swin(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        DynConvSwin({**SWIN, **change})
+        DynConvSwin({**SWIN, **change}, out_indices=0)
 
 
 def test_layer_depth_of_swin():
@@ -478,7 +479,7 @@ def test_class_token_under_recomputation():
             "with_cls_token must be False .* in blocks 0 to 2",
         ),
         ({"arch": {**VIT, "num_heads": 3}}, "num_heads must divide embed_dims=16, got 3"),
-        ({"arch": {**VIT, "depth": 0}}, "positive integers"),
+        ({"arch": {**VIT, "depth": 0}}, "depth must be a positive integer, got 0"),
         ({"arch": {**VIT, "mlp_ratio": 0.01}}, "at least one hidden channel"),
     ],
 )
