@@ -14,11 +14,12 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from textwrap import shorten
+from types import MappingProxyType
+from typing import NamedTuple
 
 from mmvitconv import compat
 
@@ -61,40 +62,22 @@ TASKS = {"mmdet": "det", "mmseg": "seg", "mmpretrain": "cls"}
 NO_GPU = "no GPU: CPU only"
 NO_STARTUP = "MMVITCONV_NO_STARTUP"
 MINIMUM_TORCH = (2, 6)
-MMCV_RANGE_OF_UPSTREAM = ((2, 0, 0), (2, 2, 0))
 
 
-@dataclass(frozen=True)
-class Probes:
-    """What version numbers do not say.
+class Probes(NamedTuple):
+    """What version numbers do not say."""
 
-    Attributes:
-        operators: Who runs mmcv's operators: 'compiled', 'stand-in', or '' when none works.
-        operators_error: Why a call of an operator failed; '' when it worked or was not tried.
-        import_errors: Error text by name of the package that failed to import.
-        has_pkg_resources: Whether ``pkg_resources`` (part of setuptools < 82) can be found.
-        device: GPUs, in words.
-        start_up: Where the start-up file is, in words.
-        is_full: Packages were imported and operators run; otherwise only files were looked at.
-    """
-
-    operators: str = ""
-    operators_error: str = ""
-    import_errors: Mapping[str, str] = field(default_factory=dict)
-    has_pkg_resources: bool = True
-    device: str = NO_GPU
-    start_up: str = ""
-    is_full: bool = False
+    operators: str = ""  # who runs mmcv's: 'compiled', 'stand-in', or '' when none works
+    operators_error: str = ""  # why a call of an operator failed; '' when it worked or was not made
+    import_errors: Mapping[str, str] = MappingProxyType({})  # by name of the package
+    has_pkg_resources: bool = True  # which is part of setuptools < 82
+    device: str = NO_GPU  # GPUs, in words
+    start_up: str = ""  # where the start-up file is, in words
+    is_full: bool = False  # packages were imported and operators run, not only files looked at
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with the environment.
-
-    Attributes:
-        what: One sentence that says what is wrong.
-        fix: The one shell line that fixes it.
-    """
+class Problem(NamedTuple):
+    """Something wrong with the environment: one sentence, and the one shell line that fixes it."""
 
     what: str
     fix: str
@@ -133,7 +116,7 @@ def find_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]
     problems = [*_torch_problems(installed, probes)]
     if stack == "mixed":
         # Both write into the same folders, so that removing one breaks the other: start again.
-        names = " ".join(sorted(name for name in DISTRIBUTIONS if name in installed))
+        names = " ".join(sorted(_openmmlab(installed)))
         what = (
             f"upstream OpenMMLab and its onedl forks are mixed ({names}): they overwrite each "
             "other's files."
@@ -151,9 +134,8 @@ def _torch_problems(installed: Mapping[str, str], probes: Probes) -> Iterator[Pr
     if torch is None:
         yield Problem("torch is not installed.", "pip install torch torchvision")
     elif release(torch) < MINIMUM_TORCH:
-        needed = ".".join(map(str, MINIMUM_TORCH))
         yield Problem(
-            f"torch {torch} is too old: {needed} or newer is needed.",
+            f"torch {torch} is too old: {'.'.join(map(str, MINIMUM_TORCH))} or newer is needed.",
             "pip install --upgrade torch torchvision",
         )
     elif "torchvision" not in installed:
@@ -208,11 +190,10 @@ def _stack_problems(installed: Mapping[str, str], stack: str) -> Iterator[Proble
             "mmcv and mmcv-lite are both installed and overwrite each other's files.",
             "pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite==2.1.0",
         )
-    lowest, first_refused = MMCV_RANGE_OF_UPSTREAM
     refusing = [task for task in ("mmdet", "mmsegmentation") if task in installed]
     for name in ("mmcv", "mmcv-lite"):
         version = installed.get(name)
-        if version and refusing and not lowest <= release(version) < first_refused:
+        if version and refusing and not (2, 0, 0) <= release(version) < (2, 2, 0):
             yield Problem(
                 f"{name} {version} is refused by {' and '.join(refusing)}, which accept 2.0.0 up "
                 "to, not including, 2.2.0.",
@@ -277,24 +258,25 @@ def probe(installed: Mapping[str, str], full: bool = False) -> Probes:
     Returns:
         What was found out; no error is raised.
     """
-    packages = ["torch", "torchvision"]
-    packages += sorted({DISTRIBUTIONS[name] for name in DISTRIBUTIONS if name in installed})
-    errors = {package: error for package in packages if (error := _import_error(package, full))}
+    present = {DISTRIBUTIONS[name] for name in _openmmlab(installed)}
+    packages = ("torch", "torchvision", *sorted(present))
+    errors = {name: error for name in packages if (error := _import_error(name, full))}
     operators, operators_error = "", ""
-    if "mmcv" in packages and "mmcv" not in errors:
+    if "mmcv" in present - errors.keys():
         operators, operators_error = _try_operators() if full else (_find_operators(), "")
     device = NO_GPU
     if "torch" not in errors:
         device = _ask_torch_for_gpus() if full else _find_gpus()
+    has_pkg_resources = util.find_spec("pkg_resources") is not None
+    start_up = _find_start_up()
     return Probes(
-        operators=operators,
-        operators_error=operators_error,
-        import_errors=errors,
-        has_pkg_resources=util.find_spec("pkg_resources") is not None,
-        device=device,
-        start_up=_find_start_up(),
-        is_full=full,
+        operators, operators_error, errors, has_pkg_resources, device, start_up, is_full=full
     )
+
+
+def _openmmlab(installed: Mapping[str, str]) -> list[str]:
+    """Return the distributions of OpenMMLab that are installed."""
+    return [name for name in DISTRIBUTIONS if name in installed]
 
 
 def _import_error(package: str, full: bool) -> str:
@@ -342,11 +324,7 @@ def _try_operators() -> tuple[str, str]:
 
 
 def _find_gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> str:
-    """Return the GPUs of this machine in words, from what torch and NVIDIA's driver have written.
-
-    Args:
-        driver: Folder with a file about each GPU, which only NVIDIA's driver on Linux has.
-    """
+    """Return the GPUs in words, from what torch and NVIDIA's driver on Linux have written."""
     texts = [path.read_text(errors="replace") for path in sorted(driver.glob("*/information"))]
     models = re.findall(r"^Model:\s*(.+?)\s*$", "\n".join(texts), flags=re.MULTILINE)
     if not models:
@@ -392,18 +370,15 @@ def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]
     Returns:
         Aligned lines, the problems last.
     """
-    operators = {
-        "compiled": "compiled mmcv",
-        "stand-in": "stand-in of mmvitconv on torchvision",
-        "": "none works",
-    }[probes.operators]
+    words = {"compiled": "compiled mmcv", "stand-in": "stand-in of mmvitconv on torchvision"}
+    operators = words.get(probes.operators, "none works")
     if probes.operators:
         operators += f" ({'nms and roi_align tried' if probes.is_full else 'not tried'})"
     stack = stack_of(installed)
     rows = [("python", f"{platform.python_version()} ({sys.executable})")]
     rows += [(name, installed.get(name, "not installed")) for name in ("torch", "torchvision")]
     rows += [("device", probes.device), ("OpenMMLab stack", stack)]
-    rows += [(name, installed[name]) for name in DISTRIBUTIONS if name in installed]
+    rows += [(name, installed[name]) for name in _openmmlab(installed)]
     rows += [("mmcv operators", operators), ("start-up file", probes.start_up)]
     rows += [("timm", installed.get("timm", "not installed"))]
     if stack in ("upstream", "mixed"):

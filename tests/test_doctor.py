@@ -228,15 +228,11 @@ def test_packages_without_files_and_the_state_of_the_start_up_file(tmp_path, mon
     assert doctor._find_start_up() == "off by MMVITCONV_NO_STARTUP"
 
 
-def run_doctor(*options: str) -> str:
-    done = run_python(*options)
-    assert done.stderr == ""
-    return done.stdout
-
-
 @pytest.mark.smoke
 def test_real_environment():
-    screen = run_doctor("-m", "mmvitconv.doctor", "--full")
+    done = run_python("-m", "mmvitconv.doctor", "--full")
+    screen = done.stdout
+    assert done.stderr == ""
     assert "nms and roi_align tried" in screen
     assert len(screen.splitlines()) <= 24
 
@@ -247,7 +243,7 @@ def test_only_the_full_report_imports_packages():
         "import sys; from mmvitconv.cli import run; run('doctor')\n"
         "print(sorted({'torch', 'mmcv', 'mmengine', 'numpy', 'rich'} & set(sys.modules)))"
     )
-    *screen, imported = run_doctor("-c", code).splitlines()
+    *screen, imported = run_python("-c", code).stdout.splitlines()
     assert imported == "[]"
     assert screen[-1].startswith("'mmvitconv doctor --full' imports all packages")
     assert any(line.startswith("mmcv operators") and "not tried" in line for line in screen)
