@@ -138,7 +138,7 @@ def test_mistakes_are_one_sentence(tool, family, capsys, file, old, new, words):
     path.write_text(path.read_text().replace(old, new))
     assert run(tool, family) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert ": error: " in error
     assert words in error
 
 

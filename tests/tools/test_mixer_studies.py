@@ -126,7 +126,7 @@ def test_training_learns_and_a_seed_fixes_the_batches(monkeypatch):
 def test_order_of_mixers_turns(monkeypatch, digits: studies.Digits):
     runs = []
 
-    def run(_digits, preset, seed, epochs):
+    def run(_arrays, preset, seed, epochs):
         runs.append((preset, seed, torch.get_num_threads()))
         return [studies.Record(preset, seed, epoch + 1, 1.0, 0.5, 1.0) for epoch in range(epochs)]
 
@@ -161,22 +161,20 @@ def _records(accuracies=ACCURACIES) -> list[studies.Record]:
 
 def _summaries() -> list[studies.Summary]:
     costs = dict.fromkeys(ACCURACIES, (10, 100)) | {"good": (20, 50)}
-    return studies.summarise(_records(), costs, 1)
+    return studies.summarise(_records(), costs)
 
 
 def test_summaries():
     deit, good, bad, same = _summaries()
     assert (deit.preset, deit.params, deit.macs, deit.seconds) == ("deit", 10, 100, 2.5)
-    assert deit.accuracy == pytest.approx((0.51,))
-    assert deit.deviation == pytest.approx((0.02 / math.sqrt(2),))
-    assert (deit.gain, deit.wins) == ((0,), (0,))
-    assert good.gain == pytest.approx((0.2,))
-    assert (good.wins, bad.wins, same.wins) == ((2,), (0,), (1,))
+    assert deit.points == (pytest.approx((1, 0.51, 0.02 / math.sqrt(2), 0, 0)),)
+    assert good.points[0].gain == pytest.approx(0.2)
+    assert [s.points[0].wins for s in (good, bad, same)] == [2, 0, 1]
     assert [s.failures for s in (deit, good, bad, same)] == [0, 0, 1, 0]
 
 
 def test_report_says_what_was_measured_and_what_was_not(digits: studies.Digits):
-    text = studies.report(studies.ACTIVATION, _summaries(), [0, 1], 1, digits, "Source.")
+    text = studies.report(studies.ACTIVATION, _summaries(), [0, 1], digits, "Source.")
     assert "| good | 20 | 0.00 | 71.0 ± 1.4 | 2.50 |" in text
     assert "`good` against `deit`, seed by seed: +20.0 points at epoch 1 (higher in 2 of 2)" in text
     assert "0.50 times the multiply-adds, 1.00 times the time" in text
@@ -187,19 +185,24 @@ def test_report_says_what_was_measured_and_what_was_not(digits: studies.Digits):
     assert "100 MNIST digits" in text
     assert "Following the abstract" in text
     assert "reproduc" not in text.lower()
-    one = studies.summarise(
-        [r for r in _records() if r.seed == 0], dict.fromkeys(ACCURACIES, (1, 1)), 1
-    )
-    text = studies.report(studies.DEPTHWISE, one, [0], 1, digits, "Source.")
+    records = [r for r in _records() if r.seed == 0]
+    one = studies.summarise(records, dict.fromkeys(ACCURACIES, (1, 1)))
+    text = studies.report(studies.DEPTHWISE, one, [0], digits, "Source.")
     assert "One seed says nothing about the spread." in text
     assert "nan" not in text
 
 
 def test_files(tmp_path: Path, digits: studies.Digits):
-    studies.write_results(tmp_path, _records(), _summaries(), 1)
+    studies.write_results(tmp_path, _records(), _summaries())
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[0] == "preset,seed,epoch,train_loss,test_accuracy,seconds"
     assert lines[1] == "deit,0,1,1.000000,0.5000,2.000"
-    assert len((tmp_path / "summary.csv").read_text().splitlines()) == 5
+    header, deit, *others = (tmp_path / "summary.csv").read_text().splitlines()
+    assert header == (
+        "preset,params,macs,accuracy_epoch_1,deviation_epoch_1,gain_epoch_1,wins_epoch_1,"
+        "seconds_per_epoch,failures"
+    )
+    assert deit == "deit,10,100,0.5100,0.0141,0.0000,0,2.500,0"
+    assert len(others) == 3
     studies.plot(_records(), studies.ACTIVATION, digits, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 20_000

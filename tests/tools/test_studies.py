@@ -56,9 +56,10 @@ def test_default_mixers_of_the_depthwise_study_can_be_built():
 def test_mistakes_are_one_sentence(capsys):
     assert studies.main(studies.DEPTHWISE, ["--presets", "deit", "nothing"]) == 1
     assert "error: preset 'nothing' cannot be built" in capsys.readouterr().err
-    for options in (["--epochs", "0"], ["--threads", "0"], ["--seeds", "1", "1"]):
-        with pytest.raises(SystemExit):
-            studies.main(studies.DEPTHWISE, options)
+    for name, *values in (["--epochs", "0"], ["--threads", "0"], ["--seeds", "1", "1"]):
+        with pytest.raises(SystemExit, match="2"):
+            studies.main(studies.DEPTHWISE, [name, *values])
+        assert name in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_compare_mixers(tmp_path: Path, capsys):
@@ -82,7 +83,7 @@ def test_compare_mixers(tmp_path: Path, capsys):
 
 
 def test_checks_are_sentences():
-    memory = compare.MemoryCheck(64, 400 * 2**20, {"auto": 100 * 2**20})
+    memory = {None: 400 * 2**20, "auto": 100 * 2**20}
     row = {"side": 56, "dwvit": 2.0, "swin": 3.0, "swin, shifted": 4.0}
     row |= {"ratio": 1.5, "ratio_of_pair": 1.75}
     first, second = compare.sentences_of_checks(memory, [row])
@@ -95,9 +96,10 @@ def test_checks_are_sentences():
 @pytest.mark.parametrize(
     "options", [["--batch", "1"], ["--channels", "20"], ["--sizes", "0"], ["--mixers", "nothing"]]
 )
-def test_mistakes_of_compare_mixers(options: list[str]):
-    with pytest.raises(SystemExit):
-        compare.parse_args(options)
+def test_mistakes_of_compare_mixers(options: list[str], capsys):
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(options)
+    assert f"{options[0]}" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

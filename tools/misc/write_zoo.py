@@ -27,6 +27,7 @@ import torch
 import yaml
 from mmengine.config import Config
 
+from mmvitconv.cli import execute
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
@@ -364,32 +365,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=ROOT / "configs",
         help="one folder per family; beside it are README.md and docs",
     )
-    options = parser.parse_args(arguments)
+    return execute(parser, lambda: _update(parser.parse_args(arguments)))
+
+
+def _update(options: argparse.Namespace) -> int:
+    """Bring the files up to date, or say which are old."""
     old: list[Path] = []
     root = options.configs.absolute().parent
-    try:
-        families = [
-            update_family(metafile.parent)
-            for metafile in sorted(options.configs.glob("*/metafile.yml"))
-        ]
-        texts = {path: text for family in families for path, text in family.texts.items()}
-        measured = measure_families()
-        archs = [arch for family in measured.values() for arch in family.archs]
-        if (root / ARCHS_FILE).parent.is_dir():
-            texts[root / ARCHS_FILE] = to_json(measured)
-        for name, table in (
-            ("README.md", architectures_table(archs)),
-            ("docs/zoo.md", architectures_table(archs, "../") + families_table(families)),
-        ):
-            texts[root / name] = fill_table(root / name, table, name)
-        for path, text in texts.items():
-            if not path.is_file() or path.read_text("utf-8") != text:
-                old.append(path)
-                if not options.check:
-                    path.write_text(text, "utf-8")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    families = [
+        update_family(metafile.parent)
+        for metafile in sorted(options.configs.glob("*/metafile.yml"))
+    ]
+    texts = {path: text for family in families for path, text in family.texts.items()}
+    measured = measure_families()
+    archs = [arch for family in measured.values() for arch in family.archs]
+    if (root / ARCHS_FILE).parent.is_dir():
+        texts[root / ARCHS_FILE] = to_json(measured)
+    for name, table in (
+        ("README.md", architectures_table(archs)),
+        ("docs/zoo.md", architectures_table(archs, "../") + families_table(families)),
+    ):
+        texts[root / name] = fill_table(root / name, table, name)
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text("utf-8") != text:
+            old.append(path)
+            if not options.check:
+                path.write_text(text, "utf-8")
     for path in old:
         print(f"{'out of date' if options.check else 'written'}: {path}")
     if options.check and old:

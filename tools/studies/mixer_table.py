@@ -18,12 +18,21 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
-from shared import FOLDER, command_line, line_styles, markdown_table, print_table, threads
+from shared import (
+    FOLDER,
+    command_line,
+    line_styles,
+    markdown_table,
+    print_table,
+    threads,
+    write_csv,
+)
 from torch import Tensor, nn
 
 from mmvitconv.analysis.timing import measure, peak_memory
+from mmvitconv.cli import UsageError, execute
+from mmvitconv.cli.arguments import positive
+from mmvitconv.datasets.progress import progress
 from mmvitconv.models.backbones.convmixer import Block as ConvMixerBlock
 from mmvitconv.models.backbones.convmixer import ConvMixerArch
 from mmvitconv.models.backbones.fcvit import FCViTArch, GlobalContext, Mix
@@ -89,24 +98,17 @@ class GlobalTokenAttention(nn.Module):
 
 
 class Row(NamedTuple):
-    """A mixer of the table.
-
-    Args:
-        name: What the table calls it.
-        family: Where it comes from; panels of the plot.
-        build: Makes it for a number of channels, heads and the side of a map; it takes and gives
-            maps (B, C, H, W).
-        layout: The memory format its backbone works in.
-    """
+    """A mixer of the table."""
 
     name: str
-    family: str
+    family: str  # where it comes from; panels of the plot
+    # Makes it for a number of channels, heads and the side of a map; takes and gives (B, C, H, W).
     build: Callable[[int, int, int], nn.Module]
-    layout: torch.memory_format = torch.channels_last
+    layout: torch.memory_format = torch.channels_last  # in which its backbone works
 
 
 def _preset(name: str) -> Row:
-    family = _FAMILIES[0 if issubclass(MIXERS[name].kind, GlobalMixer) else 1]
+    family = _FAMILIES[0 if issubclass(MIXERS[name][0], GlobalMixer) else 1]
     return Row(name, family, lambda channels, heads, side: make_mixer(name, channels, heads))
 
 
@@ -161,25 +163,15 @@ def describe(row: Row, channels: int, heads: int, side: int) -> dict[str, str]:
 
 
 class Cost(NamedTuple):
-    """What a mixer costs for maps of one size.
-
-    Args:
-        mixer: The row's name.
-        side: Height and width of the map.
-        params: Parameters; those of kernels as long as the map grow with it.
-        macs: Multiply-adds for one image.
-        forward_ms: Inference, median milliseconds of a batch.
-        training_ms: Forward and backward pass, for the input and all parameters.
-        memory: Bytes at the peak of that.
-    """
+    """What a mixer costs for maps of one size."""
 
     mixer: str
-    side: int
-    params: int
-    macs: int
-    forward_ms: float
-    training_ms: float
-    memory: int
+    side: int  # height and width of the map
+    params: int  # those of kernels as long as the map grow with it
+    macs: int  # for one image
+    forward_ms: float  # inference, median milliseconds of a batch
+    training_ms: float  # forward and backward pass, for the input and all parameters
+    memory: int  # bytes at the peak of that
 
     def cells(self) -> list[str]:
         """Return the costs as the tables show them."""
@@ -246,56 +238,40 @@ def measure_costs(
     ]
 
 
-class MemoryCheck(NamedTuple):
-    """Peak bytes of LN+ReLU attention, forward and backward.
-
-    Args:
-        side: Height and width of the map.
-        whole: All queries at once.
-        chunks: In chunks, by the size that was asked for.
-    """
-
-    side: int
-    whole: int
-    chunks: Mapping[int | str, int]
-
-
 def attention_memory(
     channels: int = 96,
     heads: int = 3,
     side: int = 64,
-    batch: int = 1,
     device: str = "cpu",
-    query_chunks: Iterable[int | str] = ("auto", 512, 128),
-) -> MemoryCheck:
+    query_chunks: Iterable[int | str | None] = (None, "auto", 512, 128),
+) -> dict[int | str | None, int]:
     """Measure what computing some queries at a time saves in global LN+ReLU attention.
 
     Args:
         channels: Channels.
         heads: Heads.
         side: Height and width of the map.
-        batch: Images.
         device: Device type.
-        query_chunks: Values of the mixer's ``query_chunk``.
+        query_chunks: Values of the mixer's ``query_chunk``; None takes all queries at once.
 
     Returns:
-        Peaks beyond what the module and its input need.
+        For each of them, the peak of a forward and backward pass in bytes, beyond what the module
+        and its input need.
     """
-    x = torch.randn(batch, channels, side, side, device=device)
+    x = torch.randn(1, channels, side, side, device=device)
 
     def peak(query_chunk: int | str | None) -> int:
         torch.manual_seed(0)
         mixer = make_mixer("ln_relu", channels, heads, query_chunk=query_chunk).to(device)
         return peak_memory(training_pass(mixer, x), device)
 
-    return MemoryCheck(side, peak(None), {chunk: peak(chunk) for chunk in query_chunks})
+    return {chunk: peak(chunk) for chunk in query_chunks}
 
 
 def window_ratios(
     sides: Iterable[int] = (56, 84, 112, 128),
     channels: int = 96,
     heads: int = 3,
-    batch: int = 1,
     device: str = "cpu",
     rounds: int = 7,
 ) -> list[dict[str, float]]:
@@ -305,7 +281,6 @@ def window_ratios(
         sides: Heights and widths of the maps.
         channels: Channels of both.
         heads: Heads of the windows' attention.
-        batch: Images.
         device: Device type.
         rounds: Turns of each measurement.
 
@@ -318,7 +293,7 @@ def window_ratios(
     mixers["swin, shifted"] = {"preset": "swin", "shift": _WINDOW // 2}
     results = []
     for side in sides:
-        x = torch.randn(batch, channels, side, side, device=device)
+        x = torch.randn(1, channels, side, side, device=device)
         x = x.contiguous(memory_format=torch.channels_last)
         functions = {
             name: inference_pass(make_mixer(mixer, channels, heads).to(device), x)
@@ -326,8 +301,7 @@ def window_ratios(
         }
         times = measure(functions, rounds, device, least=5e-3)
         pair = (times["swin"] + times["swin, shifted"]) / 2
-        ratios = {"ratio": times["swin"], "ratio_of_pair": pair}
-        ratios = {name: value / times["dwvit"] for name, value in ratios.items()}
+        ratios = {"ratio": times["swin"] / times["dwvit"], "ratio_of_pair": pair / times["dwvit"]}
         results.append({"side": side, **times, **ratios})
     return results
 
@@ -368,16 +342,19 @@ def plot(rows: Sequence[Row], costs: Sequence[Cost], title: str, path: Path) -> 
     figure.savefig(path, dpi=130)
 
 
-def sentences_of_checks(memory: MemoryCheck, ratios: Sequence[Mapping[str, float]]) -> list[str]:
+def sentences_of_checks(
+    memory: Mapping[int | str | None, int], ratios: Sequence[Mapping[str, float]], side: int = 64
+) -> list[str]:
     """Say what was asked of the mixers, and what was measured."""
-    side = memory.side
+    whole = memory[None]
     found = ", ".join(
-        f"{size / memory.whole:.3f} of that ({size / 2**20:.0f} MiB) with query_chunk={chunk!r}"
-        for chunk, size in memory.chunks.items()
+        f"{size / whole:.3f} of that ({size / 2**20:.0f} MiB) with query_chunk={chunk!r}"
+        for chunk, size in memory.items()
+        if chunk is not None
     )
     return [
         f"LN+ReLU attention over {side} x {side} tokens, one image, forward and backward: "
-        f"{memory.whole / 2**20:.0f} MiB at the peak with all queries at once, {found}. Asked: at "
+        f"{whole / 2**20:.0f} MiB at the peak with all queries at once, {found}. Asked: at "
         "most 0.25."
     ] + [
         f"Inference at {row['side']} x {row['side']}, one image: `dwvit` {row['dwvit']:.2f} ms, "
@@ -389,34 +366,6 @@ def sentences_of_checks(memory: MemoryCheck, ratios: Sequence[Mapping[str, float
     ]
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add, names = parser.add_argument, [row.name for row in ROWS]
-    add("--sizes", type=int, nargs="+", default=[14, 28, 56], metavar="SIDE", help="of the maps")
-    add("--channels", type=int, default=96, help="a multiple of --heads and of 8")
-    add("--heads", type=int, default=3, help="of attention")
-    add("--batch", type=int, default=2, help="images, at least 2, for BatchNorm")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device type")
-    add("--threads", type=int, help="without it as many as torch takes")
-    add("--rounds", type=int, default=5, help="turns of each measurement")
-    add("--mixers", nargs="+", choices=names, default=names, metavar="NAME", help="rows")
-    checks = "leave out the memory of LN+ReLU attention, and DW-ViT against windows"
-    add("--no-checks", action="store_true", help=checks)
-    files = "folder for mixers.md, mixers.csv and mixers.png"
-    add("--out", type=Path, default=Path("work_dirs/compare_mixers"), help=files)
-    options = parser.parse_args(arguments)
-    if options.batch < 2:
-        parser.error(f"--batch must be at least 2 for BatchNorm to train, got {options.batch}")
-    if options.channels % options.heads or options.channels % 8:
-        parser.error(f"--channels must be a multiple of --heads and of 8, got {options.channels}")
-    if min(options.sizes) < 1 or options.rounds < 1:
-        parser.error("--sizes and --rounds take at least 1")
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -424,23 +373,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None for ``sys.argv``.
 
     Returns:
-        Exit code 0.
+        Exit code, see :func:`mmvitconv.cli.execute`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse_args(given)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add, names = parser.add_argument, [row.name for row in ROWS]
+    sides = {"nargs": "+", "default": [14, 28, 56], "metavar": "SIDE"}
+    add("--sizes", type=positive, **sides, help="of the maps")
+    add("--channels", type=int, default=96, help="a multiple of --heads and of 8")
+    add("--heads", type=int, default=3, help="of attention")
+    add("--batch", type=int, default=2, help="images, at least 2, for BatchNorm")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device type")
+    add("--threads", type=positive, default=torch.get_num_threads(), help="of the CPU")
+    add("--rounds", type=positive, default=5, help="turns of each measurement")
+    add("--mixers", nargs="+", choices=names, default=names, metavar="NAME", help="rows")
+    checks = "leave out the memory of LN+ReLU attention, and DW-ViT against windows"
+    add("--no-checks", action="store_true", help=checks)
+    files = "folder for mixers.md, mixers.csv and mixers.png"
+    add("--out", type=Path, default=Path("work_dirs/compare_mixers"), help=files)
+    return execute(parser, lambda: _run_command(parser.parse_args(given), given))
+
+
+def _run_command(options: argparse.Namespace, given: Sequence[str]) -> None:
+    """Measure, and write and print the tables."""
+    if options.batch < 2:
+        raise UsageError(f"--batch must be at least 2 for BatchNorm to train, got {options.batch}")
+    if options.channels % options.heads or options.channels % 8:
+        raise UsageError(
+            f"--channels must be a multiple of --heads and of 8, got {options.channels}"
+        )
     rows = [row for row in ROWS if row.name in options.mixers]
     sizes, device = (options.channels, options.heads), options.device
     descriptions = {row.name: describe(row, *sizes, options.sizes[0]) for row in rows}
-    errors = Console(stderr=True)
-    shown = {"console": errors, "transient": True, "disable": not errors.is_terminal}
     costs, checks = [], []
-    with threads(options.threads) as num_threads:
-        for side in track(options.sizes, "measuring", **shown):
+    with threads(options.threads):
+        for side in progress(options.sizes, "measuring"):
             costs += measure_costs(rows, side, *sizes, options.batch, device, options.rounds)
         if not options.no_checks:
             ratios = window_ratios(channels=sizes[0], heads=sizes[1], device=device)
             checks = sentences_of_checks(attention_memory(*sizes, device=device), ratios)
-    where = f"CPU ({platform.machine()}), threads: {num_threads}"
+    where = f"CPU ({platform.machine()}), threads: {options.threads}"
     if device == "cuda":
         where = torch.cuda.get_device_name()
     setting = f"{options.channels} channels, {options.heads} heads, batches of {options.batch}"
@@ -476,15 +450,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text += "\n## What was asked\n\n" + "\n".join(f"- {check}" for check in checks) + "\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "mixers.md").write_text(text, encoding="utf-8")
-    with (options.out / "mixers.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["mixer", "side", "tokens", *COSTS, *COLUMNS])
-        writer.writeheader()
-        for cost in costs:
-            numbers = {**cost._asdict(), "tokens": cost.side**2}
-            numbers |= {key: f"{numbers[key]:.4f}" for key in ("forward_ms", "training_ms")}
-            writer.writerow({**numbers, **descriptions[cost.mixer]})
+    cells = [
+        (
+            *(cost.mixer, cost.side, cost.side**2, cost.params, cost.macs),
+            *(f"{cost.forward_ms:.4f}", f"{cost.training_ms:.4f}", cost.memory),
+            *descriptions[cost.mixer].values(),
+        )
+        for cost in costs
+    ]
+    columns = ["mixer", "side", "tokens", *COSTS, *COLUMNS]
+    write_csv(options.out / "mixers.csv", columns, cells)
     plot(rows, costs, f"Token mixers: {setting}, {where}", options.out / "mixers.png")
     for table in tables:
         print_table(*table, width=150)
     print(*checks, f"wrote mixers.md, mixers.csv and mixers.png to {options.out}", sep="\n")
-    return 0

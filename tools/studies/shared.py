@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "markdown_table",
     "print_table",
     "threads",
+    "write_csv",
 ]
 
 FOLDER = Path(__file__).resolve().parent  # of the templates and tables
@@ -61,21 +63,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
 @contextmanager
-def threads(count: int | None) -> Iterator[int]:
-    """Compute with a number of threads, and with as many as before afterwards.
-
-    Args:
-        count: At least 1; None changes nothing.
-
-    Yields:
-        The number of threads.
-    """
+def threads(count: int) -> Iterator[None]:
+    """Compute with a number of threads, and with as many as before afterwards."""
     before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield torch.get_num_threads()
+        yield
     finally:
         torch.set_num_threads(before)
 
