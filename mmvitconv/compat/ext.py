@@ -69,17 +69,7 @@ def _widen(first: Tensor, *others: Tensor) -> list[Tensor]:
 def _pairwise_overlaps(
     first: Tensor, second: Tensor, offset: int = 0, of_first: bool = False
 ) -> Tensor:
-    """Return overlaps of boxes; two boxes without any area overlap by 0.
-
-    Args:
-        first: Boxes (..., 4) as x1, y1, x2, y2.
-        second: Boxes (..., 4), broadcastable against ``first``.
-        offset: 0, or 1 when x2 and y2 are the last pixels inside.
-        of_first: Divide the intersection by the area of ``first`` instead of the union.
-
-    Returns:
-        Overlaps (...) between 0 and 1.
-    """
+    """Return overlaps of boxes (..., 4); two boxes without any area overlap by 0."""
     top_left = torch.maximum(first[..., :2], second[..., :2])
     bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
     intersection = (bottom_right - top_left + offset).clamp(min=0).prod(-1)
@@ -207,25 +197,14 @@ class _RoIAlign:
 
     Average pooling is torchvision's operator. Maximum pooling, which torchvision lacks, samples
     the same points with it (one per bin on a finer raster) and takes the largest of each bin.
-
-    Args:
-        aligned_height: Rows of the output.
-        aligned_width: Columns of the output.
-        spatial_scale: Feature pixels per image pixel.
-        sampling_ratio: Sampling points per bin and direction, 0 for as many as feature pixels.
-        pool_mode: 0 for maximum, 1 for average.
-        aligned: Shift by half a pixel (True), or mmdetection 1.x behaviour (False).
     """
 
-    aligned_height: int
+    aligned_height: int  # rows of the output
     aligned_width: int
-    spatial_scale: float
-    sampling_ratio: int
+    spatial_scale: float  # feature pixels per image pixel
+    sampling_ratio: int  # sampling points per bin and direction, 0 for as many as feature pixels
     pool_mode: int
-    aligned: bool
-
-    def __post_init__(self) -> None:
-        self.aligned = bool(self.aligned)  # mmcv may give 0 or 1
+    aligned: bool | int  # shifted by half a pixel, or mmdetection 1.x behaviour
 
     def align(self, source: Tensor, rois: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
         """Sample features; with rows and columns of a bin, give each point by itself."""
@@ -241,7 +220,8 @@ class _RoIAlign:
 
     def _arguments(self, rows: int, columns: int) -> tuple[tuple, tuple]:
         raster = (self.aligned_height * (rows or 1), self.aligned_width * (columns or 1))
-        return (self.spatial_scale, *raster), (1 if rows else self.sampling_ratio, self.aligned)
+        samples = 1 if rows else self.sampling_ratio
+        return (self.spatial_scale, *raster), (samples, bool(self.aligned))
 
     def groups(self, rois: Tensor, channels: int) -> list[tuple[int, int, Tensor]]:
         """Split RoIs into groups (rows, columns, RoI indices) that one batched call can sample."""
@@ -486,17 +466,7 @@ def _deform_arguments(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor | int, ...]:
-    """Return the arguments of torchvision's deformable convolution.
-
-    Args:
-        input: Feature maps (B, C, H, W).
-        weight: Kernel (O, C / group, kernel rows, kernel columns).
-        offset: Shifts (B, deformable_group * kernel size * 2, OH, OW) in pixels, row before column.
-        numbers: Stride, padding, dilation, ``group`` (of the convolution) and
-            ``deformable_group`` (groups of channels with shifts of their own), by mmcv's names.
-        mask: Factors (B, deformable_group * kernel size, OH, OW) of the samples.
-        bias: Bias (O,).
-    """
+    """Return the arguments of torchvision's deformable convolution."""
     # As in torchvision: a mask that is not used is never read.
     used_mask = input.new_zeros((len(input), 1)) if mask is None else mask
     used_bias = weight.new_zeros(len(weight)) if bias is None else bias

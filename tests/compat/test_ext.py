@@ -277,12 +277,20 @@ def test_roi_align_average_is_torchvisions_bit_for_bit(ratio, aligned):
     assert torch.equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize(("size", "scale", "ratio", "aligned"), ROI_ALIGN_CASES)
-def test_roi_align_gradient(size, scale, ratio, aligned, mode):
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(
+            ops.RoIAlign(size, scale, ratio, mode, aligned)
+            for mode in ("avg", "max")
+            for size, scale, ratio, aligned in ROI_ALIGN_CASES
+        ),
+        ops.RoIPool((3, 2), 0.5),
+    ],
+)
+def test_gradient_of_roi_layers(layer):
     source = features(2, 2, 5, 7, seed=3, dtype=torch.float64).requires_grad_()
     rois = random_rois(4, 2, 12, seed=6, dtype=torch.float64)
-    layer = ops.RoIAlign(size, scale, ratio, mode, aligned)
     assert torch.autograd.gradcheck(lambda x: layer(x, rois), (source,))
 
 
@@ -300,7 +308,10 @@ def test_roi_align_max_in_parts_gives_the_same(monkeypatch):
     torch.testing.assert_close(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("layer", [ops.RoIAlign(3), ops.RoIAlign(3, 1.0, 0, "max"), ops.RoIPool(3)])
+ROI_LAYERS = (ops.RoIAlign(3), ops.RoIAlign(3, 1.0, 0, "max"), ops.RoIPool(3))
+
+
+@pytest.mark.parametrize("layer", ROI_LAYERS)
 def test_roi_layers_without_rois(layer):
     source = features(2, 3, 5, 5).requires_grad_()
     out = layer(source, torch.zeros(0, 5))
@@ -310,7 +321,7 @@ def test_roi_layers_without_rois(layer):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("layer", [ops.RoIAlign(3), ops.RoIAlign(3, 1.0, 0, "max"), ops.RoIPool(3)])
+@pytest.mark.parametrize("layer", ROI_LAYERS)
 def test_roi_layers_in_half_precision(layer, dtype):
     source = features(2, 3, 8, 8).to(dtype)
     rois = torch.tensor([[0, 1.0, 1, 5, 6], [1, 0, 2, 7, 4]])
@@ -368,12 +379,6 @@ def test_roi_pool_is_the_loop(size, scale):
     assert ops.RoIPool(size, scale)(source, rois).numpy() == pytest.approx(expected, abs=0)
 
 
-def test_roi_pool_gradient():
-    source = features(2, 2, 5, 7, seed=3, dtype=torch.float64).requires_grad_()
-    rois = random_rois(4, 2, 12, seed=6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: ops.RoIPool((3, 2), 0.5)(x, rois), (source,))
-
-
 def test_roi_pool_gives_ties_to_the_first_in_reading_order():
     source = torch.zeros(1, 1, 3, 3)
     source[0, 0, 2, 0] = source[0, 0, 1, 2] = source[0, 0, 1, 1] = 1
@@ -402,21 +407,37 @@ def loop_sigmoid_focal_loss(logits, target, gamma, alpha, weight):
 TARGETS = torch.tensor([0, 3, 4, 2, -1])  # 4 classes: 4 and -1 are background
 
 
+def loop_softmax_focal_loss(logits, target, gamma, alpha, weight):
+    out = np.zeros(len(target))
+    for n, (row, label) in enumerate(zip(logits, target, strict=True)):
+        if label >= 0:
+            p = math.exp(row[label]) / sum(math.exp(x) for x in row)
+            factor = 1 if weight is None else weight[label]
+            out[n] = -alpha * factor * (1 - p) ** gamma * math.log(p)
+    return out
+
+
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (0.5, 0.9), (1.0, 1.0)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sigmoid_focal_loss(gamma, alpha, weighted):
+@pytest.mark.parametrize(
+    ("function", "loop", "target"),
+    [
+        (ops.sigmoid_focal_loss, loop_sigmoid_focal_loss, TARGETS),
+        (ops.softmax_focal_loss, loop_softmax_focal_loss, torch.tensor([0, 3, 1, 2, -1])),
+    ],
+    ids=["sigmoid", "softmax"],
+)
+def test_focal_loss(function, loop, target, gamma, alpha, weighted):
     logits = features(5, 4, dtype=torch.float64).requires_grad_()
     weight = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64) if weighted else None
-    out = ops.sigmoid_focal_loss(logits, TARGETS, gamma, alpha, weight, "none")
-    expected = loop_sigmoid_focal_loss(
-        logits.detach().numpy(), TARGETS.tolist(), gamma, alpha, weight
-    )
+    out = function(logits, target, gamma, alpha, weight, "none")
+    expected = loop(logits.detach().numpy(), target.tolist(), gamma, alpha, weight)
     assert out.detach().numpy() == pytest.approx(expected, abs=1e-12)
-    for reduction in ("none", "mean", "sum"):
-        assert torch.autograd.gradcheck(
-            lambda x, how=reduction: ops.sigmoid_focal_loss(x, TARGETS, gamma, alpha, weight, how),
-            (logits,),
-        )
+    # mmcv's softmax_focal_loss has a gradient for sums only.
+    alone = ("none",) if function is ops.sigmoid_focal_loss else ()
+    for reduction in (*alone, "mean", "sum"):
+        arguments = (target, gamma, alpha, weight, reduction)
+        assert torch.autograd.gradcheck(lambda x, rest=arguments: function(x, *rest), (logits,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -434,26 +455,6 @@ def test_focal_losses_without_rows():
         logits = torch.zeros(0, 4, requires_grad=True)
         function(logits, torch.zeros(0, dtype=torch.long), 2.0, 0.25, None, "sum").backward()
         assert logits.grad.shape == (0, 4)
-
-
-@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (0.5, 0.9), (1.0, 1.0)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_softmax_focal_loss(gamma, alpha, weighted):
-    logits = features(5, 4, dtype=torch.float64).requires_grad_()
-    target = torch.tensor([0, 3, 1, 2, -1])
-    weight = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64) if weighted else None
-    out = ops.softmax_focal_loss(logits, target, gamma, alpha, weight, "none")
-    for n, row in enumerate(logits.tolist()):
-        label = target[n].item()
-        p = math.exp(row[label]) / sum(math.exp(x) for x in row)
-        expected = -alpha * (1 - p) ** gamma * math.log(p) if label >= 0 else 0.0
-        expected *= weight[label].item() if weighted else 1
-        assert out[n].item() == pytest.approx(expected, abs=1e-12)
-    for reduction in ("mean", "sum"):
-        assert torch.autograd.gradcheck(
-            lambda x, how=reduction: ops.softmax_focal_loss(x, target, gamma, alpha, weight, how),
-            (logits,),
-        )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -544,20 +545,18 @@ def test_modulated_deform_conv(geometry, with_bias):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_deform_conv_gradients(geometry):
     x, offset, mask, weight, bias = (t.requires_grad_() for t in deform_inputs(geometry))
-    tolerance = {"fast_mode": True, "nondet_tol": 1e-9}
-    assert torch.autograd.gradcheck(
-        lambda a, b, c: ops.deform_conv2d(a, b, c, *geometry), (x, offset, weight), **tolerance
-    )
-    assert torch.autograd.gradcheck(
-        lambda *args: ops.modulated_deform_conv2d(*args, *geometry),
-        (x, offset, mask, weight, bias),
-        **tolerance,
-    )
-    assert torch.autograd.gradcheck(
-        lambda a, b, c, d: ops.modulated_deform_conv2d(a, b, c, d, None, *geometry),
-        (x, offset, mask, weight),
-        **tolerance,
-    )
+    for function, *tensors in (
+        (lambda *args: ops.deform_conv2d(*args, *geometry), x, offset, weight),
+        (
+            lambda *args: ops.modulated_deform_conv2d(*args, *geometry),
+            *(x, offset, mask, weight, bias),
+        ),
+        (
+            lambda *args: ops.modulated_deform_conv2d(*args, None, *geometry),
+            *(x, offset, mask, weight),
+        ),
+    ):
+        assert torch.autograd.gradcheck(function, tensors, fast_mode=True, nondet_tol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
