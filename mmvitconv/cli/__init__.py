@@ -24,7 +24,7 @@ from types import ModuleType
 from mmvitconv.errors import UserError, message_of, root_cause
 from mmvitconv.version import __version__
 
-__all__ = ["COMMANDS", "UsageError", "execute", "load_command", "main", "parse", "run", "speaks"]
+__all__ = ["COMMANDS", "UsageError", "execute", "main", "parse", "run", "speaks"]
 
 INTERRUPTED = 130  # what shells return for a program that Ctrl-C has ended
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
@@ -143,18 +143,6 @@ def parse(name: str, *arguments: str) -> argparse.Namespace:
     return options
 
 
-def load_command(name: str) -> ModuleType:
-    """Import the module of a command.
-
-    Args:
-        name: A key of :data:`COMMANDS`.
-
-    Returns:
-        A module with ``add_arguments`` and ``run``.
-    """
-    return import_module(COMMANDS[name][0])
-
-
 def execute(
     parser: argparse.ArgumentParser,
     work: Callable[[], int | None],
@@ -220,7 +208,7 @@ def speaks(launcher: str) -> bool:
 
 def _parse(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> ModuleType:
     """Parse ``options.arguments`` as a command does; return its module."""
-    command = load_command(name)
+    command = import_module(COMMANDS[name][0])
     parser.description = command.__doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_arguments(parser)

@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmvitconv.cli import UsageError, execute
-from mmvitconv.engine.torchrun import DEFAULT_PORT, HIGHEST_PORT, choose_port, start
+from mmvitconv.engine.torchrun import DEFAULT_PORT, HIGHEST_PORT, start
 
 INPUTS = {"train.py": ("CONFIG",), "test.py": ("CONFIG", "CHECKPOINT")}
 
@@ -33,8 +34,7 @@ def main(tool: str, script: str, *arguments: str) -> int:
     parser = argparse.ArgumentParser(Path(script).name, usage=usage)
 
     def work() -> int:
-        settings = read_settings(tool, arguments, os.environ)
-        settings["port"] = choose_port(settings["nodes"], settings["rank"], settings["port"])
+        settings = _read_settings(tool, arguments, os.environ)
         count = len(INPUTS[tool])
         words = (*arguments[:count], "--launcher", "pytorch", *arguments[count + 1 :])
         number = start(Path(script).with_name(tool), words, **settings)
@@ -45,23 +45,10 @@ def main(tool: str, script: str, *arguments: str) -> int:
     return execute(parser, work)
 
 
-def read_settings(
+def _read_settings(
     tool: str, arguments: Sequence[str], environment: Mapping[str, str]
-) -> dict[str, int | str | None]:
-    """Read how many processes are wanted, and where.
-
-    Args:
-        tool: A key of :data:`INPUTS`.
-        arguments: Inputs of the tool, the number of processes, then anything.
-        environment: NNODES, NODE_RANK, MASTER_ADDR, PORT and MAX_RESTARTS, all optional; an empty
-            value is as none.
-
-    Returns:
-        Arguments of :func:`mmvitconv.engine.torchrun.start`; ``port`` is None where none is given.
-
-    Raises:
-        UsageError: Arguments are missing, or a number is none.
-    """
+) -> dict[str, Any]:
+    """Return the arguments of :func:`start`; an empty variable is as none."""
     names = INPUTS[tool]
     if len(arguments) <= len(names):
         raise UsageError(f"{' and '.join((*names, 'GPUS'))} must be given")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,15 +77,10 @@ def start(options: argparse.Namespace) -> Config:
 
 @dataclass
 class Loop:
-    """What is known about the loop over the data when an error arrives.
+    """What is known about the loop over the data when an error arrives."""
 
-    Attributes:
-        begun: Everything is built and the loop runs.
-        explain: Returns what may have caused an error before it, '' when nothing is known.
-    """
-
-    begun: bool = False
-    explain: Callable[[], str] = str
+    begun: bool = False  # everything is built and the loop runs
+    explain: Callable[[], str] = str  # what may have caused an error before it, '' if unknown
 
     def begin(self) -> None:
         """Note that everything is built."""
@@ -92,13 +88,9 @@ class Loop:
 
     def explain_by_annotations(self, cfg: Config, splits: Sequence[str]) -> None:
         """Look into the annotations from now on when something fails before the loop."""
+        from mmvitconv.checks.annotations import explain_annotations  # imports Pillow
 
-        def explain() -> str:
-            from mmvitconv.checks.annotations import explain_annotations  # imports Pillow
-
-            return explain_annotations(cfg, splits)
-
-        self.explain = explain
+        self.explain = partial(explain_annotations, cfg, splits)
 
 
 @contextmanager

@@ -112,12 +112,10 @@ def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:
         if key.rpartition(".")[2] == "_delete_":
             continue
         _check_kind(key, _check_key(trial, key), options[key])
-        note = _note_on_variable(trial, key)
-        if note:
-            notes.append(note)
+        notes.append(_note_on_variable(trial, key))
         _merge(trial, {key: options[key]})
     _merge(cfg, options)  # at once, as "_delete_" works on the keys that come with it
-    return notes
+    return [note for note in notes if note]
 
 
 def legal_arguments(function: Any) -> set[str] | None:
@@ -130,11 +128,10 @@ def legal_arguments(function: Any) -> set[str] | None:
         The names, or ``None`` when any name may be legal.
     """
     if not inspect.isclass(function):
-        return _named_parameters(function)[0] if not _named_parameters(function)[1] else None
-    names: set[str] = set()
-    for parent in function.__mro__[:-1]:
-        if "__init__" not in vars(parent):
-            continue
+        names, is_open = _named_parameters(function)
+        return None if is_open else names
+    names = set()
+    for parent in (cls for cls in function.__mro__[:-1] if "__init__" in vars(cls)):
         own, is_open = _named_parameters(parent.__init__)
         names |= own - {"self"}
         if not is_open:
@@ -214,10 +211,9 @@ def _check_new_key(cfg: Config, node: Any, place: str, part: str, key: str) -> N
     if legal is None and not near:
         return
     where = f"below {place!r} " if place else ""
+    hint = f"legal are {', '.join(sorted(existing | (legal or set())))}"
     if near:
-        hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
-    else:
-        hint = f"legal are {', '.join(sorted(existing | (legal or set())))}"
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
     raise UserError(f"--cfg-options {key}: {owner} {where}has no {part!r}; {hint}")
 
 
@@ -239,10 +235,9 @@ def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, s
         return None, "the config"
     found = find_class(kind, cfg.get("default_scope"))
     names = None if found is None else legal_arguments(found)
-    if names is None:
-        return None, str(kind)
-    extras = BUILDER_EXTRAS.get(top, frozenset())
-    return names | BUILDER_KEYS | extras, str(kind)
+    if names is not None:
+        names = names | BUILDER_KEYS | BUILDER_EXTRAS.get(top, set())
+    return names, str(kind)
 
 
 def find_class(kind: Any, scope: str | None) -> Any:

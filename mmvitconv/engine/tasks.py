@@ -16,16 +16,12 @@ from mmvitconv.errors import UserError
 
 TASKS = {"mmpretrain": "classification", "mmdet": "detection", "mmseg": "segmentation"}
 """Task by the ``default_scope`` of its configs; detection includes instance segmentation."""
-VISUALIZATION_HOOKS = {
-    "mmdet": "mmdet.DetVisualizationHook",
-    "mmseg": "mmseg.SegVisualizationHook",
-    "mmpretrain": "mmpretrain.VisualizationHook",
+DRAWING = {
+    "mmdet": ("mmdet.DetVisualizationHook", "mmdet.DetLocalVisualizer"),
+    "mmseg": ("mmseg.SegVisualizationHook", "mmseg.SegLocalVisualizer"),
+    "mmpretrain": ("mmpretrain.VisualizationHook", "mmpretrain.UniversalVisualizer"),
 }
-VISUALIZERS = {
-    "mmdet": "mmdet.DetLocalVisualizer",
-    "mmseg": "mmseg.SegLocalVisualizer",
-    "mmpretrain": "mmpretrain.UniversalVisualizer",
-}
+"""Hook and visualizer that draw a task's predictions."""
 
 
 def task_scope(cfg: Config) -> str:
@@ -41,9 +37,9 @@ def task_scope(cfg: Config) -> str:
         UserError: For any other ``default_scope``.
     """
     scope = cfg.get("default_scope")
-    if scope not in VISUALIZERS:
+    if scope not in DRAWING:
         raise UserError(
-            f"default_scope of the config must be one of {', '.join(VISUALIZERS)}, got {scope!r}"
+            f"default_scope of the config must be one of {', '.join(DRAWING)}, got {scope!r}"
         )
     return scope
 
@@ -57,12 +53,12 @@ def enable_pictures(cfg: Config, show_dir: str) -> None:
     """
     scope = task_scope(cfg)
     directory = str(Path(show_dir).resolve())
+    hook_type, visualizer_type = DRAWING[scope]
     hooks = cfg.setdefault("default_hooks", ConfigDict())
-    if hooks.get("visualization") is None:
-        hooks["visualization"] = ConfigDict(type=VISUALIZATION_HOOKS[scope])
-    hook = hooks["visualization"]
+    hook = hooks.get("visualization") or ConfigDict(type=hook_type)
+    hooks["visualization"] = hook
     if cfg.get("visualizer") is None:
-        cfg.visualizer = ConfigDict(type=VISUALIZERS[scope], name="visualizer")
+        cfg.visualizer = ConfigDict(type=visualizer_type, name="visualizer")
     if not cfg.visualizer.get("vis_backends"):
         cfg.visualizer["vis_backends"] = [ConfigDict(type="LocalVisBackend")]
     if scope == "mmpretrain":

@@ -35,7 +35,7 @@ def start(
     nodes: int,
     rank: int,
     address: str,
-    port: int,
+    port: int | None,
     restarts: int,
 ) -> int:
     """Run a Python program in several processes and wait for them.
@@ -47,15 +47,17 @@ def start(
         nodes: How many machines there are.
         rank: Number of this machine, from 0.
         address: Of the first machine.
-        port: Of the first machine; 0 for any free one.
+        port: Of the first machine; None for any free one.
         restarts: How often all processes start again when one dies.
 
     Returns:
         0, or the number of the signal that stopped all.
 
     Raises:
-        UserError: A process failed, or the machines did not come together.
+        UserError: A process failed, the machines did not come together, or the port of the first of
+            several is in use.
     """
+    port = _choose_port(nodes, rank, port)
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if restarts:
         os.environ.setdefault(STARTED_VARIABLE, str(int(time.time())))
@@ -78,7 +80,7 @@ def start(
     try:
         run(parse_args([*options, str(program), *arguments]))
     except ChildFailedError as error:
-        raise UserError(describe_failure(error)) from error
+        raise UserError(_describe_failure(error)) from error
     except RendezvousError as error:
         raise UserError(
             f"the machines did not come together ({error}): start the same command on each, with "
@@ -90,20 +92,8 @@ def start(
     return 0
 
 
-def choose_port(nodes: int, rank: int, port: int | None) -> int:
-    """Return a port at which the processes can meet.
-
-    Args:
-        nodes: How many machines there are.
-        rank: Number of this machine, from 0.
-        port: The port that is wanted, None for any.
-
-    Returns:
-        The port; 0 for any free one, so that several runs fit on one machine.
-
-    Raises:
-        UserError: The port of the first of several machines is in use.
-    """
+def _choose_port(nodes: int, rank: int, port: int | None) -> int:
+    """Return the port that is wanted, 0 for any free one, so that several runs fit on a machine."""
     if port is None:
         return 0
     if rank != 0 or is_free(port):
@@ -136,16 +126,8 @@ def is_free(port: int) -> bool:
     return True
 
 
-def describe_failure(error: Any) -> str:
-    """Say which process failed and how to go on.
-
-    Args:
-        error: torchrun's ``ChildFailedError``.
-
-    Returns:
-        One sentence about the process that was killed if there is one, else about the first that
-        failed.
-    """
+def _describe_failure(error: Any) -> str:
+    """Say how the process that was killed ended, or the first that failed, and how to go on."""
     failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
     # SIGTERM is how torchrun ends the others
     killed = [
