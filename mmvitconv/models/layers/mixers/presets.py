@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmvitconv.models.layers.mixers.base import Mixer, check_choice
 from mmvitconv.models.layers.mixers.dwnet import PositionMixer, SampleMixer, StaticMixer
@@ -20,36 +20,25 @@ from mmvitconv.models.layers.mixers.pairwise import (
 from mmvitconv.models.layers.mixers.pooled import PooledMixer
 from mmvitconv.ops.dynamic_attention import Activation
 
-__all__ = ["MIXERS", "DynamicConvMixer", "Preset", "make_mixer"]
+__all__ = ["MIXERS", "DynamicConvMixer", "make_mixer"]
 
 
-class Preset(NamedTuple):
-    """A class of mixers and its options.
-
-    Args:
-        kind: The class.
-        options: Its options, with those of :class:`mmvitconv.ops.dynamic_attention.Activation`.
-    """
-
-    kind: type[Mixer]
-    options: Mapping[str, Any] = MappingProxyType({})
-
-
-MIXERS: Mapping[str, Preset] = MappingProxyType(
+# Classes of mixers and their options, with those of their Activation.
+MIXERS: Mapping[str, tuple[type[Mixer], Mapping[str, Any]]] = MappingProxyType(
     {
-        "deit": Preset(GlobalAttention),
-        "swin": Preset(WindowAttention, {"bias": "rel_table"}),
-        "relu_n": Preset(GlobalAttention, {"act": "relu"}),
-        "ln_relu": Preset(GlobalAttention, {"act": "relu", "norm": "ln_key"}),
-        "relu_ln": Preset(GlobalAttention, {"act": "relu", "norm": "ln_key", "norm_pos": "post"}),
-        "rela": Preset(GlobalAttention, {"act": "relu", "out_norm": "rms", "count_power": 0}),
-        "sima": Preset(TokenNormAttention, {"norm": "l1_token"}),
-        "natt": Preset(NeighbourhoodAttention),
-        "dwvit": Preset(PooledMixer),
-        "dwhead": Preset(DepthwiseHeads, {"act": "relu"}),
-        "ddw": Preset(SampleMixer),
-        "iddw": Preset(PositionMixer),
-        "dw": Preset(StaticMixer),
+        "deit": (GlobalAttention, {}),
+        "swin": (WindowAttention, {"bias": "rel_table"}),
+        "relu_n": (GlobalAttention, {"act": "relu"}),
+        "ln_relu": (GlobalAttention, {"act": "relu", "norm": "ln_key"}),
+        "relu_ln": (GlobalAttention, {"act": "relu", "norm": "ln_key", "norm_pos": "post"}),
+        "rela": (GlobalAttention, {"act": "relu", "out_norm": "rms", "count_power": 0}),
+        "sima": (TokenNormAttention, {"norm": "l1_token"}),
+        "natt": (NeighbourhoodAttention, {}),
+        "dwvit": (PooledMixer, {}),
+        "dwhead": (DepthwiseHeads, {"act": "relu"}),
+        "ddw": (SampleMixer, {}),
+        "iddw": (PositionMixer, {}),
+        "dw": (StaticMixer, {}),
     }
 )
 _ATTENTION: Mapping[str, type[Attention]] = {
