@@ -71,21 +71,13 @@ GENERIC = Layout(
 
 
 class Missing(NamedTuple):
-    """One path that a config names and that does not exist.
+    """One path that a config names and that does not exist."""
 
-    Attributes:
-        path: as the dataset would open it.
-        parent: the topmost folder of it that is missing; the path itself if its folder exists.
-        layout: what is expected there.
-        root: ``data_root``, or the path itself where there is none.
-        option: the key of ``--cfg-options`` that points elsewhere.
-    """
-
-    path: str
-    parent: str
-    layout: Layout
-    root: str
-    option: str
+    path: str  # as the dataset would open it
+    parent: str  # the topmost folder of it that is missing; the path itself if its folder exists
+    layout: Layout  # what is expected there
+    root: str  # ``data_root``, or the path itself where there is none
+    option: str  # the key of ``--cfg-options`` that points elsewhere
 
 
 def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
@@ -213,7 +205,7 @@ def missing_message(missing: Sequence[Missing]) -> str:
         inside = f"  (needed: {', '.join(paths)})" if paths else ""
         lines.append(f"  {parent}{broken}{inside}")
     # Two splits of one data set need its layout once.
-    sources = {}
+    sources: dict[tuple[Layout, str], None] = {}
     for entry in missing:
         root = entry.root if entry.option.endswith("data_root") else ""
         if root or not any(entry.layout is layout for layout, _ in sources):

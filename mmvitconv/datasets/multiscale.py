@@ -15,7 +15,7 @@ A batch sampler can hand nothing but indices to the workers, so each index carri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 
 import torch
 from mmengine.dataset import DefaultSampler
@@ -129,13 +129,10 @@ class MultiScaleBatchSampler:
     def _positions(self) -> list[int]:
         """Return the position in ``crop_sizes`` of each batch of an epoch, not yet shuffled."""
         rounds, rest = divmod(len(self.sampler), sum(self.batch_sizes))
-        positions = list(range(len(self.crop_sizes))) * rounds
-        for position, images in enumerate(self.batch_sizes):
-            if rest <= 0:
-                break
-            positions.append(position)
-            rest -= images
-        return positions
+        # one batch more of each size before which some of the rest is left
+        seen_before = accumulate(self.batch_sizes[:-1], initial=0)
+        more = sum(seen < rest for seen in seen_before)
+        return [*range(len(self.crop_sizes))] * rounds + [*range(more)]
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on each rank."""
@@ -148,9 +145,7 @@ class MultiScaleBatchSampler:
         positions = self._positions()
         indices = cycle(list(self.sampler))
         for place in torch.randperm(len(positions), generator=generator).tolist():
-            size, images = (
-                values[positions[place]] for values in (self.crop_sizes, self.batch_sizes)
-            )
+            size, images = self.crop_sizes[positions[place]], self.batch_sizes[positions[place]]
             yield [SizedIndex(index, size) for index in islice(indices, images)]
 
 

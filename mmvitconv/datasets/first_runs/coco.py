@@ -14,8 +14,6 @@ __all__ = ["CocoWriter", "encode_mask"]
 def encode_mask(mask: np.ndarray) -> dict:
     """Encode a mask as COCO's uncompressed run lengths, which are exact (polygons are not).
 
-    mmdet's ``LoadAnnotations(with_mask=True, poly2mask=True)`` and pycocotools read it as it is.
-
     Args:
         mask: (H, W), non-zero inside the object.
 

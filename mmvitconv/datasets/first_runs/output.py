@@ -71,7 +71,7 @@ def read_manifest(out_dir: Path) -> dict | None:
 
 
 def is_complete(out_dir: Path, converter: str, version: int) -> bool:
-    """Tell whether a folder holds everything that this converter writes.
+    """Tell whether a folder holds every file that a converter writes, at its size.
 
     Args:
         out_dir: the folder.
@@ -79,7 +79,7 @@ def is_complete(out_dir: Path, converter: str, version: int) -> bool:
         version: its version, raised whenever its output changes.
 
     Returns:
-        True if the manifest names this converter and version and every file is there at its size.
+        True if the manifest names this converter and version and no file is lost or cut.
     """
     manifest = read_manifest(out_dir)
     if manifest is None or (manifest["converter"], manifest["version"]) != (converter, version):

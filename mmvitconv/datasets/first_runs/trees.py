@@ -23,35 +23,33 @@ from mmvitconv.datasets.progress import progress
 __all__ = ["CATEGORIES", "VERSION", "clip_boxes", "convert", "plan_tiles"]
 
 VERSION = 1
+# the sha256 of image and boxes
+SCENES = {
+    "2019_YELL_2_528000_4978000_image_crop2": (
+        "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767",
+        "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11",
+    ),
+    "2019_YELL_2_541000_4977000_image_crop": (
+        "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131",
+        "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631",
+    ),
+    "OSBS_029": (
+        "d9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee",
+        "1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c",
+    ),
+    "SOAP_061": (
+        "256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424",
+        "4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c",
+    ),
+}
 SOURCE = WheelSource(
     name="deepforest",
     version="2.1.0",
     licence="MIT",
     members={
-        "deepforest/data/2019_YELL_2_528000_4978000_image_crop2.png": (
-            "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767"
-        ),
-        "deepforest/data/2019_YELL_2_528000_4978000_image_crop2.xml": (
-            "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11"
-        ),
-        "deepforest/data/2019_YELL_2_541000_4977000_image_crop.png": (
-            "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131"
-        ),
-        "deepforest/data/2019_YELL_2_541000_4977000_image_crop.xml": (
-            "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631"
-        ),
-        "deepforest/data/OSBS_029.png": (
-            "d9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee"
-        ),
-        "deepforest/data/OSBS_029.xml": (
-            "1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c"
-        ),
-        "deepforest/data/SOAP_061.png": (
-            "256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424"
-        ),
-        "deepforest/data/SOAP_061.xml": (
-            "4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c"
-        ),
+        f"deepforest/data/{name}.{suffix}": digest
+        for name, digests in SCENES.items()
+        for suffix, digest in zip(("png", "xml"), digests, strict=True)
     },
 )
 CATEGORIES = ("tree",)
@@ -68,18 +66,7 @@ class Scene(NamedTuple):
 
 
 def read_source(wheel: Path | None = None, cache_dir: Path = Path("data/.cache")) -> list[Scene]:
-    """Read the four images and their boxes.
-
-    Args:
-        wheel: the deepforest wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels.
-
-    Returns:
-        The scenes, in a fixed order.
-
-    Raises:
-        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
-    """
+    """Return the four images and their boxes in a fixed order, see :func:`.fetch.read_members`."""
     contents = read_members(SOURCE, wheel, cache_dir)
     scenes = []
     for path in (path for path in SOURCE.members if path.endswith(".png")):
@@ -99,11 +86,11 @@ def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
     """Say which tiles of an image train and which are held out.
 
     Args:
-        width: of the image in pixels, at least 400.
+        width: of the image in pixels, at least 400; images narrower than two tiles only train.
         height: of the image in pixels, at least 400.
 
     Returns:
-        ``'train'`` and ``'val'`` -> tiles of 400x400. Images narrower than two tiles only train.
+        ``'train'`` and ``'val'`` -> tiles of 400x400.
     """
     border = width - TILE if width >= 2 * TILE else width
     return {
@@ -115,14 +102,14 @@ def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
 def clip_boxes(
     boxes: list[tuple[int, int, int, int]], tile: Area
 ) -> list[tuple[int, int, int, int]]:
-    """Return the boxes that a tile shows, in the tile's own coordinates.
+    """Return the boxes of which a tile shows 40 % or more, in the tile's own coordinates.
 
     Args:
         boxes: left, top, right, bottom in pixels of the image.
         tile: the tile.
 
     Returns:
-        Clipped boxes; those of which the tile shows less than 40 % are left out.
+        The boxes, clipped.
     """
     clipped = []
     for left, top, right, bottom in boxes:
