@@ -276,13 +276,18 @@ class BadDataHook(Hook):
         """Guard the test data."""
         self._begin(runner, runner.test_loop.dataloader, "test")
 
-    def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Log what the data loader found; after the iterations of all splits."""
-        self._read(runner)
-
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log the counts."""
-        self._summarise(runner)
+        """Log the counts, if they have changed."""
+        self._after_iter(runner)
+        total = self._counts.total()
+        if total == self._summarised:
+            return
+        self._summarised = total
+        parts = [
+            f"{split}: {count} {action} ({kind})"
+            for (split, action, kind), count in sorted(self._counts.items())
+        ]
+        runner.logger.warning(f"bad data so far: {'; '.join(parts)}; list: {self.journal}")
 
     # the first for runs without epochs
     after_train = after_test = after_train_epoch
@@ -319,7 +324,7 @@ class BadDataHook(Hook):
             guard.known |= self._known
             guard.left_out |= self._left_out[split, number].keys()
 
-    def _read(self, runner: Runner) -> None:
+    def _after_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Log what was appended to the journal, and end a run that leaves out too much."""
         if not self.journal.is_file() or self.journal.stat().st_size == self._position:
             return
@@ -352,19 +357,6 @@ class BadDataHook(Hook):
             runner.logger.info(
                 f"bad data: {split}: {problem.kind} image, converted on reading: {problem.file}"
             )
-
-    def _summarise(self, runner: Runner) -> None:
-        """Log the counts, if they have changed."""
-        self._read(runner)
-        total = self._counts.total()
-        if total == self._summarised:
-            return
-        self._summarised = total
-        parts = [
-            f"{split}: {count} {action} ({kind})"
-            for (split, action, kind), count in sorted(self._counts.items())
-        ]
-        runner.logger.warning(f"bad data so far: {'; '.join(parts)}; list: {self.journal}")
 
 
 def survey(logger: logging.Logger, dataset: Any, split: str) -> None:

@@ -166,23 +166,14 @@ def _check_evaluators(report: Report, cfg: Config, split: str) -> None:
 
 @dataclass
 class _Check:
-    """The check of several datasets.
-
-    Attributes:
-        num_classes: Number of classes of the model, None if it is not known.
-        sample: Samples per dataset whose files are opened, None for all.
-        workers: Processes that open files.
-        report: What was found.
-        files: Split of each image, by its real path.
-        folders: Class folders of each dataset that numbers its classes by them.
-    """
+    """The check of several datasets, see :func:`check_datasets`."""
 
     num_classes: int | None
     sample: int | None
     workers: int
     report: Report = field(default_factory=Report)
-    files: dict[str, str] = field(default_factory=dict)
-    folders: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # split of each image, by its real path
+    folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
 
     def add(self, option: str, split: str, settings: Mapping[str, Any]) -> None:
         """Check a dataset."""

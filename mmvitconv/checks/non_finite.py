@@ -7,7 +7,7 @@ the bad iteration with hooks on every module (:mod:`mmvitconv.checks.diagnosis`)
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import compress
@@ -108,7 +108,7 @@ class NonFiniteHook(Hook):
         self.action = action
         self.max_skips = max_skips
         self.patches = ExitStack()
-        self.snapshot = _Snapshot([])
+        self.snapshot = _Snapshot()
         self.window: list[Iteration] = []  # iterations since the last step
         self.window_size = 1
         self.pending: set[int] = set()  # optimizer wrappers with gradients that wait for a step
@@ -126,7 +126,8 @@ class NonFiniteHook(Hook):
             )
         self.patches.close()
         self.window_size = max(getattr(w, "_accumulative_counts", 1) for w in wrappers)
-        places = _places(unwrap_model(runner.model), parameters=False)
+        self.snapshot = _Snapshot()
+        self.snapshot.add(unwrap_model(runner.model), "_buffers")
         for wrapper in wrappers:
             _patch(self.patches, wrapper, "backward", partial(self._backward, wrapper))
             _patch(self.patches, wrapper, "step", partial(self._step, runner, wrapper))
@@ -134,8 +135,7 @@ class NonFiniteHook(Hook):
             if isinstance(hook, EMAHook):
                 _patch(self.patches, hook, "after_train_iter", self._average)
                 if self.window_size > 1:
-                    places += _places(hook.ema_model, parameters=True)
-        self.snapshot = _Snapshot(places)
+                    self.snapshot.add(hook.ema_model, "_buffers", "_parameters")
         self.window, self.finding = [], None
         self.pending.clear()
 
@@ -319,18 +319,25 @@ class NonFiniteHook(Hook):
 
 
 class _Snapshot:
-    """Copies of tensors at a point of time, which are kept in dictionaries under keys."""
+    """Copies of the tensors of modules at a point of time."""
 
-    def __init__(self, places: Sequence[tuple[dict[str, Tensor | None], str]]) -> None:
-        self.places = places
+    def __init__(self) -> None:
+        self.places: list[dict[str, Tensor | None]] = []
         self.kept: list[tuple[dict, str, Tensor]] = []
         self.copies: list[Tensor] = []
+
+    def add(self, module: nn.Module, *attributes: str) -> None:
+        """Include a module and those inside: what dictionaries of them hold."""
+        self.places += [getattr(child, name) for child in module.modules() for name in attributes]
 
     @torch.no_grad()
     def take(self) -> None:
         """Copy the tensors."""
         self.kept = [
-            (place, key, place[key]) for place, key in self.places if place.get(key) is not None
+            (place, key, tensor)
+            for place in self.places
+            for key, tensor in place.items()
+            if tensor is not None
         ]
         self.copies = [torch.empty_like(tensor) for _, _, tensor in self.kept]
         if self.kept:
@@ -357,16 +364,6 @@ def _patch(patches: ExitStack, owner: Any, name: str, replacement: Callable) -> 
     else:
         patches.callback(vars(owner).pop, name, None)
     setattr(owner, name, partial(replacement, original))
-
-
-def _places(module: nn.Module, parameters: bool) -> list[tuple[dict[str, Tensor | None], str]]:
-    """Return where the buffers of a module are kept, and its parameters if wanted."""
-    return [
-        (place, key)
-        for child in module.modules()
-        for place in ((child._buffers, child._parameters) if parameters else (child._buffers,))
-        for key in place
-    ]
 
 
 def _random_states() -> tuple:
