@@ -70,22 +70,11 @@ def names(batch):
     return [sample.img_path for sample in batch["data_samples"]]
 
 
-@pytest.fixture
-def make(nuclei_root, mnist_root, tmp_path):
-    """A function that copies the data of a task."""
-
-    def copy(task):
-        source = mnist_root if task == "classification" else nuclei_root
-        return broken_data.build(task, source, tmp_path / "data")
-
-    return copy
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training_follows_the_policy(make, tmp_path, case: Case, count):
-    root = make(case.task)
+    root, cfg = make(case.task)
     file = case.defect.apply(root, images(case.task, root)[3])
-    drive = Drive(loaders(case.task, root), tmp_path)
+    drive = Drive(cfg, tmp_path)
     count("broken data sets trained on")
     if case.defect.run == "stops":
         with pytest.raises(UserError, match="outside the data root") as raised:
@@ -117,9 +106,9 @@ def test_training_follows_the_policy(make, tmp_path, case: Case, count):
     "case", [case for case in CASES if case.defect.run in ("left out", "stops")], ids=str
 )
 def test_evaluation_leaves_nothing_out(make, tmp_path, case: Case):
-    root = make(case.task)
+    root, cfg = make(case.task)
     file = case.defect.apply(root, images(case.task, root, "val")[1])
-    drive = Drive(loaders(case.task, root), tmp_path)
+    drive = Drive(cfg, tmp_path)
     with pytest.raises(BadDataError) as raised:
         drive.validate(BadDataHook())
     assert "\n" not in str(raised.value)
@@ -138,7 +127,7 @@ def break_some(root, task="detection", numbers=(2, 5)):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_worker_processes_report_to_the_main_one(make, tmp_path, workers, persistent):
-    cfg = loaders("detection", make("detection"), workers)
+    _, cfg = make("detection", workers)
     broken = break_some(tmp_path / "data")
     cfg["train_dataloader"].update(persistent_workers=persistent and workers > 0)
     drive = Drive(cfg, tmp_path)
@@ -159,8 +148,7 @@ def contents(sample):
 
 @pytest.mark.parametrize("task", ["detection", "segmentation", "classification"])
 def test_clean_data_are_left_as_they_are(make, tmp_path, task):
-    root = make(task)
-    cfg = loaders(task, root)
+    _, cfg = make(task)
     results = []
     for hook in (BadDataHook(), None):
         drive = Drive(cfg, tmp_path)
@@ -184,7 +172,7 @@ def test_clean_data_are_left_as_they_are(make, tmp_path, task):
 
 
 def test_the_other_sample_follows_the_random_state(make, tmp_path):
-    cfg = loaders("detection", make("detection"))
+    _, cfg = make("detection")
     break_some(tmp_path / "data", numbers=(0, 3))
     cfg["train_dataloader"]["sampler"]["shuffle"] = False
     orders = []
@@ -196,7 +184,7 @@ def test_the_other_sample_follows_the_random_state(make, tmp_path):
 
 
 def test_policy_refuse(make, tmp_path):
-    cfg = loaders("detection", make("detection"))
+    _, cfg = make("detection")
     (broken,) = break_some(tmp_path / "data", numbers=(1,))
     with pytest.raises(BadDataError, match="policy='refuse'") as raised:
         Drive(cfg, tmp_path).train(BadDataHook(policy="refuse"))
@@ -204,8 +192,7 @@ def test_policy_refuse(make, tmp_path):
 
 
 def test_policy_warn_uses_what_can_be_loaded(make, tmp_path):
-    root = make("segmentation")
-    cfg = loaders("segmentation", root)
+    root, cfg = make("segmentation")
     paths = images("segmentation", root)
     Image.new("L", (5, 5)).save(label_map(root, paths[0]))
     Image.new("RGB", (192, 192)).save(label_map(root, paths[2]))
@@ -227,8 +214,7 @@ def test_policy_warn_uses_what_can_be_loaded(make, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_wrong_folder_does_not_train_on_nothing(make, tmp_path, workers):
-    root = make("detection")
-    cfg = loaders("detection", root, workers)
+    root, cfg = make("detection", workers)
     for path in images("detection", root):
         path.unlink()
     with pytest.raises(BadDataError, match="are the paths right") as raised:
@@ -241,7 +227,7 @@ def test_a_wrong_folder_does_not_train_on_nothing(make, tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_max_bad_counts_the_files_of_all_workers(make, tmp_path, workers):
-    cfg = loaders("classification", make("classification"), workers)
+    _, cfg = make("classification", workers)
     broken = break_some(tmp_path / "data", "classification", range(0, 16, 3))
     assert len(broken) == 6
     drive = Drive(cfg, tmp_path)
@@ -301,8 +287,7 @@ def wrapped(task, root, kind):
 @pytest.mark.parametrize("kind", ["repeat", "concat", "balanced", "nested", "mixed", "sliced"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_wrapped_datasets_are_guarded(make, tmp_path, kind, workers):
-    root = make("detection")
-    cfg = loaders("detection", root, workers)
+    root, cfg = make("detection", workers)
     if kind == "sliced":
         cfg["train_dataloader"]["num_batch_per_epoch"] = 8
     else:
@@ -317,9 +302,9 @@ def test_wrapped_datasets_are_guarded(make, tmp_path, kind, workers):
 
 
 def test_a_pipeline_that_another_hook_puts_in_is_guarded(make, tmp_path):
-    root = make("detection")
+    root, cfg = make("detection")
     broken = break_some(root)
-    drive = Drive(loaders("detection", root), tmp_path)
+    drive = Drive(cfg, tmp_path)
     hook = BadDataHook()
     drive.train(hook)
     inner = drive.train_loop.dataloader.dataset
@@ -334,7 +319,7 @@ def test_a_pipeline_that_another_hook_puts_in_is_guarded(make, tmp_path):
 
 
 def test_guarded_datasets_can_be_copied_and_pickled(make, tmp_path):
-    drive = Drive(loaders("detection", make("detection")), tmp_path)
+    drive = Drive(make("detection")[1], tmp_path)
     (broken, _) = break_some(tmp_path / "data")
     BadDataHook().before_train(drive)
     inner = drive.train_loop.dataloader.dataset
@@ -353,7 +338,7 @@ def test_a_bad_sentence_is_cut_out_of_a_traceback():
 
 
 def test_failures_that_are_not_the_data_pass(make, tmp_path):
-    drive = Drive(loaders("detection", make("detection")), tmp_path)
+    drive = Drive(make("detection")[1], tmp_path)
 
     def fail(_):
         raise OSError(24, "Too many open files")
@@ -374,8 +359,7 @@ def write_list(root, task, names):
 @pytest.mark.parametrize("name", ["../../../outside/a", "/etc/passwd", "a/../../../../b"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_lists_cannot_leave_the_data_root(make, tmp_path, task, name, split):
-    root = make(task)
-    cfg = loaders(task, root)
+    root, cfg = make(task)
     good = images(task, root, split)[0]
     good = f"{good.parent.name}/{good.name}" if task == "classification" else good.stem
     cfg[f"{split}_dataloader"]["dataset"].update(write_list(root, task, [good, name]))
@@ -437,32 +421,31 @@ def test_roots(settings, legal, illegal):
 
 
 def test_links_inside_the_root_may_lead_anywhere(make, tmp_path):
-    root = make("detection")
+    root, cfg = make("detection")
     (root / "train").rename(tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", root / "train")
-    drive = Drive(loaders("detection", root), tmp_path)
+    drive = Drive(cfg, tmp_path)
     assert len(drive.train(BadDataHook())) == 8
 
 
 def test_missing_validation_files_are_named_when_training_begins(make, tmp_path):
-    root = make("detection")
+    root, cfg = make("detection")
     path = images("detection", root, "val")[1]
     path.unlink()
-    drive = Drive(loaders("detection", root), tmp_path)
+    drive = Drive(cfg, tmp_path)
     with pytest.raises(BadDataError, match="1 files of the val data are missing") as raised:
         BadDataHook().before_train(drive)
     assert str(path) in str(raised.value)
 
 
 def test_a_class_without_samples_is_named(make, tmp_path):
-    root = make("detection")
+    root, cfg = make("detection")
     content = json.loads(broken_data.json_of(root).read_text())
     content["categories"].append({"id": 2, "name": "ghost"})
     for split in ("train", "val"):
         other = json.loads(broken_data.json_of(root, split).read_text())
         other["categories"] = content["categories"]
         broken_data.json_of(root, split).write_text(json.dumps(other))
-    cfg = loaders("detection", root)
     for split in ("train", "val"):
         cfg[f"{split}_dataloader"]["dataset"]["metainfo"] = {"classes": ("nucleus", "ghost")}
     drive = Drive(cfg, tmp_path)
@@ -472,25 +455,24 @@ def test_a_class_without_samples_is_named(make, tmp_path):
 
 
 def test_class_that_the_json_lacks_is_refused(make, tmp_path):
-    cfg = loaders("detection", make("detection"))
+    _, cfg = make("detection")
     cfg["train_dataloader"]["dataset"]["metainfo"] = {"classes": ("ghost", "nucleus")}
     with pytest.raises(BadDataError, match=r"lacks the categories .*ghost"):
         Drive(cfg, tmp_path).train(BadDataHook())
 
 
 def test_class_folders_that_differ_are_refused(make, tmp_path):
-    root = make("classification")
+    root, cfg = make("classification")
     for path in images("classification", root, "val"):
         if path.parent.name == "0":
             path.unlink()
     (root / "val" / "0").rmdir()
     with pytest.raises(BadDataError, match="lacks the class folders 0 of the other split"):
-        Drive(loaders("classification", root), tmp_path).train(BadDataHook())
+        Drive(cfg, tmp_path).train(BadDataHook())
 
 
 def test_class_numbers_of_a_list(make, tmp_path):
-    root = make("classification")
-    cfg = loaders("classification", root)
+    root, cfg = make("classification")
     lines = [f"{path.parent.name}/{path.name} {n % 3}" for n, path in
              enumerate(images("classification", root))]  # fmt: skip
     (root / "list.txt").write_text("\n".join(lines))
@@ -501,8 +483,7 @@ def test_class_numbers_of_a_list(make, tmp_path):
 
 
 def test_reduce_zero_label(make, tmp_path):
-    root = make("segmentation")
-    cfg = loaders("segmentation", root)
+    root, cfg = make("segmentation")
     for split in ("train", "val"):
         cfg[f"{split}_dataloader"]["dataset"]["reduce_zero_label"] = True
     image = images("segmentation", root)[0]
@@ -517,7 +498,7 @@ def test_reduce_zero_label(make, tmp_path):
 
 
 def test_innermost_finds_each_dataset_once(make):
-    root = make("detection")
+    root, _ = make("detection")
     with DefaultScope.overwrite_default_scope("mmdet"):
         leaf = DATASETS.build(dataset("detection", root))
     double = SimpleNamespace(datasets=[leaf, SimpleNamespace(_dataset=leaf)])
@@ -527,7 +508,7 @@ def test_innermost_finds_each_dataset_once(make):
 
 
 def test_as_a_user(make, tmp_path, capfd):
-    root = make("classification")
+    root, _ = make("classification")
     config = tmp_path / "config.py"
     work_dir = tmp_path / "work"
     data = loaders("classification", root, workers=2)

@@ -3,7 +3,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from broken_data import CASES, Case, build, dataset, images, json_of, label_map, loaders
+from broken_data import CASES, Case, dataset, images, json_of, label_map
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
@@ -15,16 +15,6 @@ from mmvitconv.errors import UserError
 TASKS = ("detection", "segmentation", "classification")
 
 
-@pytest.fixture
-def make(nuclei_root, mnist_root, tmp_path):
-    """A function that copies the data of a task."""
-
-    def copy(task):
-        return build(task, mnist_root if task == "classification" else nuclei_root, tmp_path / "d")
-
-    return copy
-
-
 def check(cfg, **arguments):
     return check_config(Config(deepcopy(cfg)), **arguments)
 
@@ -32,7 +22,7 @@ def check(cfg, **arguments):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_good_data(make, task, workers):
-    report = check(loaders(task, make(task)), workers=workers)
+    report = check(make(task)[1], workers=workers)
     assert report.errors == {}
     assert report.warnings == {}
     sizes = (16, 4) if task == "classification" else (8, 2)
@@ -42,9 +32,9 @@ def test_good_data(make, task, workers):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_defect_is_found(make, case: Case, count):
-    root = make(case.task)
+    root, cfg = make(case.task)
     file = case.defect.apply(root, images(case.task, root)[3])
-    report = check(loaders(case.task, root), splits=["train"])
+    report = check(cfg, splits=["train"])
     count("broken data sets checked")
     found = report.errors if case.defect.is_error else report.warnings
     examples = [text for kind, texts in found.items() if case.defect.kind in kind for text in texts]
@@ -60,26 +50,25 @@ def test_each_defect_is_found(make, case: Case, count):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_problems_of_all_splits_are_found(make, workers):
-    root = make("classification")
+    root, cfg = make("classification")
     broken = [images("classification", root)[n] for n in (0, 3)]
     broken += images("classification", root, "val")[:1]
     for path in broken:
         path.write_bytes(b"")
-    report = check(loaders("classification", root), workers=workers)
+    report = check(cfg, workers=workers)
     assert report.errors == {"file is empty": [str(path) for path in broken]}
-    report = check(loaders("classification", root), splits=["val"], workers=workers)
+    report = check(cfg, splits=["val"], workers=workers)
     assert report.errors == {"file is empty": [str(broken[-1])]}
     # the sample is spread over the dataset and has its first image
-    report = check(loaders("classification", root), splits=["train"], sample=2, workers=workers)
+    report = check(cfg, splits=["train"], sample=2, workers=workers)
     assert report.errors == {"file is empty": [str(broken[0])]}
-    assert check(loaders("classification", root), sample=0, workers=workers).errors == {}
+    assert check(cfg, sample=0, workers=workers).errors == {}
 
 
 def test_wrapped_datasets(make):
-    root = make("detection")
+    root, cfg = make("detection")
     path = images("detection", root)[0]
     path.write_bytes(b"")
-    cfg = loaders("detection", root)
     leaf = cfg["train_dataloader"]["dataset"]
     for wrapper in (
         {"type": "RepeatDataset", "times": 3, "dataset": leaf},
@@ -91,27 +80,26 @@ def test_wrapped_datasets(make):
 
 
 def test_split_without_a_class(make):
-    root = make("segmentation")
+    root, cfg = make("segmentation")
     for path in images("segmentation", root, "val"):
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(label_map(root, path))
-    report = check(loaders("segmentation", root))
+    report = check(cfg)
     assert report.warnings == {"class without a sample in a split": ["val: nucleus"]}
     # those that are not opened may have it
-    assert check(loaders("segmentation", root), sample=1).warnings == {}
+    assert check(cfg, sample=1).warnings == {}
 
 
 def test_class_folders_that_differ(make):
-    root = make("classification")
+    root, cfg = make("classification")
     (root / "val" / "1").rename(root / "val" / "2")
-    errors = check(loaders("classification", root)).errors
+    errors = check(cfg).errors
     (kind,) = errors
     assert "class folder is missing" in kind
     assert errors[kind] == ["train: 2", "val: 1"]
 
 
 def test_label_above_the_head(make):
-    root = make("classification")
-    cfg = loaders("classification", root)
+    root, cfg = make("classification")
     names = [f"{path.parent.name}/{path.name}" for path in images("classification", root)]
     (root / "list.txt").write_text("\n".join(f"{name} {n}" for n, name in enumerate(names)))
     cfg["train_dataloader"]["dataset"]["ann_file"] = "list.txt"
@@ -125,11 +113,10 @@ def test_label_above_the_head(make):
 
 
 def test_the_order_of_the_classes(make):
-    root = make("detection")
+    root, cfg = make("detection")
     content = json.loads(json_of(root).read_text())
     content["categories"] = [{"id": 2, "name": "ghost"}, *content["categories"]]
     json_of(root).write_text(json.dumps(content))
-    cfg = loaders("detection", root)
     for classes, kind in (
         (("nucleus", "ghost"), "classes are in another order than the categories"),
         (("ghost", "nucleus"), None),
@@ -140,8 +127,7 @@ def test_the_order_of_the_classes(make):
 
 
 def test_image_in_two_splits_or_twice(make):
-    root = make("detection")
-    cfg = loaders("detection", root)
+    root, cfg = make("detection")
     cfg["val_dataloader"]["dataset"] = dataset("detection", root, test_mode=True)
     cfg["test_dataloader"] = cfg["val_dataloader"]  # the same again is no news
     report = check(cfg)
@@ -155,10 +141,9 @@ def test_image_in_two_splits_or_twice(make):
 
 
 def test_pillow_and_16_bits(make):
-    root = make("detection")
+    root, cfg = make("detection")
     path = images("detection", root)[2]
     Image.fromarray(np.full((192, 192), 4000, np.uint16)).save(path)
-    cfg = loaders("detection", root)
     cfg["train_dataloader"]["dataset"]["pipeline"][0]["imdecode_backend"] = "pillow"
     (kind,) = check(cfg, splits=["train"]).errors
     assert kind.startswith("16-bit image, which the backend 'pillow' would cut to white")
@@ -174,26 +159,26 @@ def test_pillow_and_16_bits(make):
     ],
 )
 def test_broken_annotation_files(make, text, kind):
-    root = make("detection")
+    root, cfg = make("detection")
     json_of(root).unlink()
     if text is not None:
         json_of(root).write_text(text)
-    report = check(loaders("detection", root))
+    report = check(cfg)
     assert any(kind in found for found in report.errors)
     assert report.rows[0] == ("train", 0, 0)
     assert report.rows[1][:2] == ("val", 2)
 
 
 def test_empty_list_of_annotations(make):
-    root = make("detection")
+    root, cfg = make("detection")
     content = json.loads(json_of(root).read_text())
     json_of(root).write_text(json.dumps({**content, "annotations": []}))
-    report = check(loaders("detection", root))
+    report = check(cfg)
     assert list(report.errors) == ["the list annotations is empty"]
 
 
 def test_wrong_configs(make, tmp_path):
-    cfg = loaders("detection", make("detection"))
+    _, cfg = make("detection")
     with pytest.raises(UserError, match="no test_dataloader; it has the splits train, val"):
         check(cfg, splits=["test"])
     with pytest.raises(UserError, match="no train_dataloader and no val_dataloader"):
@@ -214,10 +199,10 @@ def test_take_sample():
 
 
 def test_missing_files_are_found_without_opening_any(make):
-    root = make("segmentation")
+    root, cfg = make("segmentation")
     paths = images("segmentation", root)
     label_map(root, paths[5]).unlink()
-    report = check(loaders("segmentation", root), splits=["train"], sample=1)
+    report = check(cfg, splits=["train"], sample=1)
     assert report.errors == {"file is missing": [str(label_map(root, paths[5]))]}
 
 
@@ -242,18 +227,16 @@ class LoadNothing(BaseTransform):
 
 
 def test_what_opens_the_files_is_not_told_by_its_name(make):
-    root = make("classification")
+    root, cfg = make("classification")
     (path,) = images("classification", root)[3:4]
     path.write_bytes(b"no image")
-    cfg = loaders("classification", root)
     pipeline = [{"type": "OwnReader"}, {"type": "LoadNothing"}]
     cfg["train_dataloader"]["dataset"]["pipeline"] = pipeline
     assert check(cfg).errors == {"file cannot be decoded as an image": [str(path)]}
 
 
 def test_model_and_evaluator_are_compared_with_the_data(make):
-    root = make("detection")
-    cfg = loaders("detection", root)
+    root, cfg = make("detection")
     right, other = (str(json_of(root, split)) for split in ("val", "train"))
     cfg["val_evaluator"] = [{"type": "CocoMetric", "ann_file": path} for path in (right, other)]
     cfg["model"] = {"head": {"num_classes": 1}}

@@ -154,24 +154,50 @@ def assert_equal(first: Runner, second: Runner) -> None:
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[name])), name
 
 
-def test_value_from_the_middle(tmp_path: Path) -> None:
-    message = fail(tmp_path, {2: Trouble.MIDDLE})
-    assert message.startswith("iteration 3 (epoch 1): the loss is not finite (loss_fit=nan, ")
-    assert (
-        "first value that is not finite is in the output of backbone.trouble (Trouble)" in message
-    )
-    assert "64 NaN of 128 values" in message
-    assert "it is there for files: /data/bad_2.png;" in message
-    assert "files: /data/4.png, /data/bad_2.png." in message
-    for advice in ("learning rate", "clip_grad", "--amp", "action='skip'"):
-        assert advice in message
-
-
-def test_bad_image(tmp_path: Path) -> None:
-    message = fail(tmp_path, {1: math.nan})
-    assert "iteration 2 (epoch 1)" in message
-    assert "the data themselves are not finite: the image of /data/bad_1.png;" in message
-    assert "output of" not in message
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (
+            {2: Trouble.MIDDLE},
+            [
+                "iteration 3 (epoch 1): the loss is not finite (loss_fit=nan, ",
+                "first value that is not finite is in the output of backbone.trouble (Trouble)",
+                "64 NaN of 128 values",
+                "it is there for files: /data/bad_2.png;",
+                "files: /data/4.png, /data/bad_2.png.",
+                *("learning rate", "clip_grad", "--amp", "action='skip'"),
+            ],
+        ),
+        (
+            {1: math.nan},
+            [
+                "iteration 2 (epoch 1): ",
+                "the data themselves are not finite: the image of /data/bad_1.png;",
+            ],
+        ),
+        (
+            {0: Model.LOSS},
+            [
+                "iteration 1 (epoch 1): the loss is not finite (loss_size=inf)",
+                "output of the model itself (Model), whose input was finite",
+            ],
+        ),
+        (
+            {3: Trouble.ROOT},
+            [
+                "iteration 4 (epoch 1): the gradients are not finite, the loss is",
+                "one that backbone.trouble (Trouble) computes for its input",
+            ],
+        ),
+    ],
+    ids=["value from the middle", "image", "loss outside of modules", "gradients alone"],
+)
+def test_message(tmp_path: Path, bad: dict[int, float], expected: list[str]) -> None:
+    message = fail(tmp_path, bad)
+    assert message.startswith(expected[0])
+    for text in expected:
+        assert text in message
+    assert ("output of" in message) == any("output of" in text for text in expected)
 
 
 def test_bad_annotation(tmp_path: Path) -> None:
@@ -179,18 +205,6 @@ def test_bad_annotation(tmp_path: Path) -> None:
     data[2]["data_samples"].set_data({"box": torch.tensor([0.0, math.inf])})
     with pytest.raises(NonFiniteError, match=r"the annotations of /data/2.png"):
         build_runner(tmp_path, data, [HOOK]).train()
-
-
-def test_loss_outside_of_modules(tmp_path: Path) -> None:
-    message = fail(tmp_path, {0: Model.LOSS})
-    assert "iteration 1 (epoch 1): the loss is not finite (loss_size=inf)" in message
-    assert "output of the model itself (Model), whose input was finite" in message
-
-
-def test_gradients_alone(tmp_path: Path) -> None:
-    message = fail(tmp_path, {3: Trouble.ROOT})
-    assert "iteration 4 (epoch 1): the gradients are not finite, the loss is" in message
-    assert "one that backbone.trouble (Trouble) computes for its input" in message
 
 
 class SharpLoss(Model):

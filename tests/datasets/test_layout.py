@@ -14,7 +14,7 @@ from mmvitconv.errors import UserError
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -173,14 +173,11 @@ def test_mmpretrain_expands_home(inside, monkeypatch):
     assert "~/images" in message({"train_dataloader": {"dataset": dataset}})
 
 
-def test_own_data_without_prefix(inside):
+def test_own_data_without_prefix_or_root():
     dataset = {"type": "MyDataset", "data_root": "my/data"}
     text = message({"train_dataloader": {"dataset": dataset}})
     assert "\n  my  (needed: my/data)" in text
     assert "a data set of your own" in text
-
-
-def test_without_data_root_the_file_is_the_option(inside):
     dataset = {"type": "CocoDataset", "ann_file": "a.json"}
     text = message({"train_dataloader": {"dataset": dataset}})
     assert "train_dataloader.dataset.ann_file=/your/file" in text
@@ -192,23 +189,14 @@ def test_broken_link_is_told(inside):
     assert "data/coco (a link that points nowhere)" in message(coco_config())
 
 
-@pytest.mark.parametrize(
-    "dataset",
-    [
+def test_remote_data_are_left_alone():
+    for dataset in (
         coco("s3://bucket/coco"),
         coco("data/coco", backend_args={"backend": "petrel"}),
         coco("", ann_file="s3://bucket/a.json", data_prefix={"img": "https://host/images"}),
-    ],
-)
-def test_remote_data_is_left_alone(inside, dataset):
-    check_data({"train_dataloader": {"dataset": dataset}})
-
-
-def test_remote_evaluator_is_left_alone(inside):
+    ):
+        check_data({"train_dataloader": {"dataset": dataset}})
     check_data({"val_evaluator": {"type": "CocoMetric", "ann_file": "s3://bucket/a.json"}})
-
-
-def test_local_backend_is_checked(inside):
     dataset = coco(backend_args={"backend": "local"})
     assert "data/coco" in message({"train_dataloader": {"dataset": dataset}})
 

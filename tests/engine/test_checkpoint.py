@@ -16,6 +16,8 @@ from torch import nn
 from mmvitconv.engine.checkpoint import SafeCheckpointHook, from_plain, to_plain
 from mmvitconv.errors import CheckpointError
 
+pytestmark = pytest.mark.usefixtures("safe_loading")
+
 
 class Exploit:
     def __init__(self, marker: Path) -> None:
@@ -62,7 +64,6 @@ def test_foreign_objects_are_not_written() -> None:
         to_plain({"args": [argparse.Namespace(lr=1)]})
 
 
-@pytest.mark.usefixtures("safe_loading")
 @pytest.mark.parametrize("scheme", ["", "http"])
 def test_readers_refuse_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     marker, file = tmp_path / "marker", tmp_path / "bad.pth"
@@ -83,7 +84,6 @@ def test_readers_refuse_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sc
     assert not marker.exists()
 
 
-@pytest.mark.usefixtures("safe_loading")
 def test_failed_download_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("no route")
@@ -94,7 +94,6 @@ def test_failed_download_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         CheckpointLoader.load_checkpoint("http://a/b.pth")
 
 
-@pytest.mark.usefixtures("safe_loading")
 def test_missing_file_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"'/none.pth' does not exist"):
         CheckpointLoader.load_checkpoint("/none.pth")
@@ -130,7 +129,6 @@ def build_runner(folder: Path, name: str, epochs: int, **settings: object) -> Ru
     )
 
 
-@pytest.mark.usefixtures("safe_loading")
 def test_run_with_averaged_weights_goes_on_exactly(tmp_path: Path) -> None:
     hooks = [{"type": "EMAHook", "momentum": 0.5}]
     whole = build_runner(tmp_path / "whole", "whole", 4, hooks=hooks)
@@ -153,7 +151,6 @@ def test_run_with_averaged_weights_goes_on_exactly(tmp_path: Path) -> None:
     torch.testing.assert_close(*averages)
 
 
-@pytest.mark.usefixtures("safe_loading")
 def test_averaged_weights_start_from_a_file_in_another_layout(tmp_path: Path) -> None:
     given = {key: torch.full_like(value, 3.0) for key, value in Model().state_dict().items()}
     torch.save({f"module.{key}": value for key, value in given.items()}, tmp_path / "bare.pth")

@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,16 +36,24 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures("clean_environment")
+@pytest.fixture
+def pretend(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict]]:
+    """Set a launcher's variables; the process group is noted instead of started."""
+
+    def set_variables(launcher: str, rank: int = 0) -> list[dict]:
+        started: list[dict] = []
+        monkeypatch.setattr(distributed, "init_process_group", lambda **kw: started.append(kw))
+        values = {"RANK": str(rank), "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+        for target, value in values.items():
+            monkeypatch.setenv(LAUNCHER_VARIABLES[launcher][target], value)
+        return started
+
+    return set_variables
+
+
 @pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
-def test_gloo_and_the_wrapper_are_chosen(
-    launcher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
-    started = []
-    monkeypatch.setattr(distributed, "init_process_group", lambda **kw: started.append(kw))
-    variables = LAUNCHER_VARIABLES[launcher]
-    for target, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(variables[target], value)
+def test_gloo_and_the_wrapper_are_chosen(launcher: str, pretend: Callable) -> None:
+    started = pretend(launcher, rank=3)
     cfg = Config({"env_cfg": {"dist_cfg": {"backend": "nccl"}}})
     prepare_distributed(cfg, launcher)
     assert started == [{"backend": "gloo"}]
@@ -53,64 +62,53 @@ def test_gloo_and_the_wrapper_are_chosen(
     assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["3", "4", "1"]
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, launcher: str, rank: int = 0) -> list[dict]:
-    """Set the launcher's variables; the process group is noted instead of started."""
-    started: list[dict] = []
-    monkeypatch.setattr(distributed, "init_process_group", lambda **kw: started.append(kw))
-    values = {"RANK": str(rank), "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
-    for target, value in values.items():
-        monkeypatch.setenv(LAUNCHER_VARIABLES[launcher][target], value)
-    return started
-
-
-@pytest.mark.usefixtures("clean_environment")
-def test_the_timeout_of_the_config_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = pretend(monkeypatch, "pytorch")
+def test_the_timeout_of_the_config_counts(pretend: Callable) -> None:
+    started = pretend("pytorch")
     prepare_distributed(Config({"env_cfg": {"dist_cfg": {"timeout": 90}}}), "pytorch")
     assert started == [{"backend": "gloo", "timeout": timedelta(seconds=90)}]
 
 
-@pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
-def test_a_port_in_use_is_named(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_named(
+    launcher: str, monkeypatch: pytest.MonkeyPatch, pretend: Callable
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("MASTER_PORT", port)
-        started = pretend(monkeypatch, launcher)
+        started = pretend(launcher)
         with pytest.raises(UserError, match=rf"MASTER_PORT={port} is in use.*give another one"):
             prepare_distributed(Config({}), launcher)
         assert not started
-        pretend(monkeypatch, launcher, rank=1)  # the others connect to it
+        pretend(launcher, rank=1)  # the others connect to it
         prepare_distributed(Config({}), launcher)
 
 
-@pytest.mark.usefixtures("clean_environment")
-def test_slurm_jobs_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_jobs_have_ports_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, pretend: Callable
+) -> None:
     ports = []
     for job in ("1000", "1001", "1000"):
         monkeypatch.delenv("MASTER_PORT")
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        pretend(monkeypatch, "slurm", rank=1)
+        pretend("slurm", rank=1)
         prepare_distributed(Config({}), "slurm")
         ports.append(int(os.environ["MASTER_PORT"]))
     assert ports[0] == ports[2] != ports[1]
     assert all(1024 < port < 32768 for port in ports)
 
 
-@pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize("text", ["http", "70000", "-1", ""])
-def test_a_port_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch, pretend: Callable) -> None:
     monkeypatch.setenv("MASTER_PORT", text)
-    pretend(monkeypatch, "slurm")
+    pretend("slurm")
     with pytest.raises(UserError, match="MASTER_PORT must be a number"):
         prepare_distributed(Config({}), "slurm")
 
 
-@pytest.mark.usefixtures("clean_environment")
-def test_evaluation_rounds_up_so_that_no_result_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, "pytorch")
+def test_evaluation_rounds_up_so_that_no_result_is_lost(pretend: Callable) -> None:
+    pretend("pytorch")
     sampler = {"type": "DefaultSampler", "shuffle": False, "round_up": False}
     loaders = {
         f"{name}_dataloader": {"sampler": dict(sampler)} for name in ("train", "val", "test")
@@ -122,9 +120,8 @@ def test_evaluation_rounds_up_so_that_no_result_is_lost(monkeypatch: pytest.Monk
     assert not cfg.train_dataloader.sampler.round_up
 
 
-@pytest.mark.usefixtures("clean_environment")
-def test_fsdp_gets_a_wrapper_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, "pytorch")
+def test_fsdp_gets_a_wrapper_for_cpus(pretend: Callable) -> None:
+    pretend("pytorch")
     cfg = Config.fromfile(ROOT / "configs/_base_/strategies/fsdp.py")
     prepare_distributed(cfg, "pytorch")
     assert cfg.strategy.model_wrapper.type == "mmvitconv.CPUFullyShardedDataParallel"

@@ -16,6 +16,17 @@ SOURCE = WheelSource(
     members={"somepackage/image.bin": hashlib.sha256(CONTENT).hexdigest()},
 )
 WHEEL_NAME = "somepackage-1.0-py3-none-any.whl"
+MEMBERS = {"somepackage/image.bin": CONTENT}
+
+
+def metadata(tag: str) -> dict[str, bytes]:
+    """The files by which pip knows a wheel."""
+    texts = {
+        "METADATA": "Metadata-Version: 2.1\nName: somepackage\nVersion: 1.0\n",
+        "WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        "RECORD": "",
+    }
+    return {f"somepackage-1.0.dist-info/{name}": text.encode() for name, text in texts.items()}
 
 
 def write_wheel(path: Path, members: dict[str, bytes]) -> Path:
@@ -34,23 +45,20 @@ def no_network(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_reads_members_from_given_wheel(tmp_path):
-    wheel = write_wheel(tmp_path / "any_name.whl", {"somepackage/image.bin": CONTENT})
-    assert read_members(SOURCE, wheel) == {"somepackage/image.bin": CONTENT}
-
-
-def test_reads_from_cache_without_download(tmp_path, no_network):
-    write_wheel(tmp_path / WHEEL_NAME, {"somepackage/image.bin": CONTENT})
-    assert read_members(SOURCE, cache_dir=tmp_path) == {"somepackage/image.bin": CONTENT}
+def test_reads_from_a_given_wheel_or_the_cache_without_download(tmp_path, no_network):
+    wheel = write_wheel(tmp_path / "any_name.whl", MEMBERS)
+    assert read_members(SOURCE, wheel) == MEMBERS
+    write_wheel(tmp_path / WHEEL_NAME, MEMBERS)
+    assert read_members(SOURCE, cache_dir=tmp_path) == MEMBERS
 
 
 def test_path_traversal_in_archive_is_harmless(tmp_path):
     outside = tmp_path / "evil.txt"
     names = ["../evil.txt", "../../evil.txt", str(outside), "somepackage/../../evil.txt"]
-    members = dict.fromkeys(names, b"evil") | {"somepackage/image.bin": CONTENT}
+    members = dict.fromkeys(names, b"evil") | MEMBERS
     wheel = write_wheel(tmp_path / "in" / "wheel.whl", members)
     before = sorted(tmp_path.rglob("*"))
-    assert read_members(SOURCE, wheel) == {"somepackage/image.bin": CONTENT}
+    assert read_members(SOURCE, wheel) == MEMBERS
     assert sorted(tmp_path.rglob("*")) == before
     assert not outside.exists()
     assert not (tmp_path.parent / "evil.txt").exists()
@@ -71,7 +79,7 @@ def test_other_content_is_refused(tmp_path, members, message):
 
 def test_huge_member_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("mmvitconv.datasets.first_runs.fetch.MAX_MEMBER_BYTES", 3)
-    wheel = write_wheel(tmp_path / "wheel.whl", {"somepackage/image.bin": CONTENT})
+    wheel = write_wheel(tmp_path / "wheel.whl", MEMBERS)
     with pytest.raises(UserError, match="claims 6 bytes, at most 3"):
         read_members(SOURCE, wheel)
 
@@ -97,33 +105,18 @@ def test_offline_error_says_how_to_go_on(tmp_path, no_network):
 
 def test_damaged_cache_is_fetched_again(tmp_path, no_network, monkeypatch):
     # pip finds its packages in a folder here, so that the real command runs without network.
-    metadata = {
-        "somepackage-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: somepackage\n"
-        b"Version: 1.0\n",
-        "somepackage-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\n"
-        b"Root-Is-Purelib: true\nTag: py3-none-any\n",
-        "somepackage-1.0.dist-info/RECORD": b"",
-    }
-    index = tmp_path / "index"
-    write_wheel(index / WHEEL_NAME, {"somepackage/image.bin": CONTENT, **metadata})
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    write_wheel(tmp_path / "index" / WHEEL_NAME, {**MEMBERS, **metadata("py3-none-any")})
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / WHEEL_NAME).write_bytes(b"cut short")
-    assert read_members(SOURCE, cache_dir=cache) == {"somepackage/image.bin": CONTENT}
+    assert read_members(SOURCE, cache_dir=cache) == MEMBERS
     assert zipfile.is_zipfile(cache / WHEEL_NAME)
 
 
 def test_platform_wheel_is_taken_whatever_runs_here(tmp_path, no_network, monkeypatch):
     # Tagged for another Python than most that run this test: the fixed target must still take it.
     name = "somepackage-1.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
-    metadata = {
-        "somepackage-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: somepackage\n"
-        b"Version: 1.0\n",
-        "somepackage-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\n"
-        b"Root-Is-Purelib: false\nTag: cp311-cp311-manylinux_2_28_x86_64\n",
-        "somepackage-1.0.dist-info/RECORD": b"",
-    }
-    write_wheel(tmp_path / "index" / name, metadata)
+    write_wheel(tmp_path / "index" / name, metadata("cp311-cp311-manylinux_2_28_x86_64"))
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     assert download_wheel(SOURCE, tmp_path / "cache").name == name
