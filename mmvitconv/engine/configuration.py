@@ -18,52 +18,46 @@ from mmvitconv.errors import UserError
 from mmvitconv.resources import CONFIG_SUFFIXES, find_config
 
 # What MMEngine's runner and the tools read from the config besides the arguments of the runner.
-RUNNER_EXTRAS = frozenset(
-    (
-        "activation_checkpointing",
-        "compile",
-        "custom_imports",
-        "efficient_conv_bn_eval",
-        "find_unused_parameters",
-        "model_wrapper_cfg",
-        "runner_type",
-        "sync_bn",
-        "tta_model",
-        "tta_pipeline",
-    )
-)
-# Keys that MMEngine takes out of a typed dict before it calls the class.
-BUILDER_KEYS = frozenset(("type", "_scope_", "_delete_"))
-BUILDER_EXTRAS = {
-    "default_hooks": frozenset(("priority",)),
-    "custom_hooks": frozenset(("priority",)),
-    "param_scheduler": frozenset(("convert_to_iter_based",)),
-    "optim_wrapper": frozenset(("constructor", "paramwise_cfg", "optimizer")),
+RUNNER_EXTRAS = {
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
 }
-PARAMWISE_OPTIONS = frozenset(
-    (
-        *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
-        *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
-        *("bypass_duplicate", "custom_keys"),
-    )
-)
+# Keys that MMEngine takes out of a typed dict before it calls the class.
+BUILDER_KEYS = {"type", "_scope_", "_delete_"}
+BUILDER_EXTRAS = {
+    "default_hooks": {"priority"},
+    "custom_hooks": {"priority"},
+    "param_scheduler": {"convert_to_iter_based"},
+    "optim_wrapper": {"constructor", "paramwise_cfg", "optimizer"},
+}
+PARAMWISE_OPTIONS = {
+    *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
+    *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
+    *("bypass_duplicate", "custom_keys"),
+}
 # Dicts without a type whose keys MMEngine reads by name.
 UNTYPED = {
-    "auto_scale_lr": frozenset(("enable", "base_batch_size")),
-    "env_cfg": frozenset(("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit")),
-    "env_cfg.mp_cfg": frozenset(("mp_start_method", "opencv_num_threads")),
-    "randomness": frozenset(("seed", "diff_rank_seed", "deterministic")),
-    "train_cfg": frozenset(
-        (
-            *("type", "by_epoch", "max_epochs", "max_iters"),
-            *("val_interval", "val_begin", "dynamic_intervals"),
-        )
-    ),
-    "val_cfg": frozenset(("type", "fp16")),
-    "test_cfg": frozenset(("type", "fp16")),
+    "auto_scale_lr": {"enable", "base_batch_size"},
+    "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+    "env_cfg.mp_cfg": {"mp_start_method", "opencv_num_threads"},
+    "randomness": {"seed", "diff_rank_seed", "deterministic"},
+    "train_cfg": {
+        *("type", "by_epoch", "max_epochs", "max_iters"),
+        *("val_interval", "val_begin", "dynamic_intervals"),
+    },
+    "val_cfg": {"type", "fp16"},
+    "test_cfg": {"type", "fp16"},
     "optim_wrapper.paramwise_cfg": PARAMWISE_OPTIONS,
 }
-DATALOADER_EXTRAS = frozenset(("dataset", "num_batch_per_epoch", "_delete_"))
+DATALOADER_EXTRAS = {"dataset", "num_batch_per_epoch", "_delete_"}
 
 
 def load_config(path: str | Path) -> Config:
@@ -225,7 +219,7 @@ def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, s
 
         return (legal_arguments(Runner) or set()) - {"cfg"} | RUNNER_EXTRAS, "the config"
     if "type" not in node and place in UNTYPED:
-        return set(UNTYPED[place]), "the config"
+        return UNTYPED[place], "the config"
     if top.endswith("_dataloader") and place == top:
         from torch.utils.data import DataLoader
 

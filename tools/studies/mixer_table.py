@@ -68,6 +68,7 @@ KNOWN_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
 }
 # As released: kernels of ConvMixer and FCViT, windows and global tokens of LightViT.
 _CONVMIXER_SIZE, _FCVIT_SIZE, _FCVIT_REDUCTION = 9, 11, 8
+_PLAIN = torch.contiguous_format
 _WINDOW, _GLOBAL_TOKENS = 7, 8
 _FAMILIES = ("global attention", "windows, neighbourhoods, depth-wise kernels", "other families")
 
@@ -107,15 +108,6 @@ def _preset(name: str) -> Row:
     return Row(name, family, lambda channels, heads, side: make_mixer(name, channels, heads))
 
 
-def _windows(channels: int, heads: int, side: int) -> nn.Module:
-    mixer = {"preset": "ln_relu", "reach": "window", "bias": "rel_table"}
-    return make_mixer(mixer, channels, heads)
-
-
-def _context(channels: int, heads: int, side: int) -> nn.Module:
-    return GlobalContext(channels, heads, _FCVIT_REDUCTION, compete=True, weighted=True)
-
-
 def _mix(channels: int, heads: int, side: int) -> nn.Module:
     arch = FCViTArch(depths=(1,), embed_dims=(channels,), mlp_ratios=(4,), num_heads=heads)
     return Mix(channels, _FCVIT_SIZE, arch)
@@ -126,25 +118,24 @@ def _convmixer(channels: int, heads: int, side: int) -> nn.Module:
     return ConvMixerBlock(arch, {"type": "GELU"}, {"type": "BN"}, 0.0, None)[0]
 
 
-def _pair(dense: bool) -> Callable[[int, int, int], nn.Module]:
-    return lambda channels, heads, side: ParCPair(channels, side, dense=dense)
-
-
+_OTHERS = _FAMILIES[2]
+_IN_WINDOWS = {"preset": "ln_relu", "reach": "window", "bias": "rel_table"}
 ROWS: tuple[Row, ...] = (
     *map(_preset, MIXERS),
-    Row("ln_relu, windows", _FAMILIES[1], _windows),
-    Row("FCViT global context", _FAMILIES[2], _context),
-    Row("FCViT mix", _FAMILIES[2], _mix),
-    Row("LightViT attention", _FAMILIES[2], lambda c, heads, side: GlobalTokenAttention(c, heads)),
-    Row("ConvMixer", _FAMILIES[2], _convmixer, torch.contiguous_format),
-    Row("ParC pair", _FAMILIES[2], _pair(False), torch.contiguous_format),
-    Row("ParC pair, dense", _FAMILIES[2], _pair(True), torch.contiguous_format),
+    Row("ln_relu, windows", _FAMILIES[1], lambda c, heads, side: make_mixer(_IN_WINDOWS, c, heads)),
     Row(
-        "ParCNetV2 oversize",
-        _FAMILIES[2],
-        lambda channels, heads, side: OversizeConv(channels, side),
-        torch.contiguous_format,
+        "FCViT global context",
+        _OTHERS,
+        lambda c, heads, side: GlobalContext(
+            c, heads, _FCVIT_REDUCTION, compete=True, weighted=True
+        ),
     ),
+    Row("FCViT mix", _OTHERS, _mix),
+    Row("LightViT attention", _OTHERS, lambda c, heads, side: GlobalTokenAttention(c, heads)),
+    Row("ConvMixer", _OTHERS, _convmixer, _PLAIN),
+    Row("ParC pair", _OTHERS, lambda c, heads, side: ParCPair(c, side), _PLAIN),
+    Row("ParC pair, dense", _OTHERS, lambda c, heads, side: ParCPair(c, side, dense=True), _PLAIN),
+    Row("ParCNetV2 oversize", _OTHERS, lambda c, heads, side: OversizeConv(c, side), _PLAIN),
 )
 
 

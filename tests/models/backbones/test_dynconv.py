@@ -21,6 +21,8 @@ VIT = {"embed_dims": 16, "depth": 4, "num_heads": 2}
 SWIN = {"embed_dims": 8, "depths": (2, 1, 2), "num_heads": (1, 2, 4), "window_size": 3}
 DWVIT5 = {"preset": "dwvit", "size": 5}
 DWNET = ("dw", "ddw", "iddw")
+WINDOWS = {"window_size": 14, "global_blocks": ()}
+TOKEN = {"with_cls_token": True, "out_type": "cls_token"}
 FAMILIES = {
     "vit": lambda **kwargs: DynConvViT(VIT, **{"patch_size": 4, "img_size": 24, **kwargs}),
     "swin": lambda **kwargs: DynConvSwin(SWIN, **{"out_indices": (0, 1, 2), **kwargs}),
@@ -56,19 +58,22 @@ def cost(model: type, arch: str, last: int, **kwargs: object) -> tuple[int, floa
 
 
 @pytest.mark.parametrize(
-    ("arch", "params", "macs", "more"),
+    ("model", "arch", "params", "macs", "more"),
     [
-        ("tiny", 5_717_416, 1.254, 72),
-        ("small", 22_050_664, 4.599, 144),
-        ("base", 86_567_656, 17.564, 288),
+        (DynConvViT, "tiny", 5_717_416, 1.254, 72),
+        (DynConvViT, "small", 22_050_664, 4.599, 144),
+        (DynConvViT, "base", 86_567_656, 17.564, 288),
+        (DynConvSwin, "tiny", 28_288_354, 4.491, 276),
+        (DynConvSwin, "small", 49_606_258, 8.741, 564),
+        (DynConvSwin, "base", 87_768_224, 15.431, 752),
     ],
 )
-def test_cost_of_deit_is_exact(arch: str, params: int, macs: float, more: int):
-    token = {"with_cls_token": True, "out_type": "cls_token"}
-    found = cost(DynConvViT, arch, 11, **token)
+def test_cost_of_softmax_is_exact(model: type, arch: str, params: int, macs: float, more: int):
+    last, options = (11, TOKEN) if model is DynConvViT else (3, {})
+    found = cost(model, arch, last, **options)
     assert (found[0], round(found[1], 3)) == (params, macs)
     # gamma and beta of each head, which cost no multiply-adds
-    assert cost(DynConvViT, arch, 11, mixer="ln_relu", **token) == (params + more, found[1])
+    assert cost(model, arch, last, mixer="ln_relu", **options) == (params + more, found[1])
 
 
 COSTS = [  # millions of parameters and 1e9 multiply-adds of tiny, small and base
@@ -89,22 +94,6 @@ def test_cost(row: tuple, number: int):
     arch, last = ("tiny", "small", "base")[number], 11 if model is DynConvViT else 3
     params, macs = cost(model, arch, last, mixer=mixer)
     assert (round(params / 1e6, 3), round(macs, 3)) == expected[number]
-
-
-@pytest.mark.parametrize(
-    ("arch", "mixer", "params", "macs"),
-    [
-        ("tiny", "swin", 28_288_354, 4.491),
-        ("small", "swin", 49_606_258, 8.741),
-        ("base", "swin", 87_768_224, 15.431),
-        ("tiny", "ln_relu", 28_288_630, 4.491),
-        ("small", "ln_relu", 49_606_822, 8.741),
-        ("base", "ln_relu", 87_768_976, 15.431),
-    ],
-)
-def test_cost_of_windows_is_exact(arch: str, mixer: str, params: int, macs: float):
-    found = cost(DynConvSwin, arch, 3, mixer=mixer)
-    assert (found[0], round(found[1], 3)) == (params, macs)
 
 
 # Every mixer in both families ------------------------------------------------------------------
@@ -133,13 +122,16 @@ def test_images_of_a_batch_do_not_meet(family: str, mixer: str):
             torch.testing.assert_close(together[1:2], alone, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("mixer", ["ln_relu", "dwvit", "ddw"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_recomputing_changes_no_value(family: str, mixer: str):
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [(family, {"mixer": mixer}) for family in FAMILIES for mixer in ("ln_relu", "dwvit", "ddw")]
+    + [("vit", TOKEN)],
+)
+def test_recomputing_changes_no_value(family: str, options: dict):
     results = []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        model = FAMILIES[family](mixer=mixer, with_cp=with_cp, drop_path_rate=0.5).train()
+        model = FAMILIES[family](with_cp=with_cp, drop_path_rate=0.5, **options).train()
         outs = model(torch.linspace(-2, 2, 2 * 3 * 30 * 30).view(2, 3, 30, 30).sin())
         sum(out.cos().sum() for out in outs).backward()
         results.append([*outs, *(p.grad for p in model.parameters()), *model.buffers()])
@@ -368,21 +360,6 @@ def test_illegal_sizes_of_swin(change: dict, message: str):
         DynConvSwin({**SWIN, **change}, out_indices=0)
 
 
-def test_layer_depth_of_swin():
-    model = FAMILIES["swin"]()
-    expected = {
-        "patch_embed.norm.weight": 0,
-        "stages.0.0.mixer.qkv.bias": 1,
-        "stages.0.1.norm2.bias": 2,
-        "downsamples.1.reduction.weight": 3,
-        "stages.1.0.mlp.fc1.bias": 3,
-        "downsamples.2.norm.weight": 4,
-        "stages.2.1.mixer.relative_position_bias_table": 5,
-        "norm0.weight": 6,
-    }
-    assert {name: model.get_layer_depth(name)[0] for name in expected} == expected
-
-
 # DynConvViT: outputs, windows, class token, position embedding ---------------------------------
 
 
@@ -418,17 +395,6 @@ def test_windows_do_not_meet_before_a_global_block():
     assert not torch.isclose(after[..., :3, :], after2[..., :3, :]).any()
 
 
-@pytest.mark.parametrize("mixer", ["dwvit", "natt", *DWNET, "swin"])
-def test_window_form_is_for_global_mixers(mixer: str):
-    with pytest.raises(ValueError, match=f"window_size must be 0 with mixer='{mixer}', got 14"):
-        DynConvViT(VIT, mixer=mixer, window_size=14, global_blocks=())
-
-
-def test_window_form_where_the_mixer_has_none():
-    with pytest.raises(ValueError, match="takes its norm over all tokens"):
-        DynConvViT(VIT, mixer="sima", window_size=14, global_blocks=())
-
-
 @pytest.mark.parametrize("mixer", ["deit", "ln_relu", "sima", "dwhead"])
 def test_class_token_takes_part(mixer: str):
     model = filled(FAMILIES["vit"](mixer=mixer, with_cls_token=True))
@@ -451,19 +417,6 @@ def test_class_token_is_returned():
     assert not torch.isclose(last[0], last[1]).any()
 
 
-def test_class_token_under_recomputation():
-    results = []
-    for with_cp in (False, True):
-        torch.manual_seed(0)
-        options = {"with_cls_token": True, "out_type": "cls_token", "drop_path_rate": 0.5}
-        model = FAMILIES["vit"](with_cp=with_cp, **options).train()
-        outs = model(torch.ones(4, 3, 24, 24))
-        sum(out.cos().sum() for out in outs).backward()
-        results.append([*outs, *(p.grad for p in model.parameters())])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -474,6 +427,11 @@ def test_class_token_under_recomputation():
         ({"out_type": "cls_token"}, "needs a class token; give with_cls_token=True"),
         ({"window_size": 7, "global_blocks": (4,)}, r"global_blocks must .* 0 to 3, got \(4,\)"),
         ({"with_cls_token": True, "mixer": "dwvit"}, "with_cls_token must be False"),
+        *(
+            ({"mixer": mixer, **WINDOWS}, f"window_size must be 0 with mixer='{mixer}', got 14")
+            for mixer in ("dwvit", "natt", *DWNET, "swin")
+        ),
+        ({"mixer": "sima", **WINDOWS}, "takes its norm over all tokens"),
         (
             {"with_cls_token": True, "window_size": 7, "global_blocks": (3,), "out_indices": 2},
             "with_cls_token must be False .* in blocks 0 to 2",
@@ -488,16 +446,37 @@ def test_illegal_arguments_of_vit(kwargs: dict, message: str):
         DynConvViT(**{"arch": VIT, **kwargs})
 
 
-def test_layer_depth_of_vit():
-    model = FAMILIES["vit"](with_cls_token=True)
-    expected = {
-        "pos_embed": 0,
-        "cls_token": 0,
-        "patch_embed.proj.bias": 0,
-        "blocks.0.mixer.qkv.bias": 1,
-        "blocks.3.mlp.fc2.bias": 4,
-        "norm1.weight": 5,
-    }
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            FAMILIES["vit"](with_cls_token=True),
+            {
+                "pos_embed": 0,
+                "cls_token": 0,
+                "patch_embed.proj.bias": 0,
+                "blocks.0.mixer.qkv.bias": 1,
+                "blocks.3.mlp.fc2.bias": 4,
+                "norm1.weight": 5,
+            },
+        ),
+        (
+            FAMILIES["swin"](),
+            {
+                "patch_embed.norm.weight": 0,
+                "stages.0.0.mixer.qkv.bias": 1,
+                "stages.0.1.norm2.bias": 2,
+                "downsamples.1.reduction.weight": 3,
+                "stages.1.0.mlp.fc1.bias": 3,
+                "downsamples.2.norm.weight": 4,
+                "stages.2.1.mixer.relative_position_bias_table": 5,
+                "norm0.weight": 6,
+            },
+        ),
+    ],
+    ids=FAMILIES,
+)
+def test_layer_depth(model: nn.Module, expected: dict[str, int]):
     assert {name: model.get_layer_depth(name)[0] for name in expected} == expected
 
 
