@@ -224,11 +224,21 @@ class SharpScale(Model):
         self.backbone.trouble.forward = lambda x, image: x + self.backbone.scale.sqrt()
 
 
+class LentScale(Model):
+    """The same with a module that only keeps the parameter and is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone.keeper = nn.ParameterDict({"scale": torch.zeros(())})
+        self.backbone.trouble.forward = lambda x, image: x + self.backbone.keeper["scale"].sqrt()
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
         (SharpLoss, "arrives at the output of head (Linear)"),
         (SharpScale, "backbone (Block) computes for its parameter scale: 1 infinite of 1 values"),
+        (LentScale, "backbone (Block) computes for its parameter scale: 1 infinite of 1 values"),
     ],
 )
 def test_gradients_outside_of_modules(tmp_path: Path, kind: type[Model], expected: str) -> None:

@@ -144,6 +144,11 @@ def test_loaded_samples(result, kind):
             pipeline({"img_path": "a.jpg.gone"})
 
 
+def test_class_number_of_a_sample_without_an_image():
+    with pytest.raises(BadSampleError, match="class number is unknown"):
+        CheckedPipeline(Compose([Result(gt_label=2)]), Data())({})
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int64])
 @pytest.mark.parametrize("ignored", [255, 254, 0])
 def test_labels_of_maps(kind, ignored):

@@ -95,6 +95,7 @@ def test_shortest_missing_parent_comes_first(inside):
         "data/coco/train2017",
         "data/coco/annotations/instances_train2017.json",
     ]
+    assert "\n  data/coco/train2017\n" in message(coco_config(), ("train",))
 
 
 def test_absolute_root(tmp_path):
