@@ -150,6 +150,7 @@ def test_legal_arguments() -> None:
     assert legal_arguments(Child) == {"width", "depth"}
     assert legal_arguments(Open) is None
     assert legal_arguments(lambda depth, width=1: None) == {"depth", "width"}
+    assert legal_arguments(lambda depth, **settings: None) is None
 
 
 def test_missing_config_with_a_similar_name(
