@@ -40,13 +40,13 @@ class Drive:
         self.logger.addFilter(lambda record: self.lines.append(record.getMessage()))
 
     def train(self, hook, epochs=1):
-        """Return the batches of a training."""
+        """Return the names of what is trained on."""
         shown = []
         hook.before_train(self)
         for _ in range(epochs):
             hook.before_train_epoch(self)
             for batch in self.train_loop.dataloader:
-                shown += [*zip(names(batch), batch["inputs"], strict=True)]
+                shown += names(batch)
                 hook.after_train_iter(self, 0)
             hook.after_train_epoch(self)
         hook.after_train(self)
@@ -81,7 +81,7 @@ def test_training_follows_the_policy(make, tmp_path, case: Case, count):
             drive.train(BadDataHook())
         assert "instances_train.json: sample" in str(raised.value)
         return
-    shown = [name for name, _ in drive.train(BadDataHook(), epochs=2)]
+    shown = drive.train(BadDataHook(), epochs=2)
     assert len(shown) == 2 * len(drive.train_loop.dataloader)
     summaries = drive.log("bad data so far")
     if case.defect.run == "left out":
@@ -131,7 +131,7 @@ def test_worker_processes_report_to_the_main_one(make, tmp_path, workers, persis
     broken = break_some(tmp_path / "data")
     cfg["train_dataloader"].update(persistent_workers=persistent and workers > 0)
     drive = Drive(cfg, tmp_path)
-    shown = [name for name, _ in drive.train(BadDataHook(), epochs=3)]
+    shown = drive.train(BadDataHook(), epochs=3)
     assert len(shown) == 24
     assert not set(shown) & set(broken)
     for path in broken:
@@ -178,7 +178,7 @@ def test_the_other_sample_follows_the_random_state(make, tmp_path):
     orders = []
     for seed in (1, 1, 2):
         np.random.seed(seed)
-        orders.append([name for name, _ in Drive(cfg, tmp_path).train(BadDataHook())])
+        orders.append(Drive(cfg, tmp_path).train(BadDataHook()))
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
 
@@ -200,7 +200,7 @@ def test_policy_warn_uses_what_can_be_loaded(make, tmp_path):
     Image.fromarray(values).save(label_map(root, images("segmentation", root, "val")[0]))
     drive = Drive(cfg, tmp_path)
     hook = BadDataHook(policy="warn", evaluation_policy="warn")
-    shown = [name for name, _ in drive.train(hook)]
+    shown = drive.train(hook)
     assert sorted(shown) == [str(path) for path in paths]
     assert drive.log("train: used:", "another size", label_map(root, paths[0]))
     assert drive.log("train: used:", "colours", label_map(root, paths[2]))
@@ -294,7 +294,7 @@ def test_wrapped_datasets_are_guarded(make, tmp_path, kind, workers):
         cfg["train_dataloader"]["dataset"] = wrapped("detection", root, kind)
     broken = break_some(root)
     drive = Drive(cfg, tmp_path)
-    shown = [name for name, _ in drive.train(BadDataHook(), epochs=2)]
+    shown = drive.train(BadDataHook(), epochs=2)
     assert len(shown) == 2 * len(drive.train_loop.dataloader)
     assert not set(shown) & set(broken)
     for path in broken:

@@ -118,6 +118,19 @@ def build_runner(
     )
 
 
+def train(*args: Any, **settings: Any) -> Runner:
+    """Train and return the runner."""
+    runner = build_runner(*args, **settings)
+    runner.train()
+    return runner
+
+
+def warnings_of(folder: Path, runner: Runner) -> list[str]:
+    """What the log says about skipped steps."""
+    log = next(folder.rglob(f"{runner.timestamp}.log")).read_text()
+    return [line for line in log.splitlines() if re.search("step skipped|were skipped", line)]
+
+
 NUMBERS = count()
 HOOK = {"type": "mmvitconv.NonFiniteHook"}
 SKIP = {**HOOK, "action": "skip"}
@@ -279,8 +292,7 @@ def test_random_numbers_are_the_same_when_repeated(tmp_path: Path) -> None:
             drawn.append(float(torch.rand(())))
             return super().forward(*args, **kwargs)
 
-    runner = build_runner(tmp_path, make_data(3, {1: Trouble.MIDDLE}), [SKIP], model=Dice())
-    runner.train()
+    runner = train(tmp_path, make_data(3, {1: Trouble.MIDDLE}), [SKIP], model=Dice())
     other = build_runner(tmp_path, make_data(3, {}), [], model=Dice())
     del drawn[2:2]
     first, second, again, third = drawn
@@ -306,10 +318,8 @@ def test_skipped_batch_leaves_no_trace(
 ) -> None:
     ema = {"type": "EMAHook", "momentum": 0.3, "update_buffers": update_buffers}
     data = make_data(5, {0: special, 2: special})
-    skipping = build_runner(tmp_path, data, [SKIP, ema])
-    skipping.train()
-    plain = build_runner(tmp_path, without(data, [0, 2]), [ema])
-    plain.train()
+    skipping = train(tmp_path, data, [SKIP, ema])
+    plain = train(tmp_path, without(data, [0, 2]), [ema])
     assert_equal(skipping, plain)
     assert skipping.message_hub.get_info("non_finite_skips") == 2
     histories = [
@@ -319,12 +329,11 @@ def test_skipped_batch_leaves_no_trace(
     if special == Trouble.ROOT:  # a loss that is finite stays in the curve
         del histories[0][2], histories[0][0]
     assert histories[0] == histories[1]
-    log = next(tmp_path.rglob(f"{skipping.timestamp}.log")).read_text()
-    warnings = [line for line in log.splitlines() if "step skipped" in line]
-    assert len(warnings) == 2
-    assert "iteration 3 (epoch 1)" in warnings[1]
-    assert "bad_2.png" in warnings[1]
-    assert "2 step(s) of this run were skipped" in log
+    _, second, summary = warnings_of(tmp_path, skipping)
+    assert "step skipped" in second
+    assert "iteration 3 (epoch 1)" in second
+    assert "bad_2.png" in second
+    assert "2 step(s) of this run were skipped" in summary
 
 
 @pytest.mark.parametrize("bad", [2, 3])
@@ -332,14 +341,12 @@ def test_accumulated_step_is_left_out_whole(tmp_path: Path, bad: int) -> None:
     ema = {"type": "EMAHook", "momentum": 0.3, "update_buffers": True}
     wrapper = {"accumulative_counts": 2}
     data = make_data(6, {bad: Trouble.MIDDLE})
-    skipping = build_runner(tmp_path, data, [SKIP, ema], optim_wrapper=wrapper)
-    skipping.train()
-    plain = build_runner(tmp_path, without(data, [2, 3]), [ema], optim_wrapper=wrapper)
-    plain.train()
+    skipping = train(tmp_path, data, [SKIP, ema], optim_wrapper=wrapper)
+    plain = train(tmp_path, without(data, [2, 3]), [ema], optim_wrapper=wrapper)
     assert_equal(skipping, plain)
     assert all(map(math.isfinite, skipping.message_hub.log_scalars["train/loss"].data[0]))
-    log = next(tmp_path.rglob(f"{skipping.timestamp}.log")).read_text()
-    (warning,) = [line for line in log.splitlines() if "step skipped" in line]
+    warning, _ = warnings_of(tmp_path, skipping)
+    assert "step skipped" in warning
     assert f"accumulated iterations 3 to 4 (epoch 1): iteration {bad + 1}; the loss" in warning
     assert f"bad_{bad}.png" in warning
 
@@ -371,8 +378,7 @@ def test_stops_after_too_many_skips_in_a_row(tmp_path: Path) -> None:
 
 def test_counts_survive_resuming(tmp_path: Path) -> None:
     hooks = [{"type": "mmvitconv.SafeCheckpointHook"}, {**SKIP, "max_skips": 2}]
-    first = build_runner(tmp_path, make_data(3, dict.fromkeys((1, 2), Trouble.MIDDLE)), hooks)
-    first.train()
+    first = train(tmp_path, make_data(3, dict.fromkeys((1, 2), Trouble.MIDDLE)), hooks)
     saved = tmp_path / "iter_3.pth"
     hub = torch.load(saved, weights_only=True)["message_hub"]["runtime_info"]
     assert (hub["non_finite_skips"], hub["non_finite_skips_in_a_row"]) == (2, 2)
@@ -413,10 +419,8 @@ def test_values_inside_compiled_code(tmp_path: Path) -> None:
 def test_bfloat16(tmp_path: Path, wrapper: dict) -> None:
     settings = {"optim_wrapper": {"type": "mmvitconv.CPUAmpOptimWrapper", **wrapper}}
     data = make_data(3, {1: Trouble.MIDDLE})
-    skipping = build_runner(tmp_path, data, [SKIP], **deepcopy(settings))
-    skipping.train()
-    plain = build_runner(tmp_path, without(data, [1]), [], **deepcopy(settings))
-    plain.train()
+    skipping = train(tmp_path, data, [SKIP], **deepcopy(settings))
+    plain = train(tmp_path, without(data, [1]), [], **deepcopy(settings))
     assert_equal(skipping, plain)
     kinds = []
     skipping.model.backbone.conv.register_forward_hook(lambda _, __, y: kinds.append(y.dtype))
@@ -437,11 +441,9 @@ def test_scaler_deals_with_infinite_gradients(tmp_path: Path) -> None:
         }
 
     data = make_data(5, dict.fromkeys((1, 3), Trouble.ROOT))
-    run = build_runner(tmp_path, data, [HOOK], **settings(8.0))
-    run.train()
+    run = train(tmp_path, data, [HOOK], **settings(8.0))
     assert run.optim_wrapper.loss_scaler.get_scale() == 2.0
-    skipping = build_runner(tmp_path, make_data(5, {2: Model.LOSS}), [SKIP], **settings(8.0))
-    skipping.train()
+    skipping = train(tmp_path, make_data(5, {2: Model.LOSS}), [SKIP], **settings(8.0))
     assert skipping.optim_wrapper.loss_scaler.get_scale() == 8.0
     assert skipping.message_hub.get_info("non_finite_skips") == 1
     for hook in (HOOK, SKIP):
