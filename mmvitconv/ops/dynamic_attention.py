@@ -1,8 +1,8 @@
 """Attention as a dynamic convolution: an activated kernel over keys for each query.
 
 Scores are activated, optionally normalised over the keys before or after, divided by a power of the
-number of keys, and multiplied with the values (sections 1 and 4 of the specification; the design
-follows the abstract of arXiv:2309.10713 and is ours).
+number of keys, and multiplied with the values (docs/specs/dynconv.md#1-interpretation,
+#4-norm-and-relu; the design follows the abstract of arXiv:2309.10713 and is ours).
 """
 
 import math
@@ -206,7 +206,10 @@ def _rows(
     valid: Tensor | None,
     drop_rate: float,
 ) -> Tensor:
-    """All of some queries' rows at once: the two dynamic 1x1 convolutions of section 1."""
+    """Compute all of some queries' rows at once: two dynamic 1x1 convolutions.
+
+    See docs/specs/dynconv.md#1-interpretation.
+    """
     by_covariance = rule.norm == "pre" and bias is None and valid is None and not q.is_meta
     if by_covariance and not is_traced() and k.shape[2] >= _MIN_KEYS_FOR_COVARIANCE:
         scores = _standardised_by_covariance(q, k, gamma, beta)

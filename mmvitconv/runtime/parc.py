@@ -2,7 +2,7 @@
 
 With a kernel ``w``, an embedding ``p``, a norm ``s x + t`` and a bias ``b``,
 ``conv(w, s (x + p) + t) + b`` equals ``conv(w s, x) + conv(w, s p + t) + b``: one kernel, and an
-offset that varies along the axis only (section 1.5).
+offset that varies along the axis only (docs/specs/parc.md#15-exact-forms).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def random_context(compete: bool = True) -> GlobalContext:
 
 
 def by_loops(context: GlobalContext, x: torch.Tensor) -> np.ndarray:
-    """Section 1.3 of the specification, number by number."""
+    """docs/specs/fcvit.md#13-global-context, number by number."""
     x = x.double().numpy()
     batch, channels, height, width = x.shape
     d = channels // context.num_heads

@@ -278,7 +278,7 @@ def test_schedule(cfg):
 
 @pytest.mark.parametrize(
     ("pattern", "lr", "weight_decay", "batch", "length"),
-    [  # specs/fcvit.md, section 4; standard recipes where it has none
+    [  # docs/specs/fcvit.md#4-published-recipes; standard recipes where it has none
         ("fcvit_*_imagenet", 1e-3, 0.05, 1024, 310),
         ("maskrcnn_fcvit_*_coco", 2e-4, 1e-4, 32, 12),
         ("fpn_fcvit_*_ade20k", 2e-4, 1e-4, 32, 40_000),

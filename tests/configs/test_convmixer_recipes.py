@@ -1,4 +1,5 @@
-"""The recipes of the ConvMixer configs against specs/convmixer.md, sections 4 to 6."""
+"""The recipes of the ConvMixer configs against docs/specs/convmixer.md#4-imagenet-recipe,
+#5-cifar-10, #6-dense-prediction."""
 
 import math
 import re

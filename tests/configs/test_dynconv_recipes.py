@@ -1,4 +1,5 @@
-"""The recipes and texts of the dynconv configs against specs/dynconv.md, sections 0, 3 and 7."""
+"""The recipes and texts of the dynconv configs against docs/specs/dynconv.md#0-paper, #3-anchors,
+#7-models."""
 
 import math
 import re

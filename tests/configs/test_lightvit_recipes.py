@@ -1,4 +1,4 @@
-"""The recipes of the LightViT configs against specs/lightvit.md, section 8."""
+"""The recipes of the LightViT configs against docs/specs/lightvit.md#8-published-recipes."""
 
 import math
 
@@ -70,7 +70,8 @@ def test_statistics_of_the_stem(name):
 
 
 def imagenet_rate(epoch: float) -> float:
-    """Section 8: linear from 1e-7 in 20 steps of an epoch, then a cosine to 1e-6 at 300."""
+    """docs/specs/lightvit.md#8-published-recipes: linear from 1e-7 in 20 steps of an epoch, then a
+    cosine to 1e-6 at 300."""
     if epoch < 20:
         return 1e-7 + (1e-3 - 1e-7) * math.floor(epoch) / 20
     return 1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * (epoch - 20) / 280)) / 2

@@ -1,4 +1,4 @@
-"""The ImageNet recipes of the ParC families against specs/parc.md, section 6."""
+"""The ImageNet recipes of the ParC families against docs/specs/parc.md#6-published-recipes."""
 
 import math
 
@@ -25,7 +25,7 @@ from torch import nn
 PARC_NET = [f"parcnet_{arch}_imagenet" for arch in ("xs", "s", "h")]
 CONV_NETS = [f"parc_{name}_imagenet" for name in ("convnext_xt", "resnet50", "mobilenetv2")]
 ALL = [*PARC_NET, *CONV_NETS]
-# Section 4: parameters with 1000 classes.
+# docs/specs/parc.md#4-variants: parameters with 1000 classes.
 PARAMETERS = dict(
     zip(ALL, (2_185_384, 5_037_088, 20_403_940, 7_412_824, 23_737_640, 3_532_136), strict=True)
 )

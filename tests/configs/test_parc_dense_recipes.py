@@ -1,4 +1,4 @@
-"""The recipes of ParC's detectors and segmentors against specs/parc.md, section 6."""
+"""The recipes of ParC's detectors and segmentors against docs/specs/parc.md#6-published-recipes."""
 
 from pathlib import Path
 

@@ -64,7 +64,7 @@ def test_writing(tool, family, capsys):
     assert run(tool, family) == 0
     assert run(tool, family, "--check") == 0
 
-    # the backbone of specs/fcvit.md section 2 (trunk and final norm), and a head of 320 x 10
+    # the backbone of docs/specs/fcvit.md#2-variants (trunk and final norm), and a head of 320 x 10
     backbone, model = 4_463_112 + 2 * 320, 4_463_112 + 2 * 320 + 320 * 10 + 10
     line = measured_line(family)
     assert line.startswith("# Measured:  not trained here; model 4.47M parameters; backbone 4.46M,")
@@ -86,7 +86,7 @@ def test_tables_of_all_families(tool, family):
     architectures = (family.parents[1] / "README.md").read_text()
     everything = (family.parents[1] / "docs/zoo.md").read_text()
     assert architectures.startswith("# Zoo\n<!-- zoo: begin -->\n| backbone |")
-    # the trunk and the four norms of specs/fcvit.md section 2, and the README of its authors
+    # the trunk and the four norms of docs/specs/fcvit.md#2-variants, and the README of its authors
     row = next(line for line in architectures.splitlines() if "`s12`" in line)
     assert row.startswith("| [FCViT](configs/fcvit/README.md) | `s12` | 14.19 M | 2.64 G |")
     assert "[80.9](configs/fcvit/fcvit_s12_imagenet.py) (README of github.com/ma-xu/FCViT)" in row

@@ -1,4 +1,5 @@
-"""A crop size per batch: numbers of specs/parc.md section 6, ranks, epochs, workers, the runner."""
+"""A crop size per batch: numbers of docs/specs/parc.md#6-published-recipes, ranks, epochs, workers,
+the runner."""
 
 import math
 import pickle

@@ -3,7 +3,7 @@
 It shares no code with mmvitconv. Every mixer is a function of a state dict (the keys of
 ``DynamicConvMixer``) and a map x (B, C, H, W), in the precision of both. Attention is an explicit
 map over all pairs of positions, also for windows and neighbourhoods, which are only masks here;
-convolutions are loops over taps. Section numbers are those of the specification.
+convolutions are loops over taps.
 """
 
 import math
@@ -21,7 +21,8 @@ SOFTMAX = "softmax"
 
 
 def layer_norm_rows(s: Tensor, valid: Tensor, eps: float = 1e-5) -> Tensor:
-    """Section 4: zero mean and unit variance over the valid keys of each row; 0 elsewhere."""
+    """docs/specs/dynconv.md#4-norm-and-relu: zero mean and unit variance over the valid keys of
+    each row; 0 elsewhere."""
     n = valid.sum(dim=-1, keepdim=True).clamp(min=1)
     mean = torch.where(valid, s, 0).sum(dim=-1, keepdim=True) / n
     centred = torch.where(valid, s - mean, 0)
@@ -237,7 +238,8 @@ def deit(state: State, x: Tensor, heads: int, **options: object) -> Tensor:
 
 
 def deit_as_convolutions(state: State, x: Tensor, heads: int) -> Tensor:
-    """Section 1: two grouped 1x1 convolutions with generated kernels and softmax between."""
+    """docs/specs/dynconv.md#1-interpretation: two grouped 1x1 convolutions with generated kernels
+    and softmax between."""
     images = []
     for image in x:
         q, k, v = F.conv2d(image[None], state["qkv.weight"][:, :, None, None], state["qkv.bias"])[
@@ -288,7 +290,8 @@ def sima(
     prefix: Tensor | None = None,
     order: str = "map",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Section 2: q and k of L1 norm 1 over the tokens, per channel; either order of products."""
+    """docs/specs/dynconv.md#2-table: q and k of L1 norm 1 over the tokens, per channel; either
+    order of products."""
     q, k, v = queries_keys_values(state, with_prefix(x, prefix), heads)
     valid = valid_keys(x, mask, prefix)[:, None, :, None]
     q, k, v = (torch.where(valid, part, 0) for part in (q, k, v))
@@ -396,7 +399,7 @@ def pointwise(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def dwvit(state: State, x: Tensor, heads: int = 0, size: int = 7) -> Tensor:
-    """Section 5; ``heads`` is not used."""
+    """docs/specs/dynconv.md#5-depth-wise-vit; ``heads`` is not used."""
     weights = state["qkv.weight"].chunk(3)
     biases = state["qkv.bias"].chunk(3) if "qkv.bias" in state else (None,) * 3
     pooled = pooled_layout(x, size)
@@ -448,7 +451,7 @@ def position_kernel(state: State, t: Tensor, size: int, training: bool) -> Tenso
 
 
 def dwnet_mixer(middle: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """BN(W2 relu(BN(DW(relu(BN(W1 x)))))) of section 6; ``heads`` is not used."""
+    """BN(W2 relu(BN(DW(relu(BN(W1 x)))))) of docs/specs/dynconv.md#6-mixer, without ``heads``."""
 
     def mixer(
         state: State, x: Tensor, heads: int = 0, size: int = 7, training: bool = False

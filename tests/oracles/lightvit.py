@@ -5,7 +5,7 @@ of the speed benchmark. One sequence holds the T global tokens first, then the i
 row. The two released code bases are one class: ``dense=False`` is the classification code,
 ``dense=True`` the detection code. At sizes where the classification code raised, it pads as the
 detection code does. Parameters start as in the detection code, so global tokens are zero.
-Section numbers are those of the specification.
+Numbers such as 4.1 are those of docs/specs/lightvit.md.
 """
 
 import torch
@@ -22,7 +22,7 @@ WINDOW = 7
 
 
 class PatchEmbed(nn.Module):
-    """Section 2.1: (B,3,H,W) to tokens (B,N,C0) and their grid."""
+    """docs/specs/lightvit.md#21-stem: (B,3,H,W) to tokens (B,N,C0) and their grid."""
 
     def __init__(self, in_channels: int, c: int):
         super().__init__()
@@ -50,7 +50,8 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Section 2.4 with the padding of 4.1. T is what the rows have beyond height * width."""
+    """docs/specs/lightvit.md#24-attention with the padding of 4.1. T is what the rows have beyond
+    height * width."""
 
     def __init__(self, c: int, heads: int):
         super().__init__()
@@ -116,7 +117,7 @@ class Attention(nn.Module):
 
 
 class BiAttention(nn.Module):
-    """The gates of section 2.5, applied to the un-normed input."""
+    """The gates of docs/specs/lightvit.md#25-feed-forward-network, of the un-normed input."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -138,7 +139,7 @@ class BiAttention(nn.Module):
 
 
 class BiAttentionMLP(nn.Module):
-    """Section 2.5."""
+    """docs/specs/lightvit.md#25-feed-forward-network."""
 
     def __init__(self, c: int, mlp_ratio: float):
         super().__init__()
@@ -151,7 +152,7 @@ class BiAttentionMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Sections 2.3 and 2.7; ``drop_globals`` is rule 4.3."""
+    """docs/specs/lightvit.md#23-block, #27-stochastic-depth; ``drop_globals`` is rule 4.3."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Section 2.6 with the padding of 4.2."""
+    """docs/specs/lightvit.md#26-residual-merge with the padding of 4.2."""
 
     def __init__(self, c: int, c_out: int):
         super().__init__()
@@ -270,7 +271,7 @@ class Conv(nn.Module):
 
 
 class OracleLightViTFPN(nn.Module):
-    """Section 5; the initialisation is the layers' own, not the neck's."""
+    """docs/specs/lightvit.md#5-lightvitfpn; the initialisation is the layers' own."""
 
     def __init__(
         self,

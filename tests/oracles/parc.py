@@ -4,8 +4,8 @@ It shares no code with mmvitconv: circular convolutions are the reference's own 
 unpadded convolution. It is the oracle of the tests (values, gradients, key layout). ResNet-50 and
 MobileNetV2 are torchvision's, with the blocks in question exchanged. Kernels and position
 embeddings follow the map, each along its own axis; where the originals ran this changes nothing.
-``residual.*`` of ParC-Net, a second name of ``layer_5.0.*``, does not exist here. Section numbers
-are those of the specification. The last part reads the fixtures.
+``residual.*`` of ParC-Net, a second name of ``layer_5.0.*``, does not exist here. The last part
+reads the fixtures.
 """
 
 import json
@@ -27,7 +27,8 @@ DIMS = {"H": 2, "W": 3}
 
 
 def rolled(x: Tensor, weight: Tensor, dim: int, bias: Tensor | None = None) -> Tensor:
-    """Section 1.1: tap 0 on the output position, taps forward, the border wrapped around."""
+    """docs/specs/parc.md#11-circular-convolution: tap 0 on the output position, taps forward, the
+    border wrapped around."""
     length = x.shape[dim]
     assert weight.shape[dim] == length
     wrapped = torch.cat([x, x.narrow(dim, 0, length - 1)], dim=dim)
@@ -35,7 +36,8 @@ def rolled(x: Tensor, weight: Tensor, dim: int, bias: Tensor | None = None) -> T
 
 
 def resized(tensor: Tensor, length: int, dim: int, instance_kernel: str) -> Tensor:
-    """Section 1.3: a kernel (D,C,M,1) or embedding (1,C,M,1), or (...,1,M), with M = ``length``."""
+    """docs/specs/parc.md#13-kernel-length: a kernel (D,C,M,1) or embedding (1,C,M,1), or (...,1,M),
+    with M = ``length``."""
     if instance_kernel == "crop":
         return tensor.narrow(dim, 0, length)
     assert instance_kernel == "interpolation_bilinear"
@@ -46,7 +48,8 @@ def resized(tensor: Tensor, length: int, dim: int, instance_kernel: str) -> Tens
 
 
 def parc(x: Tensor, weight: Tensor, dim: int, bias: Tensor | None, pe: Tensor | None) -> Tensor:
-    """Sections 1.1 to 1.3, interpolating."""
+    """docs/specs/parc.md#11-circular-convolution, #12-position-embedding, #13-kernel-length,
+    interpolating."""
     length = x.shape[dim]
     if pe is not None:
         x = x + resized(pe, length, dim, "interpolation_bilinear")
@@ -92,7 +95,8 @@ class DownstreamOperator(nn.Module):
 
 
 class OversizeConv(nn.Module):
-    """Section 1.6: kernels of 2n-1 taps, zero padding, along H and then along W."""
+    """docs/specs/parc.md#16-oversize-convolution: kernels of 2n-1 taps, zero padding, along H and
+    then along W."""
 
     def __init__(self, channels: int, length: int, bias: bool = False, interpolate: bool = False):
         super().__init__()
@@ -115,7 +119,7 @@ class OversizeConv(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    """Convolution, BN, SiLU; sections 2.2, 2.3 and 10."""
+    """Convolution, BN, SiLU; docs/specs/parc.md#22-stage, #23-network, #10-details."""
 
     def __init__(
         self,
@@ -143,7 +147,7 @@ class ConvLayer(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MV2 of section 2.3."""
+    """MV2 of docs/specs/parc.md#23-network."""
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1, dilation: int = 1):
         super().__init__()
@@ -162,7 +166,7 @@ class InvertedResidual(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """CA of section 2.1."""
+    """CA of docs/specs/parc.md#21-parc-block."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -180,7 +184,8 @@ class ChannelAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Section 2.1 on ``channels`` = d, meta length ``length`` = M; without ``attention``: gcc."""
+    """docs/specs/parc.md#21-parc-block on ``channels`` = d, meta length ``length`` = M; without
+    ``attention``: gcc."""
 
     def __init__(
         self,
@@ -246,7 +251,7 @@ class Block(nn.Module):
 
 
 class Frame(nn.Module):
-    """outer_frame_v1 of section 2.2 on C = ``c``, d = ``inner``."""
+    """outer_frame_v1 of docs/specs/parc.md#22-stage on C = ``c``, d = ``inner``."""
 
     def __init__(self, c: int, inner: int, depth: int, fusion: str, pe: bool, **block: object):
         super().__init__()
@@ -266,7 +271,8 @@ class Frame(nn.Module):
         return self.local_global_fusion(torch.cat([z, x], dim=1) if self.concat else z + x)
 
 
-# stem: channels and kernel; channels of layer_1..5; per stage 3..5: d, f, n of section 2.3
+# stem: channels and kernel; channels of layer_1..5; per stage 3..5: d, f, n of
+# docs/specs/parc.md#23-network
 PARC_NETS = {
     "xs": {
         "stem": (16, 3),
@@ -296,7 +302,7 @@ PARC_NETS = {
 
 
 class ParCNet(nn.Module):
-    """Section 2.3; gives out_l1..out_l5, out_l5_exp and logits.
+    """docs/specs/parc.md#23-network; gives out_l1..out_l5, out_l5_exp and logits.
 
     ``block`` holds what ``Block`` takes beyond its sizes and ``pe``.
     """
@@ -358,7 +364,7 @@ def parc_net(name: str, **kwargs: object) -> ParCNet:
     return ParCNet(**{**PARC_NETS[name], **kwargs})
 
 
-# ParC-ConvNets, section 3 ----------------------------------------------------------------------
+# ParC-ConvNets, docs/specs/parc.md#3-parc-convnets
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -530,7 +536,7 @@ class ParCMobileNetV2(torchvision.models.MobileNetV2):
         return out
 
 
-# The fixtures, sections 9 and 10 ---------------------------------------------------------------
+# The fixtures, docs/specs/parc.md#9-reference-numbers, #10-details
 
 MODELS = tuple(name for name in reference.names("parc") if not name.startswith("op_"))
 OPERATOR_TOLERANCE = 1e-12  # of max |reference|; float64

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.usefixtures("runner_state")
 TOOL = "tools/analysis_tools/get_flops.py"
 CONFIG = "configs/fcvit/fcvit_tiny_imagenet.py"
 
-# specs/fcvit.md section 2: 0.900 for the layers and 0.902 with the similarity product, the head of
+# docs/specs/fcvit.md#2-variants: 0.900 for the layers and 0.902 with the similarity product, the
+# head of
 # 320 x 1000 (0.0003) included. Parameters: trunk and final norm, with the head.
 BACKBONE = ["4,463,752", "0.900", "0.001", "0.901"]
 WHOLE = ["4,784,752", "0.900", "0.001", "0.902"]

@@ -148,7 +148,8 @@ def test_dense_goes_to_the_backbone():
 
 
 def test_each_entry_is_its_original_up_to_names_and_splits():
-    """Nothing is lost, doubled or swapped: sections 2.4 and 2.5 say what the parts are."""
+    """Nothing is lost, doubled or swapped: docs/specs/lightvit.md#24-attention,
+    #25-feed-forward-network say what the parts are."""
     given = original(False, 7)
     converted = convert_state_dict(given, "lightvit")
     numbers = sum(v.numel() for v in without_buffers(given).values())

@@ -38,7 +38,8 @@ def test_every_registered_name_is_there_once(archs):
 
 
 def test_known_numbers(archs):
-    """specs/fcvit.md section 2: trunk and four output norms; MACs as the metafile's classifier."""
+    """docs/specs/fcvit.md#2-variants: trunk and four output norms; MACs as the metafile's
+    classifier."""
     (s12,) = (arch for arch in archs if (arch.family, arch.arch) == ("FCViT", "s12"))
     metafile = yaml.safe_load((ROOT / "configs/fcvit/metafile.yml").read_text("utf-8"))
     entries = {model["Name"]: model for model in metafile["Models"]}

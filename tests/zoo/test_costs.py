@@ -277,7 +277,7 @@ class Classifier(nn.Module):
 
 
 def layers_by_hooks(module: nn.Module, image: Tensor) -> int:
-    """The rule of specs/fcvit.md section 2, literally."""
+    """The rule of docs/specs/fcvit.md#2-variants, literally."""
     total = 0
 
     def hook(layer, _inputs, out):
@@ -295,7 +295,8 @@ def layers_by_hooks(module: nn.Module, image: Tensor) -> int:
     return total
 
 
-# specs/fcvit.md section 2: 10^9 multiply-adds of the classifier (1000 classes) at 224: layers, with
+# docs/specs/fcvit.md#2-variants: 10^9 multiply-adds of the classifier (1000 classes) at 224:
+# layers, with
 # the similarity product; layers at 512; parameters of backbone and classifier.
 SPEC = {
     "tiny": (0.900, 0.902, 4.70, 4_464_264, 4_784_752),

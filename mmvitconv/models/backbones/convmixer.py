@@ -81,7 +81,9 @@ class ActivatedNorm(nn.Sequential):
 
 
 class Stem(ActivatedNorm):
-    """Patch embedding: strided convolution, activation, BatchNorm (section 1).
+    """Patch embedding: strided convolution, activation, BatchNorm.
+
+    See docs/specs/convmixer.md#1-network.
 
     Args:
         in_channels: Channels of the image.
@@ -127,7 +129,9 @@ class Stem(ActivatedNorm):
 
 
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Resize a patch embedding's kernel to another patch size (section 6).
+    """Resize a patch embedding's kernel to another patch size.
+
+    See docs/specs/convmixer.md#6-dense-prediction.
 
     Args:
         kernel: Shape (C, in_channels, P, P).
@@ -159,7 +163,9 @@ class Residual(nn.Module):
 
 
 class Block(ActivatedNorm):
-    """``x + norm(act(depthwise(x)))``, then ``norm(act(pointwise(x)))`` (section 1).
+    """``x + norm(act(depthwise(x)))``, then ``norm(act(pointwise(x)))``.
+
+    See docs/specs/convmixer.md#1-network.
 
     Args:
         arch: The sizes.

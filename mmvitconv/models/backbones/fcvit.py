@@ -130,7 +130,7 @@ ARCHS: Mapping[str, FCViTArch] = {
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution and BatchNorm, without activation (section 1).
+    """Strided convolution and BatchNorm, without activation (docs/specs/fcvit.md#1-network).
 
     Args:
         in_channels: Channels of the input.
@@ -150,7 +150,9 @@ class PatchEmbed(nn.Module):
 
 
 class GlobalContext(nn.Module):
-    """Adds a context vector to each position, weighted by its similarity to the mean (section 1.3).
+    """Adds a context vector to each position, weighted by its similarity to the mean.
+
+    See docs/specs/fcvit.md#13-global-context.
 
     ``x + weight * vector``: the vector is made from the mean over all positions by a bottleneck,
     and a position's weight, one for each head, is its scaled dot product with that mean,
@@ -197,7 +199,10 @@ class GlobalContext(nn.Module):
 
 
 class Mix(nn.Module):
-    """Half of the token mixer: context, large depth-wise convolution, bottleneck (section 1.2)."""
+    """Half of the token mixer: context, large depth-wise convolution, bottleneck.
+
+    See docs/specs/fcvit.md#12-token-mixer.
+    """
 
     def __init__(self, embed_dims: int, kernel_size: int, arch: FCViTArch) -> None:
         super().__init__()
@@ -228,7 +233,10 @@ class Mix(nn.Module):
 
 
 class SpatialAtt(nn.Module):
-    """Optional gate: ``x * sigmoid(bottleneck(dwconv(x)))`` (section 1.5)."""
+    """Optional gate: ``x * sigmoid(bottleneck(dwconv(x)))``.
+
+    See docs/specs/fcvit.md#15-optional-gates.
+    """
 
     def __init__(self, embed_dims: int, kernel_size: int, reduction: int) -> None:
         super().__init__()
@@ -242,7 +250,10 @@ class SpatialAtt(nn.Module):
 
 
 class ChannelAtt(nn.Module):
-    """Optional additive gate: convolutions along the channels of the pooled map (section 1.5)."""
+    """Optional additive gate: convolutions along the channels of the pooled map.
+
+    See docs/specs/fcvit.md#15-optional-gates.
+    """
 
     def __init__(self, kernel_sizes: tuple[int, int]) -> None:
         super().__init__()
@@ -268,7 +279,10 @@ class TokenMixer(nn.Sequential):
 
 
 class ChannelMixer(nn.Module):
-    """Inverted bottleneck with a depth-wise convolution before its activation (section 1.4)."""
+    """Inverted bottleneck with a depth-wise convolution before its activation.
+
+    See docs/specs/fcvit.md#14-channel-mixer.
+    """
 
     def __init__(
         self, embed_dims: int, hidden_dims: int, drop_rate: float, arch: FCViTArch
@@ -292,7 +306,10 @@ class ChannelMixer(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm token mixer and channel mixer, each with a residual connection (section 1.1)."""
+    """Pre-norm token mixer and channel mixer, each with a residual connection.
+
+    See docs/specs/fcvit.md#11-block.
+    """
 
     def __init__(
         self,
@@ -392,7 +409,10 @@ class FCViT(PyramidBackbone):
 
 
 def _init_parameters(module: nn.Module) -> None:
-    """Initialisation of section 1.6; norms and vectors keep torch's ones and zeros."""
+    """Initialise a layer; norms and vectors keep torch's ones and zeros.
+
+    See docs/specs/fcvit.md#16-initialisation.
+    """
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)

@@ -180,7 +180,7 @@ class WindowGrid:
 
 
 class Stem(nn.Sequential):
-    """Convolutions to stride 4, each with BatchNorm and GELU (section 2.1 of the specification).
+    """Convolutions to stride 4, each with BatchNorm and GELU (docs/specs/lightvit.md#21-stem).
 
     Args:
         in_channels: Channels of the image.
@@ -198,7 +198,9 @@ class Stem(nn.Sequential):
 
 
 class PatchEmbed(nn.Module):
-    """Makes image tokens of stride 8 and the global tokens (sections 2.1 and 2.2).
+    """Makes image tokens of stride 8 and the global tokens.
+
+    See docs/specs/lightvit.md#21-stem, #22-global-tokens.
 
     Args:
         in_channels: Channels of the image.
@@ -286,7 +288,9 @@ class Tokens(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Local windows, aggregation into global tokens, and their broadcast (section 2.4).
+    """Local windows, aggregation into global tokens, and their broadcast.
+
+    See docs/specs/lightvit.md#24-attention.
 
     Args:
         embed_dims: Channels C.
@@ -348,7 +352,9 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, then a gate over channels and one over tokens (section 2.5).
+    """Two linear layers, then a gate over channels and one over tokens.
+
+    See docs/specs/lightvit.md#25-feed-forward-network.
 
     Args:
         embed_dims: Channels C.
@@ -410,7 +416,9 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward network with residual connections (section 2.3).
+    """Pre-norm attention and feed-forward network with residual connections.
+
+    See docs/specs/lightvit.md#23-block.
 
     Args:
         embed_dims: Channels C.
@@ -465,7 +473,9 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Halves the grid: linear embedding of 2x2 tokens plus that of their maximum (section 2.6).
+    """Halves the grid: linear embedding of 2x2 tokens plus that of their maximum.
+
+    See docs/specs/lightvit.md#26-residual-merge.
 
     Args:
         in_dims: Channels before.
@@ -616,7 +626,10 @@ class LightViT(PyramidBackbone):
 
 
 def _init_linear(module: nn.Module) -> None:
-    """Initialisation of the classification code (section 7); other layers keep torch's."""
+    """Initialisation of the classification code; other layers keep torch's.
+
+    See docs/specs/lightvit.md#7-state-dict.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -38,7 +38,7 @@ _BLOCKS_PER_LAYER = 3
 
 @dataclass(frozen=True)
 class ParCConvNeXtArch:
-    """Sizes of a ParC-ConvNeXt (section 3).
+    """Sizes of a ParC-ConvNeXt (docs/specs/parc.md#3-parc-convnets).
 
     Attributes:
         embed_dims: Channels of the four stages; even where a stage has ParC blocks.
@@ -86,7 +86,9 @@ class PatchConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """ConvNeXt's block around a depth-wise 7x7 convolution or a ParC pair (section 3).
+    """ConvNeXt's block around a depth-wise 7x7 convolution or a ParC pair.
+
+    See docs/specs/parc.md#3-parc-convnets.
 
     Args:
         channels: Channels of input and output.

@@ -28,7 +28,7 @@ _EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 
 @dataclass(frozen=True)
 class ParCMobileNetV2Arch:
-    """Sizes of a ParC-MobileNetV2 (section 3).
+    """Sizes of a ParC-MobileNetV2 (docs/specs/parc.md#3-parc-convnets).
 
     Attributes:
         embed_dims: Channels of the seven rows of blocks; expanded six times (the first row: not at

@@ -36,7 +36,7 @@ OUTPUT_STRIDES = (32, 16, 8)
 
 @dataclass(frozen=True)
 class ParCNetArch:
-    """Sizes of a ParC-Net (section 2.3).
+    """Sizes of a ParC-Net (docs/specs/parc.md#23-network).
 
     Attributes:
         embed_dims: Channels of the five stages.
@@ -136,7 +136,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block with SiLU and an expansion of 4 (section 2.3).
+    """MobileNetV2's block with SiLU and an expansion of 4 (docs/specs/parc.md#23-network).
 
     Args:
         in_channels: Channels of the input.
@@ -218,7 +218,7 @@ class FFN(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Scales each channel by what the mean of the map says (section 2.1).
+    """Scales each channel by what the mean of the map says (docs/specs/parc.md#21-parc-block).
 
     Args:
         channels: Channels of the map.
@@ -249,7 +249,7 @@ class ChannelAttention(nn.Module):
 
 
 class ParCBlock(nn.Module):
-    """Two passes of circular convolutions, then channels (section 2.1).
+    """Two passes of circular convolutions, then channels (docs/specs/parc.md#21-parc-block).
 
     The first half of the channels goes along the height and then the width, the second half the
     other way round, so that each half sees the whole map.
@@ -344,7 +344,9 @@ class Pointwise(nn.Module):
 
 
 class ParCStage(nn.Module):
-    """ParC blocks between a way in and a way out, joined with the input (section 2.2).
+    """ParC blocks between a way in and a way out, joined with the input.
+
+    See docs/specs/parc.md#22-stage.
 
     Args:
         channels: Channels of input and output.

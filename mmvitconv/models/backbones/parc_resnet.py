@@ -32,7 +32,7 @@ _EXPANSION = 4
 
 @dataclass(frozen=True)
 class ParCResNetArch:
-    """Sizes of a ParC-ResNet (section 3).
+    """Sizes of a ParC-ResNet (docs/specs/parc.md#3-parc-convnets).
 
     Attributes:
         depths: Bottlenecks of the four stages.

@@ -111,7 +111,9 @@ class ParC(nn.Module):
 
 
 def resize_kernel(stored: Tensor, length: int, axis: int, instance_kernel: str) -> Tensor:
-    """Return the instance of a stored kernel or embedding for a map (section 1.3).
+    """Return the instance of a stored kernel or embedding for a map.
+
+    See docs/specs/parc.md#13-kernel-length.
 
     Args:
         stored: Shape (D, C, M, 1) along the height, (D, C, 1, M) along the width.
@@ -148,7 +150,7 @@ def resize_kernel(stored: Tensor, length: int, axis: int, instance_kernel: str) 
 class ParCPair(nn.Module):
     """Mixer of half the channels along the height, and of the other half along the width.
 
-    What ParC-ConvNets put in the place of a convolution (section 3).
+    What ParC-ConvNets put in the place of a convolution (docs/specs/parc.md#3-parc-convnets).
 
     Args:
         channels: Channels of input and output; even.
@@ -196,7 +198,7 @@ class ParCPair(nn.Module):
 class OversizeConv(nn.Module):
     """ParCNetV2's mixer: depth-wise along the height, then the width, both of 2n - 1 taps.
 
-    arXiv:2211.07157, section 1.6 of the specification. Zeros surround the map.
+    arXiv:2211.07157, docs/specs/parc.md#16-oversize-convolution. Zeros surround the map.
 
     Args:
         channels: Channels of input and output.

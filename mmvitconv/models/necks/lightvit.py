@@ -120,7 +120,9 @@ class LightViTFPN(BaseModule):
 
 @MODELS.register_module()
 class LightViTPooling(BaseModule):
-    """Projects LightViT's tokens and takes their mean, global tokens included (section 3).
+    """Projects LightViT's tokens and takes their mean, global tokens included.
+
+    See docs/specs/lightvit.md#3-classification-head.
 
     Args:
         in_channels: Channels of the tokens.

@@ -1,7 +1,7 @@
 """Plug and play: convolutions and attention of anybody's model become circular convolutions.
 
 ParC's papers replace the spatial convolutions of the last blocks of a ConvNet's last stages
-(section 3 of the specification). Models of torchvision, timm, mmpretrain, mmdet and mmseg are
+(docs/specs/parc.md#3-parc-convnets). Models of torchvision, timm, mmpretrain, mmdet and mmseg are
 recognised by what they do in one forward pass, without importing any of these libraries.
 """
 

@@ -1,4 +1,4 @@
-"""The three public ConvMixer layouts (section 3 of the specification) -> ours.
+"""The three public ConvMixer layouts (docs/specs/convmixer.md#3-state-dict) -> ours.
 
 ==========================  ============================  =========================
 original                    ours                          note

@@ -1,4 +1,4 @@
-"""The original FCViT layout (section 3 of the specification) -> ours.
+"""The original FCViT layout (docs/specs/fcvit.md#3-state-dict) -> ours.
 
 =====================================  ==========================================
 original                               ours

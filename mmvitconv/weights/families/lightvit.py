@@ -1,4 +1,4 @@
-"""The original LightViT layout (section 7 of the specification) -> ours.
+"""The original LightViT layout (docs/specs/lightvit.md#7-state-dict) -> ours.
 
 ===============================  ==============================================
 original                         ours

@@ -1,4 +1,4 @@
-"""The two original ParC-ConvNeXt layouts (sections 5 and 10 of the specification) -> ours.
+"""The two original ParC-ConvNeXt layouts (docs/specs/parc.md#5-state-dict, #10-details) -> ours.
 
 =========================================  ============================================
 original                                   ours

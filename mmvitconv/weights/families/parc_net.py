@@ -1,4 +1,4 @@
-"""The original ParC-Net layout (section 5 of the specification) -> ours.
+"""The original ParC-Net layout (docs/specs/parc.md#5-state-dict) -> ours.
 
 =============================================  ===============================================
 original                                       ours

@@ -1,4 +1,6 @@
-"""The original ParC-ResNet layout, classification or downstream (section 5), -> ours.
+"""The original ParC-ResNet layout, classification or downstream -> ours.
+
+See docs/specs/parc.md#5-state-dict.
 
 =====================================  ==========================================
 original                               ours

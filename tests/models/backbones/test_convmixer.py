@@ -19,7 +19,7 @@ from mmvitconv.weights import convert_state_dict
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 SIZES = {"embed_dims": 24, "depth": 3, "kernel_size": 5, "patch_size": 4}
-# (map, tolerance over its standard deviation), section 7 of the specification
+# (map, tolerance over its standard deviation), docs/specs/convmixer.md#7-reference-numbers
 TAPS = ("stem", "third", "two_thirds", "last")
 COUNTS = {  # parameters of the classifier, multiply-adds in G at 224 (32 for the last), classes
     "1536_20": (51_625_960, 51.10, 1000),

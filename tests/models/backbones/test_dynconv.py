@@ -44,7 +44,7 @@ def filled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-# Sizes: section 7 of the specification ---------------------------------------------------------
+# Sizes: docs/specs/dynconv.md#7-models ---------------------------------------------------------
 
 
 def cost(model: type, arch: str, last: int, **kwargs: object) -> tuple[int, float]:

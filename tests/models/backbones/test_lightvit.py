@@ -398,7 +398,8 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# Section 6: classifier with 1000 classes, number of tokens and backbone of the detection code.
+# docs/specs/lightvit.md#6-variants: classifier with 1000 classes, number of tokens and backbone
+# of the detection code.
 COUNTS = [
     ("tiny", 9_377_698, 512, 7_797_818),
     ("tiny", 9_377_698, 8, 7_765_562),

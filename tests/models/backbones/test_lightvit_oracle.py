@@ -126,7 +126,8 @@ def test_detection_fixtures(name: str):
         assert_samples(out, ref.arrays, f"neck{i}")
 
 
-# Parameters and state-dict entries: specification, sections 6 and 7 (entries are counted for the
+# Parameters and state-dict entries: specification, docs/specs/lightvit.md#6-variants,
+# #7-state-dict (entries are counted for the
 # classification code).
 CLASSIFIERS = {
     "tiny": (9_377_698, 415),
@@ -163,7 +164,8 @@ def test_neck_parameters(name: str):
 
 @pytest.mark.parametrize("dense", [False, True], ids=["cls", "dense"])
 def test_layer_norm_eps(dense: bool):
-    """Section 1; the fixtures cannot see it in the final and the output norms."""
+    """docs/specs/lightvit.md#1-notation; the fixtures cannot see it in the final and the output
+    norms."""
     with torch.device("meta"):
         oracle = variant("tiny", dense=dense)
     eps = {n: m.eps for n, m in oracle.named_modules() if isinstance(m, nn.LayerNorm)}
@@ -193,7 +195,8 @@ def test_trains_in_float64_at_a_size_that_needs_padding(dense: bool):
 
 
 def test_drop_path_masks_samples_with_rising_rates():
-    """Section 2.7: rates rise linearly over all blocks; one draw a sample and branch."""
+    """docs/specs/lightvit.md#27-stochastic-depth: rates rise linearly over all blocks; one draw a
+    sample and branch."""
     oracle = OracleLightViT([32, 64, 96], [1, 2, 2], [1, 2, 3], 3, True, drop_path_rate=0.4)
     blocks = [layer for stage in oracle.stages for layer in stage if isinstance(layer, Block)]
     assert [b.drop_path_rate for b in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -206,7 +209,8 @@ def test_drop_path_masks_samples_with_rising_rates():
 
 
 def test_neck_outputs_with_other_counts():
-    """Section 5: more transposed convolutions chain upward, outputs come finest first."""
+    """docs/specs/lightvit.md#5-lightvitfpn: more transposed convolutions chain upward, outputs come
+    finest first."""
     features = [torch.randn(1, c, n, n) for c, n in ((4, 8), (6, 4), (8, 2))]
     neck = OracleLightViTFPN([4, 6, 8], 8, num_outs=6, num_extra_trans_convs=2)
     assert [out.shape[2] for out in neck(features)] == [32, 16, 8, 4, 2, 1]

@@ -147,7 +147,7 @@ def test_oversize_convolution(case: str):
         assert_operator(conv(fields["x"]), fields["y"])
 
 
-# Section 4: parameters, input size, multiply-adds in millions.
+# docs/specs/parc.md#4-variants: parameters, input size, multiply-adds in millions.
 SIZES = {
     "parc_net_xs": (lambda: parc_net("xs"), 2_185_384, 256, 944),
     "parc_net_s": (lambda: parc_net("s"), 5_037_088, 256, 1657),
@@ -173,7 +173,7 @@ def test_parameters_and_multiply_adds(name: str):
 
 
 def test_size_of_the_deep_convnext():
-    """Section 3 rounds it: 26.6M parameters."""
+    """docs/specs/parc.md#3-parc-convnets rounds it: 26.6M parameters."""
     with torch.device("meta"):
         oracle = ParCConvNeXt((56, 112, 224, 448), (3, 9, 36, 6))
     assert round(sum(p.numel() for p in oracle.parameters()) / 1e5) == 266
@@ -184,7 +184,7 @@ def test_size_of_the_deep_convnext():
 
 
 def test_entries_without_the_alias():
-    """Section 5: 557 entries for S, of which 18 are ``residual.*``."""
+    """docs/specs/parc.md#5-state-dict: 557 entries for S, of which 18 are ``residual.*``."""
     with torch.device("meta"):
         assert len(parc_net("s").state_dict()) == 557 - 18
 
@@ -247,7 +247,7 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 def test_concatenating_frame_has_the_global_part_first():
-    """Section 2.2; the fixtures are of xs, which adds."""
+    """docs/specs/parc.md#22-stage; the fixtures are of xs, which adds."""
     frame = filled(Frame(16, 32, 1, "concat", pe=True, length=8, hidden=24))
     x = torch.randn(2, 16, 8, 8)
     nn.init.zeros_(frame.channel_adaptive.block.norm.weight)
@@ -283,7 +283,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_first_half_runs_along_the_height(name: str):
-    """Section 10; no fixture has ResNet-50 or a whole downstream model."""
+    """docs/specs/parc.md#10-details; no fixture has ResNet-50 or a whole downstream model."""
     block, height, width, expand = PAIRS[name]
     seen = []
     filled(block)

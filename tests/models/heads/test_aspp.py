@@ -86,7 +86,7 @@ class ASPP(nn.Module):
 
 
 class Original(nn.Module):
-    """Sections 2.3, 5 and 10; gives class scores of every pixel."""
+    """docs/specs/parc.md#23-network, #5-state-dict, #10-details: class scores of pixels."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,8 @@ def test_equals_the_original(model: nn.Module, size: tuple[int, int]):
 
 
 def test_parameters_and_multiply_adds(model: nn.Module):
-    """Section 4; without folded embeddings, which exist only where no gradient is asked for."""
+    """docs/specs/parc.md#4-variants; without folded embeddings, which exist only where no gradient
+    is asked for."""
     assert sum(p.numel() for p in model.parameters()) == 5_816_397
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.empty(1, 3, 512, 512))
@@ -176,7 +177,7 @@ def test_takes_bgr_over_255(model: nn.Module):
 
 
 def test_recipe(cfg: Config, model: nn.Module):
-    """Section 6."""
+    """docs/specs/parc.md#6-published-recipes."""
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (50, 8)
     assert cfg.auto_scale_lr.base_batch_size == 32
     assert cfg.model.backbone.output_stride == 16

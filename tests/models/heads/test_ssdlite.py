@@ -72,7 +72,8 @@ def separable(c_in: int, c_out: int, stride: int = 1, last: bool = False) -> nn.
 
 
 class Original(nn.Module):
-    """Sections 2.3, 5 and 10; gives (B, anchors, 4) and (B, anchors, 81), background first."""
+    """docs/specs/parc.md#23-network, #5-state-dict, #10-details; gives (B, anchors, 4) and (B,
+    anchors, 81), background first."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +140,8 @@ def test_equals_the_original(pair, size: tuple[int, int]):
 
 
 def test_parameters_and_multiply_adds(cfg):
-    """Section 4; without folded embeddings, which exist only where no gradient is asked for."""
+    """docs/specs/parc.md#4-variants; without folded embeddings, which exist only where no gradient
+    is asked for."""
     model = build(cfg).eval()
     assert sum(p.numel() for p in model.parameters()) == 5_197_282
     with FlopCounterMode(display=False) as counter:
@@ -148,7 +150,7 @@ def test_parameters_and_multiply_adds(cfg):
 
 
 def original_anchors(grids: list[tuple[int, int]], height: int, width: int) -> Tensor:
-    """Section 10, one box after the other; corners in pixels."""
+    """docs/specs/parc.md#10-details, one box after the other; corners in pixels."""
     scales = [0.1 + (1.05 - 0.1) * i / 6 for i in range(7)]
     anchors = []
     for level, (rows, columns) in enumerate(grids):
@@ -278,7 +280,7 @@ def test_takes_bgr_over_255(cfg):
 
 
 def test_recipe(cfg):
-    """Section 6."""
+    """docs/specs/parc.md#6-published-recipes."""
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (200, 32)
     assert cfg.auto_scale_lr.base_batch_size == 128
     optimizer = cfg.optim_wrapper.optimizer

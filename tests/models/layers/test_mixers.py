@@ -1,4 +1,4 @@
-"""The mixers against their literal oracle, and section 8 of their specification."""
+"""The mixers against their literal oracle, and docs/specs/dynconv.md#8-tests."""
 
 import copy
 import math
@@ -321,7 +321,7 @@ def test_other_mixers_leave_prefix_tokens_out(case: str):
     assert not tokens.any()
 
 
-# Section 8, test 1 and 2: softmax --------------------------------------------------------------
+# docs/specs/dynconv.md#8-tests, test 1 and 2: softmax
 
 
 @pytest.mark.parametrize("size", [(5, 7), (14, 14)])
@@ -370,7 +370,7 @@ def test_softmax_runs_in_torchs_own_kernel(preset: str):
     assert spy.call_count == 1
 
 
-# Section 8, test 3: LayerNorm and ReLU ---------------------------------------------------------
+# docs/specs/dynconv.md#8-tests, test 3: LayerNorm and ReLU
 
 
 @pytest.mark.parametrize("side", [14, 64])
@@ -553,7 +553,7 @@ def test_chunks_bound_what_is_kept_for_the_gradient(preset: str):
     assert kept[64] <= kept[None] / 4
 
 
-# Section 8, tests 4 to 6 -----------------------------------------------------------------------
+# docs/specs/dynconv.md#8-tests, tests 4 to 6
 
 
 @pytest.mark.parametrize("impl", ["group", "shift"])
@@ -677,7 +677,7 @@ def test_dw_has_one_kernel():
     assert_near(moved[inner], mixer(x).roll((2, 3), (2, 3))[inner], 1e-12)
 
 
-# Section 8, tests 7 and 8 ----------------------------------------------------------------------
+# docs/specs/dynconv.md#8-tests, tests 7 and 8
 
 SQUARE = {  # parameters as a function of dim, heads and kernel or window size
     **dict.fromkeys(

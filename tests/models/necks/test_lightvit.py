@@ -94,7 +94,7 @@ def test_inputs_are_not_changed():
 
 
 def test_parameter_counts():
-    """Section 5."""
+    """docs/specs/lightvit.md#5-lightvitfpn."""
     with torch.device("meta"):
         counts = [
             sum(p.numel() for p in LightViTFPN(channels).parameters())
@@ -104,7 +104,8 @@ def test_parameter_counts():
 
 
 def test_initialisation():
-    """Section 5: Xavier-uniform, and Kaiming-normal for the transposed convolution."""
+    """docs/specs/lightvit.md#5-lightvitfpn: Xavier-uniform, and Kaiming-normal for the transposed
+    convolution."""
     neck = LightViTFPN([64, 128, 256], num_outs=6, num_extra_trans_convs=2)
     convs = [m for m in neck.modules() if isinstance(m, nn.Conv2d)]
     transposed = [m for m in neck.modules() if isinstance(m, nn.ConvTranspose2d)]

@@ -283,7 +283,8 @@ PAPERS = {  # timm's name: (default choice, parameters before and after)
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_named_models(name):
-    """Section 3's blocks and section 4's parameters; one training step."""
+    """docs/specs/parc.md#3-parc-convnets blocks and docs/specs/parc.md#4-variants parameters; one
+    training step."""
     torch.manual_seed(0)
     names, (before, after) = PAPERS[name]
     model = timm.create_model(name, **({"zero_init_last": False} if name == "resnet50" else {}))
@@ -299,7 +300,8 @@ def test_named_models(name):
 
 
 def test_mobilenetv2_as_in_the_paper():
-    """Section 4's 3,532,136 and the embedding of features.10, which the paper leaves out."""
+    """docs/specs/parc.md#4-variants 3,532,136 and the embedding of features.10, which the paper
+    leaves out."""
     model = timm.create_model("mobilenetv2_100", exportable=False)
     blocks = ("blocks.3.2", "blocks.3.3", "blocks.4.2", "blocks.5.2")
     report = replace_with_parc(model, [f"{block}.conv_dw" for block in blocks])
@@ -309,7 +311,8 @@ def test_mobilenetv2_as_in_the_paper():
 
 
 def test_meta_device_and_costs():
-    """Section 4's multiply-adds of ResNet50 and what is counted by hand for attention."""
+    """docs/specs/parc.md#4-variants multiply-adds of ResNet50 and what is counted by hand for
+    attention."""
     with torch.device("meta"):
         model = torchvision.models.resnet50()
     report = replace_with_parc(model)
@@ -332,7 +335,8 @@ def test_meta_device_and_costs():
 
 
 def mixed(x: Tensor, pair: ParCPair) -> Tensor:
-    """A pair written down with rolls: section 1.1 and 1.2 on maps of the kernels' size."""
+    """A pair written down with rolls: docs/specs/parc.md#11-circular-convolution,
+    #12-position-embedding on maps of the kernels' size."""
     outs = []
     for part, conv, axis in zip(x.chunk(2, 1), (pair.height, pair.width), (2, 3), strict=True):
         part = part + conv.position_embedding

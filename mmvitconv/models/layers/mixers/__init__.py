@@ -2,8 +2,8 @@
 
 The reading of attention as a convolution with a dynamic kernel follows the abstract of
 arXiv:2309.10713, the only part of that paper that was available; what is built from it here is our
-own design, except for the rows of the table that are public models (sections 1, 2 and 6 of the
-specification).
+own design, except for the rows of the table that are public models
+(docs/specs/dynconv.md#1-interpretation, #2-table, #6-mixer).
 """
 
 from mmvitconv.models.layers.mixers.base import Mixer

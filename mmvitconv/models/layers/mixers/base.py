@@ -11,7 +11,9 @@ __all__ = ["Mixer", "check_choice", "check_divides", "check_neighbourhood"]
 
 
 class Mixer(nn.Module, metaclass=ABCMeta):
-    """A token mixer: a convolution whose kernel is stored, or generated from the map (section 6).
+    """A token mixer: a convolution whose kernel is stored, or generated from the map.
+
+    See docs/specs/dynconv.md#6-mixer.
 
     It has its own projections, but neither a residual connection nor a norm in front. Subclasses
     implement :meth:`mix` and :meth:`macs`, and fill in ``columns``.
@@ -32,7 +34,7 @@ class Mixer(nn.Module, metaclass=ABCMeta):
             raise ValueError(f"dim must be a positive integer, got {dim}")
         self.dim = dim
         self.name = type(self).__name__
-        self.columns = {  # of the table of section 2
+        self.columns = {  # of the table of docs/specs/dynconv.md#2-table
             "reach": "global",
             "per_position": "yes",
             "groups": "C",
@@ -82,12 +84,15 @@ class Mixer(nn.Module, metaclass=ABCMeta):
         return torch.cat([torch.zeros_like(tokens[:, :number]), out.flatten(1, 2)], dim=1)
 
     def describe(self) -> dict[str, str]:
-        """Return the mixer's row of the table of section 2."""
+        """Return the mixer's row of the table of docs/specs/dynconv.md#2-table."""
         return {"name": self.name, "kernel": self.kernel, **self.columns}
 
     @abstractmethod
     def macs(self, height: int, width: int) -> int:
-        """Return one image's multiply-adds (section 5); norms, pooling and sums are free."""
+        """Return one image's multiply-adds; norms, pooling and sums are free.
+
+        See docs/specs/dynconv.md#5-depth-wise-vit.
+        """
 
     def extra_repr(self) -> str:
         """Return what repr shows."""

@@ -1,7 +1,7 @@
 """DWNet's mixers: a depth-wise kernel that is stored, or made for each image or position.
 
 ``BN(W2 relu(BN(conv(relu(BN(W1 x))))))`` with 1x1 convolutions W1 and W2 (arXiv:2106.04263,
-section 6 of the specification). Their blocks have no norm in front.
+docs/specs/dynconv.md#6-mixer). Their blocks have no norm in front.
 """
 
 from abc import abstractmethod

@@ -4,7 +4,8 @@ For one image and head, the keys are the weights of a 1x1 convolution from d to 
 output at a position are the scores of that query; the values are the weights of a second one back
 from N to d channels. Between them is an activation: softmax, or ReLU after a LayerNorm over the
 keys. :func:`mmvitconv.ops.dynamic_attention.dynamic_attention` computes this; the classes here
-differ in which keys a query sees (sections 1, 2 and 4 of the specification).
+differ in which keys a query sees (docs/specs/dynconv.md#1-interpretation, #2-table,
+#4-norm-and-relu).
 """
 
 import math

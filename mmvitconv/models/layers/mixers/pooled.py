@@ -1,7 +1,7 @@
 """The depth-wise vision Transformer: both products of attention as depth-wise convolutions.
 
 The queries are the map, the keys one k x k kernel for each channel and image, the values another;
-both kernels are made from the map, pooled to k x k cells (section 5 of the specification).
+both kernels are made from the map, pooled to k x k cells (docs/specs/dynconv.md#5-depth-wise-vit).
 """
 
 import math

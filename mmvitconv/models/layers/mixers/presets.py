@@ -1,4 +1,7 @@
-"""Mixers by name: the rows of the side-by-side table that this package has (section 6)."""
+"""Mixers by name: the rows of the side-by-side table that this package has.
+
+See docs/specs/dynconv.md#6-mixer.
+"""
 
 import inspect
 import warnings
@@ -142,7 +145,7 @@ def _make(
     gen: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Mixer:
-    """Make the mixer that the axes of section 6 mean."""
+    """Make the mixer that the axes of docs/specs/dynconv.md#6-mixer mean."""
     shared, number = (groups, dim) if isinstance(groups, str) else groups
     number = dim if shared == "depthwise" else number
     kind = _choose(kernel, reach, shared, options.get("norm"))
