@@ -18,13 +18,15 @@ FILES = sorted(
 pytestmark = pytest.mark.smoke
 
 IMPORT_EACH = """
-import importlib, json, runpy, sys, traceback
+import importlib, json, runpy, sys, traceback, os
 
 failed = {}
 for file in sys.argv[1:]:
     try:
-        if file.startswith('tools/'):  # scripts, not packages
+        if file.startswith('tools/'):  # scripts, which find what lies beside them
+            sys.path.insert(0, os.path.dirname(file))
             runpy.run_path(file, run_name='imported')
+            del sys.path[0]
         else:
             name = file.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
             importlib.import_module(name)
