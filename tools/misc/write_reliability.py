@@ -97,7 +97,16 @@ own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 
 
 def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
-    """Kill every run of :data:`RUNS`; return the reports of ``chaos_train.py``."""
+    """Kill every run of :data:`RUNS`.
+
+    Args:
+        kills: Kills per run.
+        seed: Of the trainings and the kills.
+        folder: Where they write.
+
+    Returns:
+        The reports of ``chaos_train.py``.
+    """
     reports = []
     for config, processes, settings in track(RUNS, "killed trainings"):
         work_dir = folder / str(processes)
@@ -105,22 +114,36 @@ def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
         command = [sys.executable, "tools/misc/chaos_train.py", config, "--seed", str(seed)]
         command += ["--kills", str(kills), "--processes", str(processes)]
         command += ["--work-dir", str(work_dir), "--cfg-options", *settings]
-        subprocess.run(command, cwd=ROOT, check=True)
+        if not report.is_file():
+            subprocess.run(command, cwd=ROOT, check=True)
         reports.append(json.loads(report.read_text()))
     return reports
 
 
 def run_tests(folder: Path) -> tuple[dict[str, int], str]:
-    """Run the tests of :data:`TESTS`; return what they counted, and pytest's last line."""
-    path = folder / "counts.json"
+    """Run the tests of :data:`TESTS`.
+
+    Args:
+        folder: Where they leave their counts.
+
+    Returns:
+        The counts, and pytest's last line.
+    """
+    path, summary = folder / "counts.json", folder / "tests.txt"
+    if path.is_file() and summary.is_file():
+        return json.loads(path.read_text()), summary.read_text().strip()
     environment = {**os.environ, "MMVITCONV_TEST_COUNTS": str(path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses=4", *TESTS]
     command += ["--dist=loadfile"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True
+    )
+    last = done.stdout.strip().splitlines()[-1].strip("= ")
     if done.returncode != 0:
         print(done.stdout[-5000:])
-    done.check_returncode()
-    return json.loads(path.read_text()), done.stdout.strip().splitlines()[-1].strip("= ")
+        raise subprocess.CalledProcessError(done.returncode, command)
+    summary.write_text(last)
+    return json.loads(path.read_text()), last
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,15 +153,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=6, help="per run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        help="work there and do not repeat what is finished there (default: a temporary folder)",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            reports = run_chaos(options.kills, options.seed, Path(folder))
-            counts, passed = run_tests(Path(folder))
+            place = options.work_dir or Path(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            reports = run_chaos(options.kills, options.seed, place)
+            counts, passed = run_tests(place)
         except subprocess.CalledProcessError as error:
             print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
             return 1
+    if any(report["differing"] for report in reports):
+        print(f"runs differ: see the report.json files in {place}", file=sys.stderr)
+        return 1
     rows = [
         f"| {Path(r['config']).stem} | {r['processes']} | {r['seconds']} s | {r['kills']} | "
         f"{r['kills_while_writing']} | {', '.join(r['starting_points'])} | {r['compared']} | "
