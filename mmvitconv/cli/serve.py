@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings
 
 from mmvitconv.cli import UsageError
@@ -48,5 +49,6 @@ def run(options: argparse.Namespace) -> None:
             for config, checkpoint in pairs
         ]
     page = serve(predictors, options.host, options.port)
-    print(f"ready: {page.local_url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+    with contextlib.suppress(KeyboardInterrupt):  # also before `block_thread` looks out for it
+        print(f"ready: {page.local_url} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
