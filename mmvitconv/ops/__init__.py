@@ -18,6 +18,7 @@ from mmvitconv.ops.oversize_conv import oversize_conv
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 from mmvitconv.ops.precision import compute_dtype
 from mmvitconv.ops.recompute import recompute
+from mmvitconv.ops.resize import resize_bicubic
 from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "oversize_conv",
     "pointwise_conv2d",
     "recompute",
+    "resize_bicubic",
     "window_attention",
 ]

@@ -29,7 +29,7 @@ from mmvitconv.models.layers import (
     build_activation,
     build_norm,
 )
-from mmvitconv.ops import convolution_format
+from mmvitconv.ops import convolution_format, resize_bicubic
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ConvMixer", "ConvMixerArch"]
@@ -140,8 +140,7 @@ def resize_kernel(kernel: Tensor, size: int) -> Tensor:
     Returns:
         Shape (C, in_channels, size, size), scaled so that a patch of one colour gives the same.
     """
-    resized = F.interpolate(kernel.float(), size=(size, size), mode="bicubic", align_corners=False)
-    return (resized * (kernel.shape[-1] / size) ** 2).to(kernel.dtype)
+    return resize_bicubic(kernel, (size, size)) * (kernel.shape[-1] / size) ** 2
 
 
 class Residual(nn.Module):

@@ -30,6 +30,7 @@ from mmvitconv.models.base import (
 )
 from mmvitconv.models.layers import drop_path_rates, make_mixer
 from mmvitconv.models.layers.mixers import Mixer
+from mmvitconv.ops import resize_bicubic
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "DynConvSwin", "DynConvSwinArch"]
@@ -232,6 +233,5 @@ def resize_table(table: Tensor, rows: int) -> Tensor:
     if len(table) == rows:
         return table
     old, new = math.isqrt(len(table)), math.isqrt(rows)
-    grid = table.float().T.unflatten(1, (old, old)).unsqueeze(0)
-    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return resized[0].flatten(1).T.to(table.dtype)
+    grid = table.T.unflatten(1, (old, old)).unsqueeze(0)
+    return resize_bicubic(grid, (new, new))[0].flatten(1).T

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mmvitconv.models.base import PyramidBackbone, check_positive, check_rate, resolve_arch
 from mmvitconv.models.layers import ScaledResidual, make_mixer
 from mmvitconv.models.layers.mixers import Attention, GlobalMixer, Mixer
-from mmvitconv.ops.memory_format import convolution_format
+from mmvitconv.ops import convolution_format, resize_bicubic
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "DynConvViT", "DynConvViTArch"]
@@ -350,7 +350,7 @@ def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) ->
 
 
 def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Resize a position embedding to another grid, bicubic and in float32.
+    """Resize a position embedding to another grid, bicubic.
 
     Args:
         tokens: Embedding of a square grid, shape (1, N, C).
@@ -366,9 +366,7 @@ def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
     is_open = not (isinstance(height, int) and isinstance(width, int))
     if not is_open and (height, width) == (side, side):
         return grid
-    grid = grid.float().permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).to(tokens.dtype)
+    return resize_bicubic(grid.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
 
 
 def is_new_affine(backbone: nn.Module, key: str) -> bool:
