@@ -7,9 +7,10 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,6 @@ __all__ = [
     "compare",
     "device_name",
     "environment",
-    "groups_of",
-    "keep_confirmed",
     "read_results",
     "table_of",
     "write_results",
@@ -104,8 +103,8 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     records = [
         {
-            name.removesuffix("_"): round(value, 4) if isinstance(value, float) else value
-            for name, value in asdict(row).items()
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in zip(COLUMNS, asdict(row).values(), strict=True)
         }
         for row in rows
     ]
@@ -148,37 +147,28 @@ def read_results(path: Path) -> list[Row]:
 def _row(record: Mapping[str, Any]) -> Row:
     values = {}
     for name, column in COLUMNS.items():
-        if column.default is not MISSING and name not in record:
-            continue
-        value = record[name]
+        value = record[name] if column.default is MISSING else record.get(name, column.default)
         if value not in (None, ""):
             value = {"str": str, "int": int}.get(str(column.type), float)(value)
-        elif "None" in str(column.type):
-            value = None
-        else:
+        elif "None" not in str(column.type):
             raise ValueError(f"an entry of the column {name!r} is empty")
+        else:
+            value = None
         values[column.name] = value
     if not min(values["median_ms"], values["min_ms"]) > 0 or values["rounds"] < 1:
         raise ValueError("a time or number of rounds that is not positive")
     return Row(**values)
 
 
-def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows that took turns with each other."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return groups
+def best_variants(rows: Sequence[Row]) -> list[Row]:
+    """Return the fastest row of each model, in the order of the models.
 
-
-def best_variants(rows: Iterable[Row]) -> list[Row]:
-    """Return the fastest row of each model and group, in the order of the models."""
-    best: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        best[row.model, row.group] = min(
-            best.get((row.model, row.group), row), row, key=lambda row: row.median_ms
-        )
-    return list(best.values())
+    Args:
+        rows: Of one group.
+    """
+    models = dict.fromkeys(row.model for row in rows)
+    rows = sorted(rows, key=lambda row: row.median_ms)
+    return [next(row for row in rows if row.model == model) for model in models]
 
 
 def table_of(rows: Sequence[Row], calibration: str) -> Table:
@@ -219,11 +209,11 @@ def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        text = ""
+    found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -232,22 +222,20 @@ def environment(device: str) -> dict[str, Any]:
     Args:
         device: ``'cpu'`` or ``'cuda'``.
     """
-    about: dict[str, Any] = {
+    return {
         "mmvitconv": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": version("timm"),
         "system": platform.platform(),
+        "device": device_name(device),
         "cpu": device_name("cpu"),
         "cores": os.cpu_count(),
+        "load average at the start": [round(load, 2) for load in os.getloadavg()],
+        "cudnn": torch.backends.cudnn.version(),
+        "TF32 in convolutions": torch.backends.cudnn.allow_tf32,
+        "TF32 in matrix products": torch.backends.cuda.matmul.allow_tf32,
     }
-    if hasattr(os, "getloadavg"):
-        about["load average at the start"] = [round(load, 2) for load in os.getloadavg()]
-    if device == "cuda":
-        about |= {"gpu": device_name("cuda"), "cudnn": torch.backends.cudnn.version()}
-        about["TF32 in convolutions"] = torch.backends.cudnn.allow_tf32
-        about["TF32 in matrix products"] = torch.backends.cuda.matmul.allow_tf32
-    return about
 
 
 # Two runs. Milliseconds say nothing where a machine is shared or replaced: what is compared is the
@@ -256,21 +244,13 @@ def environment(device: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """How a row changed.
+    """How a row changed."""
 
-    Args:
-        row: Of the run now.
-        before: Its median time over the calibration model's in the earlier run.
-        now: The same in this run.
-        fastest: By what factor that ratio of the fastest calls grew, which load disturbs least.
-        noise: Factor that the spread of both runs alone explains, at least 1.
-    """
-
-    row: Row
-    before: float
-    now: float
-    fastest: float
-    noise: float
+    row: Row  # of the run now
+    before: float  # its median time over the calibration model's in the earlier run
+    now: float  # the same in this run
+    fastest: float  # by what that ratio of the fastest calls grew, which load disturbs least
+    noise: float  # factor that the spread of both runs alone explains, at least 1
 
     @property
     def factor(self) -> float:
@@ -284,19 +264,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs say together.
+    """What two runs say together."""
 
-    Args:
-        changes: Of all rows that both have.
-        missing: Rows of the earlier run that this one lacks.
-        new: Rows that only this one has.
-        warnings: Why the comparison may be weak.
-    """
-
-    changes: tuple[Change, ...]
-    missing: tuple[Row, ...]
-    new: tuple[Row, ...]
-    warnings: tuple[str, ...]
+    changes: list[Change]  # of all rows that both have
+    missing: list[Row]  # rows of the earlier run that this one lacks
+    new: list[Row]  # rows that only this one has
+    warnings: list[str]  # why the comparison may be weak
 
     def slower(self, tolerance: float) -> list[Change]:
         """Return what became slower, the worst first."""
@@ -309,34 +282,35 @@ class Comparison:
         return [change for change in seeming if not change.is_slower(tolerance)]
 
 
-def compare(before: Sequence[Row], now: Sequence[Row], calibration: str) -> Comparison:
+def compare(
+    before: Sequence[Row], now: Sequence[Row], calibration: str, *again: Sequence[Row]
+) -> Comparison:
     """Compare two runs by the ratio to a model that is in both.
+
+    Load makes a model slower, but load on the calibration model makes its ratio lower. So what was
+    measured again counts with its median: one disturbed run of three changes nothing.
 
     Args:
         before: The earlier run.
         now: This run.
         calibration: Name of the model; its own rows are not compared.
-
-    Returns:
-        Ratios and what could not be compared.
+        *again: Rows of this run that were measured once more.
 
     Raises:
         UserError: No row can be compared.
     """
-    old, new = ({row.key: row for row in rows} for rows in (before, now))
+    old, *runs = ({row.key: row for row in rows} for rows in (before, now, *again))
     changes, uncalibrated = [], []
-    for key, row in new.items():
+    for key, row in runs[0].items():
         base = (calibration, *key[1:])
         if key not in old or row.model == calibration:
             continue
-        if base not in old or base not in new:
+        if base not in old or base not in runs[0]:
             uncalibrated.append(row.label)
             continue
-        four = row, new[base], old[key], old[base]
-        medians, least = ([getattr(one, name) for one in four] for name in ("median_ms", "min_ms"))
-        fastest = least[0] / least[1] / (least[2] / least[3])
-        ratios = medians[2] / medians[3], medians[0] / medians[1]
-        changes.append(Change(row, *ratios, fastest, _noise(four)))
+        four = [(old[key], old[base], run[key], run[base]) for run in runs if key in run]
+        was, *ratios = map(statistics.median, zip(*map(_ratios, four), strict=True))
+        changes.append(Change(row, was, *ratios))
     if not changes:
         raise UserError(
             f"no measurement of this run is in the earlier one together with {calibration!r}; "
@@ -344,43 +318,22 @@ def compare(before: Sequence[Row], now: Sequence[Row], calibration: str) -> Comp
         )
     warnings = []
     for name in ("device", "torch", "threads", "folded"):
-        values = [sorted({str(getattr(row, name)) for row in rows}) for rows in (before, now)]
-        if values[0] != values[1]:
-            was, is_now = map(", ".join, values)
-            warnings.append(f"{name} was {was}, now {is_now}; ratios may differ for that alone")
+        was, is_now = (sorted({str(getattr(row, name)) for row in rows}) for rows in (before, now))
+        if was != is_now:
+            change = f"{name} was {', '.join(was)}, now {', '.join(is_now)}"
+            warnings.append(f"{change}; ratios may differ for that alone")
     if uncalibrated:
         labels = "; ".join(uncalibrated)
         warnings.append(f"not compared, without {calibration} beside them: {labels}")
-    missing = tuple(row for key, row in old.items() if key not in new)
-    only_new = tuple(row for key, row in new.items() if key not in old)
-    return Comparison(tuple(changes), missing, only_new, tuple(warnings))
+    missing = [row for key, row in old.items() if key not in runs[0]]
+    new = [row for key, row in runs[0].items() if key not in old]
+    return Comparison(changes, missing, new, warnings)
 
 
-def _noise(rows: Iterable[Row]) -> float:
-    """Return the factor by which the ratio of ratios of these medians varies by chance."""
-    errors = (_MEDIAN_ERROR * row.iqr_ms / row.median_ms / math.sqrt(row.rounds) for row in rows)
-    return 1 + _DEVIATIONS * math.sqrt(sum(error**2 for error in errors))
-
-
-def keep_confirmed(first: Comparison, again: Sequence[Comparison]) -> Comparison:
-    """Return the comparison with the medians of what was measured several times.
-
-    Load makes a model slower, but load on the calibration model makes its ratio lower. So neither
-    the lowest ratio counts nor the highest: one disturbed run of three changes nothing.
-
-    Args:
-        first: Of all rows.
-        again: Of the rows that were measured again, one for each time.
-    """
-    changes = []
-    for change in first.changes:
-        runs = [
-            change,
-            *(one for run in again for one in run.changes if one.row.key == change.row.key),
-        ]
-        medians = {
-            name: statistics.median(getattr(one, name) for one in runs)
-            for name in ("now", "fastest", "noise")
-        }
-        changes.append(replace(change, **medians))
-    return replace(first, changes=tuple(changes))
+def _ratios(rows: Sequence[Row]) -> tuple[float, float, float, float]:
+    """Return what :class:`Change` holds of a row and its calibration, before and now."""
+    was, was_base, now, base = rows
+    fastest = now.min_ms / base.min_ms / (was.min_ms / was_base.min_ms)
+    errors = [_MEDIAN_ERROR * row.iqr_ms / row.median_ms / math.sqrt(row.rounds) for row in rows]
+    noise = 1 + _DEVIATIONS * math.hypot(*errors)
+    return was.median_ms / was_base.median_ms, now.median_ms / base.median_ms, fastest, noise

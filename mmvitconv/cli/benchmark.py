@@ -12,6 +12,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +22,16 @@ from mmvitconv.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from mmvitconv.analysis.benchmark import Plan
-    from mmvitconv.analysis.benchmark_results import Comparison, Row
-    from mmvitconv.analysis.timing import Timer
+    from mmvitconv.analysis.benchmark_results import Row
 
 DEFAULT_PEERS = ("resnet50", "convnext_tiny", "swin_tiny", "convmixer")
-# Options that were not given are as in the earlier run of --regress, else quick, else these.
-GRID = {
-    "shapes": [(224, 224)],
-    "batches": [1],
-    "dtypes": ["fp32"],
-    "layouts": ["nchw", "nhwc"],
-    "modes": ["eager"],
-    "passes": ["inference"],
-}
-# On a CPU a call takes so long that few say as much.
+# Options that were not given are as in the earlier run of --regress, else as of --quick, else
+# these, else as Plan has them. On a CPU a call takes so long that few say as much.
 DEFAULTS = {
     "cpu": {"rounds": 20, "warm_up": 2, "seconds": 120.0},
     "cuda": {"rounds": 100, "warm_up": 20, "seconds": None},
 }
-QUICK = {"layouts": ["nchw"], "rounds": 10, "warm_up": 1, "seconds": 20.0}
-COLUMNS = {"batches": "batch", "dtypes": "dtype", "layouts": "layout", "modes": "mode",
-           "passes": "pass_"}  # fmt: skip
+QUICK = {"layout": ["nchw"], "rounds": 10, "warm_up": 1, "seconds": 20.0}
 CONFIRMATIONS = 2  # how often --regress measures again what seems slower; the median of all counts
 WIDTH = 150  # of the table where the output is no terminal
 
@@ -76,13 +67,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peers", nargs="*", metavar="NAME",
         help="models of timm beside them; without a name none "
         f"(default: {' '.join(DEFAULT_PEERS)})")  # fmt: skip
-    add("--shapes", nargs="+", type=parse_shape, metavar="HxW",
+    add("--shapes", nargs="+", type=parse_shape, metavar="HxW", dest="shape",
         help="image sizes, such as 224 800x1280 512x2048")  # fmt: skip
-    add("--batch", nargs="+", type=positive, metavar="N", dest="batches", help="batch sizes")
-    add("--dtypes", nargs="+", choices=("fp32", "bf16", "fp16"), help="the latter two: autocast")
-    add("--layouts", nargs="+", choices=("nchw", "nhwc"), help="nhwc: channels_last")
-    add("--modes", nargs="+", choices=("eager", "compiled"), help="compiled: torch.compile")
-    add("--passes", nargs="+", choices=("inference", "training"),
+    add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes")
+    add(
+        "--dtypes",
+        nargs="+",
+        dest="dtype",
+        choices=("fp32", "bf16", "fp16"),
+        help="the latter two: autocast",
+    )
+    add("--layouts", nargs="+", dest="layout", choices=("nchw", "nhwc"), help="nhwc: channels_last")
+    add(
+        "--modes",
+        nargs="+",
+        dest="mode",
+        choices=("eager", "compiled"),
+        help="compiled: torch.compile",
+    )
+    add("--passes", nargs="+", dest="pass_", choices=("inference", "training"),
         help="training: with a step of AdamW")  # fmt: skip
     add("--no-fold", action="store_false", dest="folds",
         help="measure inference of our models as they are trained, not folded")  # fmt: skip
@@ -107,12 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "calibration model (default: %(default)s)")  # fmt: skip
 
 
-def run(options: argparse.Namespace, timer: Timer | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the command.
 
     Args:
         options: The command line.
-        timer: Takes the time of a call; None for the device's clock.
 
     Returns:
         Exit code: 1 if ``--regress`` found something slower, or something that no longer runs.
@@ -126,10 +128,10 @@ def run(options: argparse.Namespace, timer: Timer | None = None) -> int:
 
     before = read_results(options.regress) if options.regress else []
     plan = _plan(options, before)
-    rows = _measure(plan, options, timer)
+    rows = _measure(plan, options)
     if not rows:
         raise UserError("nothing could be measured; the lines above say why")
-    return _regress(options, plan, before, rows, timer) if before else 0
+    return _regress(options, plan, before, rows) if before else 0
 
 
 def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
@@ -137,44 +139,49 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
     import torch
 
     from mmvitconv.analysis.benchmark import Plan
-    from mmvitconv.analysis.benchmark_models import all_archs, find_models, smallest_archs
+    from mmvitconv.analysis.benchmark_models import (
+        all_archs,
+        build,
+        find_models,
+        is_ours,
+        smallest_archs,
+    )
+    from mmvitconv.analysis.benchmark_results import KEY
 
     [calibration] = find_models([options.calibration], peers=True)
-    options.calibration = calibration.name
+    options.calibration = calibration
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    defaults = GRID | DEFAULTS[options.device] | (QUICK if options.quick else {})
+    values = DEFAULTS[options.device] | (QUICK if options.quick else {})
     models, peers = list(options.models), options.peers
     if before:
         found = sorted({row.model for row in before})
-        if calibration.name not in found:
+        if calibration not in found:
             raise UserError(
                 f"{str(options.regress)!r} has no row of the calibration model "
-                f"{calibration.name!r}; give --calibration one of {', '.join(found)}"
+                f"{calibration!r}; give --calibration one of {', '.join(found)}"
             )
-        for name, column in COLUMNS.items():
-            defaults[name] = list(dict.fromkeys(getattr(row, column) for row in before))
-        defaults["shapes"] = list(dict.fromkeys(parse_shape(row.shape) for row in before))
-        defaults["threads"] = before[0].threads
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+        values |= {name: list(dict.fromkeys(getattr(row, name) for row in before)) for name in KEY}
+        values |= {"shape": list(map(parse_shape, values["shape"])), "threads": before[0].threads}
     if options.all:
         models += all_archs()
     elif before and not models:
-        models = [row.model if ":" in row.model else f"timm:{row.model}" for row in before]
+        models = [name if is_ours(name) else f"timm:{name}" for name in values["model"]]
         peers = peers or ()
-    models = models or smallest_archs()
     others = find_models(DEFAULT_PEERS if peers is None else peers, peers=True)
-    candidates = [*find_models(models), *others, *([calibration] if before else [])]
-    options.models = list(dict.fromkeys(candidates))
-    return Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+    if before:
+        others.append(calibration)
+    models = [*find_models(models or smallest_archs()), *others]
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    values |= given | {"models": {name: partial(build, name) for name in models}}
+    return Plan(**{one.name: values[one.name] for one in fields(Plan) if one.name in values})
 
 
-def _measure(plan: Plan, options: argparse.Namespace, timer: Timer | None) -> list[Row]:
+def _measure(plan: Plan, options: argparse.Namespace) -> list[Row]:
     """Run a plan; write and show each part when it is done."""
     from rich.console import Console
 
     from mmvitconv.analysis.benchmark import run_benchmark
+    from mmvitconv.analysis.benchmark_models import published_accuracies
     from mmvitconv.analysis.benchmark_results import environment, table_of, write_results
 
     command = shlex.join(["mmvitconv", "benchmark", *options.arguments])
@@ -183,67 +190,44 @@ def _measure(plan: Plan, options: argparse.Namespace, timer: Timer | None) -> li
     left_out: list[str] = []
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     def say(line: str) -> None:
         left_out.append(line)
-        tell(line)
+        _tell(line)
 
-    for group in run_benchmark(plan, say, lambda title: tell(f"{title} ..."), timer):
+    for group in run_benchmark(plan, say, lambda title: _tell(f"{title} ...")):
         rows += group
         if options.out is not None:
             write_results(options.out, rows, about, left_out)
         if group:
             screen.print(table_of(group, options.calibration))
     if options.out is not None and rows:
-        _plot(rows, plan, options)
+        print(f"wrote results.csv, results.json to {options.out}")
+        from mmvitconv.analysis.benchmark_plot import plot_results
+
+        accuracies = published_accuracies() if options.plot == "accuracy" else None
+        pictures = plot_results(rows, options.out, accuracies)
+        print(f"wrote {', '.join(path.name for path in pictures)} to {options.out}")
     return rows
 
 
-def _plot(rows: Sequence[Row], plan: Plan, options: argparse.Namespace) -> None:
-    from mmvitconv.analysis.benchmark_models import published_accuracies
-
-    try:
-        from mmvitconv.analysis.benchmark_plot import plot_results
-    except ImportError as error:
-        raise UserError(
-            f"plots need matplotlib: pip install 'mmvitconv[analysis]' ({error}); "
-            f"the numbers are in {options.out}"
-        ) from error
-    accuracies = published_accuracies() if options.plot == "accuracy" else None
-    ours = [model.name for model in plan.models if model.ours]
-    pictures = plot_results(rows, options.out, ours, accuracies)
-    names = ", ".join(["results.csv", "results.json", *(path.name for path in pictures)])
-    print(f"wrote {names} to {options.out}")
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _regress(
-    options: argparse.Namespace,
-    plan: Plan,
-    before: Sequence[Row],
-    rows: Sequence[Row],
-    timer: Timer | None,
+    options: argparse.Namespace, plan: Plan, before: Sequence[Row], rows: Sequence[Row]
 ) -> int:
-    """Compare, measure again what is slower, and say what remains."""
+    """Compare, measure again what is slower, and say what remains; return the exit code."""
     from mmvitconv.analysis.benchmark import run_benchmark
-    from mmvitconv.analysis.benchmark_results import compare, keep_confirmed
+    from mmvitconv.analysis.benchmark_results import compare
 
     comparison = compare(before, rows, options.calibration)
     if suspects := {change.row.model for change in comparison.slower(options.tolerance)}:
-        print(f"measured again: {', '.join(sorted(suspects))}", file=sys.stderr)
+        _tell(f"measured again: {', '.join(sorted(suspects))}")
         names = suspects | {options.calibration}
-        part = replace(plan, models=[model for model in plan.models if model.name in names])
-        runs = [run_benchmark(part, lambda line: None, timer=timer) for _ in range(CONFIRMATIONS)]
-        again = [[row for group in run for row in group] for run in runs]
-        comparison = keep_confirmed(
-            comparison, [compare(before, run, options.calibration) for run in again]
-        )
-    return _report(comparison, options, plan)
-
-
-def _report(comparison: Comparison, options: argparse.Namespace, plan: Plan) -> int:
-    """Print what changed; return the exit code."""
+        part = replace(plan, models={name: plan.models[name] for name in names})
+        again = [chain(*run_benchmark(part, lambda line: None)) for _ in range(CONFIRMATIONS)]
+        comparison = compare(before, rows, options.calibration, *again)
     for warning in comparison.warnings:
         print(f"warning: {warning}")
     asked = plan.keys()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
 
-from mmvitconv.analysis.timing import measure
+from mmvitconv.analysis.timing import take_turns
 from mmvitconv.errors import UserError
 from mmvitconv.export.graphs import load_runner, quiet
 
@@ -101,7 +102,7 @@ def compare_quantised(source: Path, path: Path, images: Tensor, rounds: int = 7)
     threads = torch.get_num_threads()
     plain, small = (load_runner(file, "onnx", threads) for file in (source, path))
     expected, outs = plain(images), small(images)
-    times = measure({"plain": lambda: plain(images), "small": lambda: small(images)}, rounds, "cpu")
+    times = take_turns({"plain": lambda: plain(images), "small": lambda: small(images)}, rounds)
     relative = max(
         float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
         for a, b in zip(outs, expected, strict=True)
@@ -114,4 +115,5 @@ def compare_quantised(source: Path, path: Path, images: Tensor, rounds: int = 7)
     if len(outs) == 1 and outs[0].dim() == 2:
         agreement = float((outs[0].argmax(1) == expected[0].argmax(1)).double().mean())
     size = path.stat().st_size / source.stat().st_size
-    return Quantised(size, times["small"] / times["plain"], relative, cosine, agreement)
+    latency = median(times["small"]) / median(times["plain"])
+    return Quantised(size, latency, relative, cosine, agreement)

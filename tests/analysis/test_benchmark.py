@@ -7,7 +7,9 @@ import types
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,10 +20,11 @@ from torch import Tensor, nn
 from mmvitconv.analysis import benchmark, benchmark_models, timing
 from mmvitconv.analysis.benchmark import Plan, run_benchmark
 from mmvitconv.analysis.benchmark_models import (
-    Candidate,
     all_archs,
+    build,
     count_costs,
     find_models,
+    is_ours,
     smallest_archs,
 )
 from mmvitconv.analysis.benchmark_plot import plot_results
@@ -30,7 +33,6 @@ from mmvitconv.analysis.benchmark_results import (
     best_variants,
     compare,
     environment,
-    keep_confirmed,
     read_results,
     table_of,
     write_results,
@@ -63,38 +65,42 @@ class Selective(Trunk):
         return super().forward(x)
 
 
-class Entry(Candidate):
+class Entry(NamedTuple):
     """A model that a test builds."""
 
-    def __init__(self, name: str, build: Callable[[tuple[int, int]], nn.Module]) -> None:
-        super().__init__(name)
-        object.__setattr__(self, "build", build)
+    name: str
+    build: Callable[[tuple[int, int]], nn.Module]
 
 
 def trunk(name: str) -> Entry:
     return Entry(name, lambda shape: Trunk())
 
 
-def tick(seconds: float = 0.001) -> timing.Timer:
-    """A timer that runs what it is given and always reports the same."""
-
-    def timer(function: Callable[[], object]) -> float:
-        function()
-        return seconds
-
-    return timer
+@pytest.fixture(autouse=True)
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that runs what it is given and always reports the same."""
+    monkeypatch.setattr(timing, "clock", lambda function: (function(), 0.001)[1])
 
 
 def plan(*entries: Entry, **options: object) -> Plan:
     return replace(
-        Plan(entries, shapes=((8, 8),), layouts=("nchw",), rounds=2, warm_up=1), **options
+        Plan(dict(entries), shape=((8, 8),), layout=("nchw",), rounds=2, warm_up=1), **options
     )
 
 
-def measure(what: Plan, timer: timing.Timer | None = None) -> tuple[list[list[Row]], list[str]]:
+def measure(what: Plan) -> tuple[list[list[Row]], list[str]]:
     said: list[str] = []
-    groups = list(run_benchmark(what, said.append, timer=timer or tick()))
-    return groups, said
+    return list(run_benchmark(what, said.append)), said
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], float]], None]:
+    """Let a function say how long each call took."""
+
+    def use(seconds: Callable[[], float]) -> None:
+        monkeypatch.setattr(timing, "clock", lambda function: (function(), seconds())[1])
+
+    return use
 
 
 def row(model: str = "resnet50", **values: object) -> Row:
@@ -128,7 +134,7 @@ def row(model: str = "resnet50", **values: object) -> Row:
 def test_functions_take_turns_and_the_order_rotates():
     calls: list[str] = []
     functions = {name: lambda name=name: calls.append(name) for name in "abc"}
-    times = timing.take_turns(functions, rounds=3, timer=tick(), warm_up=1)
+    times = timing.take_turns(functions, rounds=3, warm_up=1)
     assert "".join(calls) == "bca" + "cab" + "abc" + "bca"
     assert times == {name: [0.001] * 3 for name in "abc"}
 
@@ -136,7 +142,7 @@ def test_functions_take_turns_and_the_order_rotates():
 def test_the_garbage_collector_rests_while_something_is_timed():
     assert gc.isenabled()
     states: list[bool] = []
-    timing.take_turns({"a": lambda: states.append(gc.isenabled())}, 2, tick())
+    timing.take_turns({"a": lambda: states.append(gc.isenabled())}, 2)
     assert states == [False] * 3
     assert gc.isenabled()
 
@@ -145,7 +151,7 @@ def test_the_garbage_collector_rests_while_something_is_timed():
 def test_a_budget_ends_after_a_whole_round_but_not_before_the_fifth(
     seconds: float | None, rounds: int
 ):
-    times = timing.take_turns({"a": lambda: None}, 30, tick(), seconds=seconds)
+    times = timing.take_turns({"a": lambda: None}, 30, seconds=seconds)
     assert len(times["a"]) == rounds
 
 
@@ -167,15 +173,10 @@ def test_memory_is_the_same_in_inference_mode():
 # Measuring ------------------------------------------------------------------------------------
 
 
-def test_medians_quartiles_and_rates():
+def test_medians_quartiles_and_rates(set_clock: Callable):
     durations = iter([9.0, 9.0, 0.001, 0.002, 0.003, 0.004, 0.010])  # first call, warm-up, rounds
-    what = plan(trunk("a"), rounds=5, batches=(4,))
-
-    def timer(function: Callable[[], object]) -> float:
-        function()
-        return next(durations)
-
-    [[result]], said = measure(what, timer)
+    set_clock(lambda: next(durations))
+    [[result]], said = measure(plan(trunk("a"), rounds=5, batch=(4,)))
     assert said == []
     assert (result.median_ms, result.min_ms) == pytest.approx((3.0, 1.0))
     assert result.iqr_ms == pytest.approx(2.0)
@@ -191,13 +192,13 @@ def test_every_combination_is_measured_once():
         plan(
             trunk("a"),
             trunk("b"),
-            shapes=((8, 8), (4, 12)),
-            batches=(1, 2),
+            shape=((8, 8), (4, 12)),
+            batch=(1, 2),
             rounds=1,
             warm_up=0,
-            dtypes=("fp32", "bf16"),
-            layouts=("nchw", "nhwc"),
-            passes=("inference", "training"),
+            dtype=("fp32", "bf16"),
+            layout=("nchw", "nhwc"),
+            pass_=("inference", "training"),
         )
     )
     assert said == []
@@ -223,7 +224,7 @@ def test_what_is_run_is_what_the_row_says():
                 seen.append((out[0].dtype, nhwc, self.conv.weight.is_contiguous(), *state))
             return out
 
-    options = {"dtypes": ("fp32", "bf16"), "layouts": ("nchw", "nhwc")}
+    options = {"dtype": ("fp32", "bf16"), "layout": ("nchw", "nhwc")}
     measure(plan(Entry("a", lambda shape: Spy()), **options))
     assert set(seen) == {
         (dtype, nhwc, not nhwc, False, True)
@@ -231,7 +232,7 @@ def test_what_is_run_is_what_the_row_says():
         for nhwc in (False, True)
     }
     seen.clear()
-    measure(plan(Entry("a", lambda shape: Spy()), passes=("training",)))
+    measure(plan(Entry("a", lambda shape: Spy()), pass_=("training",)))
     assert set(seen) == {(torch.float32, False, True, True, False)}
 
 
@@ -251,7 +252,7 @@ def test_a_training_step_changes_the_weights_and_leaves_no_gradients():
     count = benchmark.count_costs
     benchmark.count_costs = lambda model, shape: (0, 0)
     try:
-        measure(plan(Entry("a", build), passes=("training",)))
+        measure(plan(Entry("a", build), pass_=("training",)))
     finally:
         benchmark.count_costs = count
     assert not torch.equal(built[0].conv.weight, steps[0])
@@ -263,12 +264,16 @@ def test_inference_is_folded_unless_told_otherwise(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         benchmark, "fold", lambda model, inplace: folded.append(model) or fold(model, inplace)
     )
-    what = plan(Candidate("FCViT:tiny"), shapes=((64, 64),), passes=("inference", "training"))
+    what = plan(
+        Entry("FCViT:tiny", partial(build, "FCViT:tiny")),
+        shape=((64, 64),),
+        pass_=("inference", "training"),
+    )
     [[inference], [training]], said = measure(what)
     assert said == []
     assert (inference.folded, training.folded, len(folded)) == (True, False, 1)
     assert hasattr(folded[0], "inference_only")
-    [[inference]], _ = measure(replace(what, passes=("inference",), folds=False))
+    [[inference]], _ = measure(replace(what, pass_=("inference",), folds=False))
     assert not inference.folded
     assert len(folded) == 1
 
@@ -295,17 +300,16 @@ def test_a_failed_compilation_is_said(monkeypatch: pytest.MonkeyPatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", fail)
-    [[result]], [line] = measure(plan(trunk("a"), modes=("compiled", "eager")))
+    [[result]], [line] = measure(plan(trunk("a"), mode=("compiled", "eager")))
     assert (result.mode, result.compile_s) == ("eager", None)
     assert "a fp32 nchw compiled left out: RuntimeError: no compiler" in line
 
 
-def test_compilation_is_not_part_of_the_time(monkeypatch: pytest.MonkeyPatch):
+def test_compilation_is_not_part_of_the_time(monkeypatch: pytest.MonkeyPatch, set_clock: Callable):
     monkeypatch.setattr(torch, "compile", lambda module, dynamic: module)
     durations = iter([50.0, 0.004, 0.002, 0.002, 0.002])  # compiled, checked again, then turns
-    [[result]], _ = measure(
-        plan(trunk("a"), modes=("compiled",)), lambda function: (function(), next(durations))[1]
-    )
+    set_clock(lambda: next(durations))
+    [[result]], _ = measure(plan(trunk("a"), mode=("compiled",)))
     assert (result.compile_s, result.median_ms) == pytest.approx((50.0, 2.0))
     assert result.peak_mb is None
 
@@ -316,7 +320,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_all():
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     big = Entry("big", lambda shape: Selective(refuse))
-    groups, said = measure(plan(trunk("a"), big, batches=(8, 2)))
+    groups, said = measure(plan(trunk("a"), big, batch=(8, 2)))
     assert [[(r.model, r.batch) for r in rows] for rows in groups] == [[("a", 2), ("big", 2)]]
     assert [line.partition("; ")[2] for line in said] == [
         "batch 4 for all models",
@@ -341,19 +345,17 @@ def failing_call(batch: int, call: int) -> Callable[[Tensor], None]:
 def test_a_shortage_of_memory_in_any_call_halves_the_batch(call: int):
     refuse = failing_call(2, call)
     big = Entry("big", lambda shape: Selective(refuse))
-    [rows], [line] = measure(plan(big, trunk("a"), batches=(4,)))
+    [rows], [line] = measure(plan(big, trunk("a"), batch=(4,)))
     assert [(result.model, result.batch) for result in rows] == [("big", 2), ("a", 2)]
     assert "big fp32 nchw eager does not fit into memory; batch 2 for all models" in line
 
 
-def test_a_shortage_of_memory_in_the_second_call_of_what_seems_hopeless():
+def test_a_shortage_of_memory_in_the_second_call_of_what_seems_hopeless(set_clock: Callable):
     refuse = failing_call(2, 2)  # behind the first calls of both types
     big = Entry("big", lambda shape: Selective(refuse))
     durations = iter([99.0])
-    [rows], [line] = measure(
-        plan(big, batches=(4,), dtypes=("bf16", "fp32")),
-        lambda function: (function(), next(durations, 0.001))[1],
-    )
+    set_clock(lambda: next(durations, 0.001))
+    [rows], [line] = measure(plan(big, batch=(4,), dtype=("bf16", "fp32")))
     assert {result.batch for result in rows} == {2}
     assert "big bf16 nchw eager does not fit into memory; batch 2 for all models" in line
 
@@ -367,7 +369,7 @@ def test_weights_that_do_not_fit(batch: int):
             return super().to(*args, **options)
 
     heavy = Entry("heavy", lambda shape: Heavy())
-    [[result]], said = measure(plan(heavy, trunk("a"), batches=(batch,)))
+    [[result]], said = measure(plan(heavy, trunk("a"), batch=(batch,)))
     assert (result.model, result.batch) == ("a", 1)
     assert len(said) == batch
     assert "heavy nchw does not fit into memory; left out" in said[-1]
@@ -387,7 +389,7 @@ def test_images_that_do_not_fit(monkeypatch: pytest.MonkeyPatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(benchmark, "random_tensor", fail)
-    groups, said = measure(plan(trunk("a"), batches=(2,)))
+    groups, said = measure(plan(trunk("a"), batch=(2,)))
     assert groups == [[]]
     assert [line.partition(": ")[2] for line in said] == [
         "the input does not fit into memory; batch 1 for all models",
@@ -417,7 +419,7 @@ def test_after_a_shortage_all_memory_is_free(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(len(alive)))
     tracked = Entry("a", lambda shape: Tracked(refuse))
-    measure(plan(tracked, batches=(2,), modes=("compiled",)))
+    measure(plan(tracked, batch=(2,), mode=("compiled",)))
     assert alive == [0]
     assert resets == [0, 1]  # also after the try that failed
 
@@ -433,7 +435,7 @@ def test_compiled_variants_do_not_share_their_versions(monkeypatch: pytest.Monke
     )
     with dynamo_config.patch(error_on_recompile=True):
         [rows], said = measure(
-            plan(trunk("a"), trunk("b"), modes=("compiled",), layouts=("nchw", "nhwc"))
+            plan(trunk("a"), trunk("b"), mode=("compiled",), layout=("nchw", "nhwc"))
         )
     assert said == []
     assert len(rows) == 4
@@ -448,7 +450,7 @@ def test_what_does_not_fit_at_batch_one_is_left_out():
     assert "big fp32 nchw eager does not fit into memory; left out" in line
 
 
-def test_a_hopeless_variant_is_left_out():
+def test_a_hopeless_variant_is_left_out(set_clock: Callable):
     slow = {torch.bfloat16: 30.0, torch.float32: 0.01}
     types: list[torch.dtype] = []
 
@@ -458,22 +460,19 @@ def test_a_hopeless_variant_is_left_out():
             types.append(out[0].dtype)
             return out
 
-    def timer(function: Callable[[], object]) -> float:
-        function()
-        return slow[types[-1]]
-
+    set_clock(lambda: slow[types[-1]])
     typed = Entry("a", lambda shape: Typed())
-    [[result]], [line] = measure(plan(typed, dtypes=("bf16", "fp32")), timer)
+    [[result]], [line] = measure(plan(typed, dtype=("bf16", "fp32")))
     assert result.dtype == "fp32"
     assert "a bf16 nchw eager left out: 30.0 s a call, more than 10 times" in line
 
 
 def test_fp16_is_left_out_on_a_cpu():
-    [rows], [line] = measure(plan(trunk("a"), dtypes=("fp16", "fp32")))
+    [rows], [line] = measure(plan(trunk("a"), dtype=("fp16", "fp32")))
     assert [result.dtype for result in rows] == ["fp32"]
     assert line.startswith("fp16: ")
     with pytest.raises(UserError, match="no dtype is left"):
-        measure(plan(trunk("a"), dtypes=("fp16",)))
+        measure(plan(trunk("a"), dtype=("fp16",)))
 
 
 # Models ---------------------------------------------------------------------------------------
@@ -490,20 +489,14 @@ def test_archs_come_from_the_registry():
 
 def test_names_of_models():
     found = find_models(["fcvit:B12", "FCViT-s12", "swin_tiny", "timm:resnet18", "resnet50"])
-    assert [entry.name for entry in found] == [
-        "FCViT:s12",
-        "swin_tiny_patch4_window7_224",
-        "resnet18",
-        "resnet50",
-    ]
-    assert [entry.ours for entry in found] == [True, False, False, False]
+    assert found == ["FCViT:s12", "swin_tiny_patch4_window7_224", "resnet18", "resnet50"]
+    assert list(map(is_ours, found)) == [True, False, False, False]
 
 
 def test_a_name_of_both_is_ours_but_for_a_peer():
     name = "convmixer_768_32"
-    [ours], [peer] = find_models([name]), find_models([name], peers=True)
-    assert (ours.name, ours.ours) == ("ConvMixer:768_32", True)
-    assert (peer.name, peer.ours) == (name, False)
+    assert find_models([name]) == ["ConvMixer:768_32"]
+    assert find_models([name], peers=True) == [name]
 
 
 @pytest.mark.parametrize(
@@ -523,14 +516,14 @@ def test_an_unknown_model_is_named(name: str, message: str):
 
 @pytest.mark.parametrize("name", list(benchmark_models.PEERS))
 def test_peers_give_features_at_sizes_of_detection(name: str):
-    model = find_models([name])[0].build((96, 160))
+    model = build(*find_models([name]), (96, 160))
     with torch.no_grad():
         outs = model.to("meta")(torch.empty(1, 3, 96, 160, device="meta"))
     assert len(outs) == len(model.feature_info.channels())
 
 
 def test_a_peer_of_fixed_size_is_built_for_the_size():
-    model = find_models(["timm:deit_tiny_patch16_224"])[0].build((96, 160))
+    model = build(*find_models(["timm:deit_tiny_patch16_224"]), (96, 160))
     assert model(torch.zeros(1, 3, 96, 160))[0].shape[2:] == (6, 10)
 
 
@@ -623,17 +616,16 @@ def test_plots(tmp_path: Path):
         for layout in ("nchw", "nhwc")
         for pass_ in ("inference", "training")
     ]
-    ours = ["FCViT:tiny", "LightViT:tiny"]
-    paths = plot_results(rows, tmp_path / "plots", ours)
+    paths = plot_results(rows, tmp_path / "plots")
     assert [path.name for path in paths] == [
         "plot-inference-224x224-b1.png",
         "plot-training-224x224-b1.png",
     ]
     with Image.open(paths[0]) as image:
         assert len(image.convert("RGB").getcolors(10**6)) > 50
-    again = plot_results(rows, tmp_path / "accuracy", ours, {"resnet50": 76.1, "FCViT:tiny": 74.9})
+    again = plot_results(rows, tmp_path / "accuracy", {"resnet50": 76.1, "FCViT:tiny": 74.9})
     assert len(again) == 2
-    assert plot_results(rows, tmp_path, ours, {}) == []
+    assert plot_results(rows, tmp_path, {}) == []
 
 
 # Regression -----------------------------------------------------------------------------------
@@ -661,7 +653,7 @@ def test_a_slower_model_is_found_on_any_machine(machine: float, slow: float, fou
     assert [change.row.model for change in slower] == ["FCViT:tiny"] * found
     assert all(change.factor == pytest.approx(slow) for change in comparison.changes)
     assert comparison.unclear(1.25) == []
-    assert comparison.missing == comparison.new == comparison.warnings == ()
+    assert comparison.missing == comparison.new == comparison.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -675,25 +667,22 @@ def test_what_may_be_noise_is_unclear_and_no_alarm(values: dict):
 
 
 def test_a_slowdown_that_is_not_confirmed_is_dropped():
-    first, again = (compare(run(), run(slow), "resnet50") for slow in (1.5, 1.05))
-    assert len(first.slower(1.25)) == 2
-    assert keep_confirmed(first, [again, again]).slower(1.25) == []
-    assert len(keep_confirmed(first, [first, first]).slower(1.25)) == 2
+    first, again = run(1.5), run(1.05)
+    assert len(compare(run(), first, "resnet50").slower(1.25)) == 2
+    assert compare(run(), first, "resnet50", again, again).slower(1.25) == []
+    assert len(compare(run(), first, "resnet50", first, first).slower(1.25)) == 2
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_load_on_the_calibration_model_hides_no_slowdown(place: int):
-    first, hidden = (compare(run(), run(slow), "resnet50") for slow in (1.5, 0.7))
-    again = [first, first]
-    again[place] = hidden
-    assert len(keep_confirmed(first, again).slower(1.25)) == 2
+    again = [run(1.5), run(1.5)]
+    again[place] = run(0.7)
+    assert len(compare(run(), run(1.5), "resnet50", *again).slower(1.25)) == 2
 
 
 def test_a_row_that_was_not_measured_again_keeps_its_ratio():
-    first = compare(run(), run(1.5), "resnet50")
     only_nchw = [each for each in run(1.0) if each.layout == "nchw"]
-    again = compare(run(), only_nchw, "resnet50")
-    [change] = keep_confirmed(first, [again, again]).slower(1.25)
+    [change] = compare(run(), run(1.5), "resnet50", only_nchw, only_nchw).slower(1.25)
     assert change.row.layout == "nhwc"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvitconv.analysis import benchmark_models
+from mmvitconv.analysis import benchmark_models, timing
 from mmvitconv.cli import benchmark, parse, run
 from mmvitconv.errors import UserError
 
@@ -35,9 +35,11 @@ def fake_timer(slow: float = 1.0) -> Callable[[Callable[[], object]], float]:
     return timer
 
 
-def measure(arguments: list[str], timer: Callable | None = None) -> int:
+def measure(arguments: list[str], clock: Callable = timing.clock) -> int:
     """Run the command with a clock of ours; errors stay exceptions."""
-    return benchmark.run(parse("benchmark", *arguments), timer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "clock", clock)
+        return benchmark.run(parse("benchmark", *arguments))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -249,11 +251,11 @@ def test_defaults(
     assert measure([*arguments, "--device", "cpu"]) == 0
     [plan] = plans
     peers = ["resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "convmixer_768_32"]
-    assert [entry.name for entry in plan.models] == (models or ["FCViT:tiny", *peers])
-    assert list(plan.layouts) == layouts
+    assert list(plan.models) == (models or ["FCViT:tiny", *peers])
+    assert list(plan.layout) == layouts
     assert plan.rounds == rounds
-    assert list(plan.shapes) == [(224, 224)]
-    assert list(plan.dtypes) == ["fp32"]
+    assert list(plan.shape) == [(224, 224)]
+    assert list(plan.dtype) == ["fp32"]
 
 
 def test_nothing_to_measure():

@@ -4,7 +4,7 @@ import math
 
 import mixer_table as mixers
 import torch
-from shared import threads
+from shared import measure, threads
 
 from mmvitconv.analysis import timing
 from mmvitconv.models.layers import MIXERS
@@ -83,7 +83,7 @@ def test_plot(tmp_path):
 def test_measure_takes_turns():
     calls = []
     functions = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    times = timing.measure(functions, rounds=2, device="cpu")
+    times = measure(functions, rounds=2)
     assert calls == list("abcbcacab")  # the first three warm up
     assert list(times) == list("abc")
     assert min(times.values()) > 0

@@ -21,12 +21,14 @@ from rich.table import Table
 
 from mmvitconv import ops
 from mmvitconv.analysis.benchmark import LAYOUTS
-from mmvitconv.analysis.timing import measure
 from mmvitconv.ops import depthwise_conv as depthwise_module
 from mmvitconv.ops import depthwise_conv2d
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
+from shared import measure
 
 circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has its name
 
@@ -54,7 +56,7 @@ def depthwise_conv(args: argparse.Namespace) -> list[dict]:
 
             names = [n for n in depthwise_module.ALGORITHMS if n != "unfold" or kernel_size <= 15]
             functions = {name: (lambda name=name: run(name)) for name in names}
-            medians = measure(functions, args.rounds, args.device)
+            medians = measure(functions, args.rounds)
             chosen = depthwise_module._choose(x, kernel_size, None)
             for name, value in medians.items():
                 row = {"kernel_size": kernel_size, "layout": layout, "pass": title}
@@ -96,7 +98,7 @@ def circular_conv(args: argparse.Namespace) -> list[dict]:
 
             names = ["auto", *circular_module.ALGORITHMS, "plain fft"]
             functions = {name: (lambda name=name: run(name)) for name in names}
-            medians = measure(functions, args.rounds, args.device, least=2e-3)
+            medians = measure(functions, args.rounds, least=2e-3)
             use = "training" if title == "training" else "inference"
             axis = 2 if direction == "H" else 3
             chosen = circular_module._choose(x, weight.shape, axis, False, use, "auto")

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmvitconv.analysis.benchmark import LAYOUTS
-from mmvitconv.analysis.timing import peak_memory, stopwatch, take_turns
+from mmvitconv.analysis.timing import peak_memory, take_turns
 from mmvitconv.models import ConvMixer, FCViT, LightViT
 from mmvitconv.models.backbones import convmixer
 from mmvitconv.runtime import fold
@@ -209,7 +209,7 @@ def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, title: str) -> dict:
     """Return median and quartiles in milliseconds of each function; they take turns."""
     print(f"{title} ...", file=sys.stderr, flush=True)
-    times = take_turns(functions, rounds, stopwatch(device), warm_up=3)
+    times = take_turns(functions, rounds, warm_up=3)
     results = {}
     for name, seconds in times.items():
         values = [1e3 * value for value in seconds]

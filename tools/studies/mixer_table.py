@@ -23,13 +23,14 @@ from shared import (
     command_line,
     line_styles,
     markdown_table,
+    measure,
     print_table,
     threads,
     write_csv,
 )
 from torch import Tensor, nn
 
-from mmvitconv.analysis.timing import measure, peak_memory
+from mmvitconv.analysis.timing import peak_memory
 from mmvitconv.cli import UsageError, execute
 from mmvitconv.cli.arguments import positive
 from mmvitconv.datasets.progress import progress
@@ -208,7 +209,7 @@ def measure_costs(
         forward[row.name] = inference_pass(modules[0].to(device), x)
         training[row.name] = training_pass(modules[1].to(device), x)
         facts[row.name] = found.params, macs, peak_memory(training[row.name], device)
-    times = [measure(functions, rounds, device, 2e-3) for functions in (forward, training)]
+    times = [measure(functions, rounds, 2e-3) for functions in (forward, training)]
     return [
         Cost(name, side, params, macs, times[0][name], times[1][name], memory)
         for name, (params, macs, memory) in facts.items()
@@ -262,7 +263,7 @@ def window_ratios(
             name: inference_pass(make_mixer(mixer, channels, heads).to(device), x)
             for name, mixer in mixers.items()
         }
-        times = measure(functions, rounds, device, least=5e-3)
+        times = measure(functions, rounds, least=5e-3)
         pair = (times["swin"] + times["swin, shifted"]) / 2
         ratios = {"ratio": times["swin"] / times["dwvit"], "ratio_of_pair": pair / times["dwvit"]}
         results.append({"side": side, **times, **ratios})

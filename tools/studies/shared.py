@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 import shlex
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mmvitconv.analysis.timing import clock, take_turns
+
 __all__ = [
     "FOLDER",
     "command_line",
     "counted",
     "line_styles",
     "markdown_table",
+    "measure",
     "print_table",
     "threads",
     "write_csv",
@@ -40,6 +46,27 @@ def line_styles(names: Sequence[str], reference: str) -> Iterator[tuple[str, dic
         else:
             style = dict(zip(("color", "marker", "linestyle"), next(styles), strict=True))
             yield name, {**style, "linewidth": 1.4, "label": name}
+
+
+def measure(
+    functions: Mapping[str, Callable[[], object]], rounds: int, least: float = 0.0
+) -> dict[str, float]:
+    """Return the median milliseconds of functions that take turns.
+
+    Args:
+        functions: What to measure, by name.
+        rounds: Turns of each, at least 1.
+        least: A turn repeats its function until it takes about this many seconds.
+    """
+    repeats = {name: math.ceil(least / clock(run)) or 1 for name, run in functions.items()}
+
+    def repeat(name: str) -> None:
+        for _ in range(repeats[name]):
+            functions[name]()
+
+    turns = {name: partial(repeat, name) for name in functions}
+    times = take_turns(turns, rounds, warm_up=0)  # the calls above warm up
+    return {name: 1e3 * statistics.median(times[name]) / repeats[name] for name in functions}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
