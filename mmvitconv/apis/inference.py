@@ -33,6 +33,7 @@ from mmvitconv.apis.images import (
     list_sources,
 )
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
+from mmvitconv.compat.absent import check_model
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
@@ -76,7 +77,8 @@ class Predictor:
         model: The model, in eval mode.
 
     Raises:
-        UserError: When config, checkpoint or device cannot work.
+        UserError: When config, checkpoint or device cannot work, or the model calls operators of
+            mmcv that are absent.
 
     Examples:
         >>> predictor = Predictor("fcvit_tiny_mnist", "best.pth")  # doctest: +SKIP
@@ -94,6 +96,7 @@ class Predictor:
         cfg = config if isinstance(config, Config) else load_config(str(config))
         require(cfg, ("test_dataloader",), "to predict")
         loaded = load_model(cfg, checkpoint, cfg_options=cfg_options, device=device)
+        check_model(loaded.module)
         for note in loaded.notes:
             warnings.warn(note, stacklevel=2)
         self.name, self.task = loaded.name, loaded.task

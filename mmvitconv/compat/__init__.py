@@ -60,16 +60,18 @@ def install_line_of_compiled_mmcv() -> str:
 
 
 class MissingOperatorError(UserError):
-    """An operator of mmcv was called that has no stand-in.
+    """Something calls an operator of mmcv that has no stand-in.
 
     Args:
         operator: Name of the operator in ``mmcv._ext``.
+        caller: What calls it, if known.
     """
 
-    def __init__(self, operator: str) -> None:
+    def __init__(self, operator: str, caller: str = "something in this run") -> None:
         super().__init__(
-            f"mmcv's operator {operator!r} was called, but mmcv is installed without compiled "
-            f"operators and mmvitconv has no stand-in for this one. Install a compiled mmcv: "
+            f"{caller} calls mmcv's operator {operator!r}, but mmcv is installed without compiled "
+            f"operators and mmvitconv has no stand-in for this one (docs/stacks.md lists them): "
+            f"choose a model that does without, or install a compiled mmcv: "
             f"{install_line_of_compiled_mmcv()}"
         )
 

@@ -225,7 +225,8 @@ def build(
         MMEngine's runner, with our hooks and our readers of checkpoints.
 
     Raises:
-        UserError: The work directory cannot be written, or ``custom_hooks`` is no list of dicts.
+        UserError: The work directory cannot be written, ``custom_hooks`` is no list of dicts, or
+            the model calls operators of mmcv that are absent.
     """
     require_writable(Path(cfg.work_dir), "--work-dir")
     cfg.custom_hooks = list(cfg.get("custom_hooks") or [])
@@ -237,6 +238,7 @@ def build(
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mmvitconv.compat.absent import check_model
     from mmvitconv.engine.checkpoint import use_safe_loading
     from mmvitconv.engine.distributed import prepare_distributed
     from mmvitconv.engine.loop_marker import LoopMarker
@@ -255,6 +257,7 @@ def build(
     wanted = dict.fromkeys([*wanted, *hooks])
     cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    check_model(runner.model)
     runner.register_hook(LoopMarker(on_loop))
     return runner
 

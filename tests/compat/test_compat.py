@@ -84,9 +84,11 @@ def test_cold_start_from_mmdet_and_mmcv_checks():
 def test_missing_operator_names_itself_and_the_install_line():
     from mmcv import _ext
 
-    assert hasattr(_ext, "carafe_forward")
-    with pytest.raises(compat.MissingOperatorError, match=r"'carafe_forward'.*pip install") as info:
-        _ext.carafe_forward(1, group=2)
+    assert hasattr(_ext, "border_align_forward")
+    with pytest.raises(
+        compat.MissingOperatorError, match=r"'border_align_forward'.*pip install"
+    ) as info:
+        _ext.border_align_forward(1, group=2)
     assert isinstance(info.value, UserError)
 
 
