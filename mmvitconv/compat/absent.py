@@ -58,8 +58,8 @@ def check_model(model: nn.Module) -> None:
         MissingOperatorError: A module calls an absent operator; names the first one.
     """
     for name, module, operator in find_absent(model):
-        where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
-        raise MissingOperatorError(operator, f"{where} of this model")
+        where = f"module {name!r} of the model" if name else "the model"
+        raise MissingOperatorError(operator, f"{where} ({type(module).__name__})")
 
 
 def find_absent(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

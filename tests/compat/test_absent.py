@@ -9,6 +9,8 @@ from mmcv.ops import batched_nms, border_align, fused_bias_leakyrelu, upfirdn2d
 from processes import ROOT
 from torch import nn
 
+from mmvitconv.apis import Predictor
+from mmvitconv.cli import main
 from mmvitconv.compat import MissingOperatorError, absent, ext
 
 
@@ -86,7 +88,8 @@ def test_every_way_of_calling_is_found(kind):
     found = [(name, operator) for name, _, operator in absent.find_absent(model)]
     assert found == [("1", "border_align_forward"), ("1", "border_align_backward")]
     with pytest.raises(
-        MissingOperatorError, match=r"module '1' \(\w+\) .* 'border_align_forward'.*pip install"
+        MissingOperatorError,
+        match=r"module '1' of the model \(\w+\) .* 'border_align_forward'.*pip install",
     ):
         absent.check_model(model)
 
@@ -156,3 +159,16 @@ def test_lists_hold_every_operator_once():
 def test_stacks_page_is_up_to_date():
     script = runpy.run_path(str(ROOT / "tools/misc/write_operators.py"))
     assert script["main"](["--check"]) == 0
+
+
+@pytest.mark.usefixtures("nuclei_root", "runner_state", "safe_loading")
+def test_training_ends_before_it_begins(tmp_path, capsys):
+    config = ROOT / "configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py"
+    options = ("model.test_cfg.rcnn.nms.type=nms_quadri", "train_cfg.max_epochs=1")
+    command = ["train", str(config), "--work-dir", str(tmp_path), "--cfg-options", *options]
+    assert main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "the model (MaskRCNN) calls mmcv's operator 'nms_quadri'" in line
+    assert not list(tmp_path.glob("*.pth"))
+    with pytest.raises(MissingOperatorError, match="nms_quadri"):
+        Predictor(config, None, "cpu", dict(option.split("=") for option in options))
