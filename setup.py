@@ -124,6 +124,7 @@ CORE = ["mmengine>=0.10.4,<1", "mmcv-lite>=2.1.0,<2.2", "setuptools<82"]
 CLASSIFICATION = [*CORE, "mmpretrain>=1.2.0,<2", "timm>=1.0"]
 DETECTION = [*CORE, "mmdet>=3.3.0,<4"]
 SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
+WEIGHTS = ["gdown>=6.5,<7"]  # published weights on Google Drive
 # What single commands of mmvitconv need, from the major version that was tested.
 COMMANDS = {
     "serve": ["gradio>=6,<7"],
@@ -135,7 +136,7 @@ EXTRAS = {
     "cls": CLASSIFICATION,
     "det": DETECTION,
     "seg": SEGMENTATION,
-    "all": list(dict.fromkeys([*CLASSIFICATION, *DETECTION, *SEGMENTATION])),
+    "all": list(dict.fromkeys([*CLASSIFICATION, *DETECTION, *SEGMENTATION, *WEIGHTS])),
     "onedl": [
         "onedl-mmengine>=0.10.12",
         "onedl-mmcv>=2.3.6",
@@ -167,7 +168,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmvitconv", "mmvitconv.*"]),
-    package_data={"mmvitconv.zoo": ["table.json"]},
+    package_data={"mmvitconv.zoo": ["table.json"], "mmvitconv.weights": ["index.yml"]},
     install_requires=["torch>=2.6", "torchvision>=0.21"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["mmvitconv=mmvitconv.cli:main"]},

@@ -38,6 +38,7 @@ from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
 from mmvitconv.runtime import fold as fold_model
+from mmvitconv.weights.downloads import address_of
 from mmvitconv.zoo.loading import find_test_dataset, load_model
 
 # What a model of the task leaves in its output.
@@ -61,7 +62,8 @@ class Predictor:
 
     Args:
         config: Path or name of a config, or the config.
-        checkpoint: Its trained weights; None for random ones, the same each time.
+        checkpoint: Its trained weights, a file or an address such as ``'mmvitconv://fcvit_s12'``;
+            None for random ones, the same each time.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None takes a GPU where there is one.
         cfg_options: Changes of the config: dotted keys and their values.
         fold: Fold norms and scales of our backbones into the layers beside them, which is faster
@@ -69,7 +71,7 @@ class Predictor:
 
     Attributes:
         name: Name of the config.
-        checkpoint: Path of the weights, or None.
+        checkpoint: Path or address of the weights, or None.
         task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
         classes: Names of the classes, from the checkpoint, else from the config; may be empty.
         palette: Colours of the classes, RGB; may be empty.
@@ -102,7 +104,7 @@ class Predictor:
         self.name, self.task = loaded.name, loaded.task
         self.model = fold_model(loaded.module, inplace=True) if fold else loaded.module
         self.classes, self.palette = loaded.classes, loaded.palette
-        self.checkpoint = None if checkpoint is None else str(checkpoint)
+        self.checkpoint = None if checkpoint is None else address_of(checkpoint) or str(checkpoint)
         self.device = next(self.model.parameters()).device
         steps = find_test_dataset(loaded.config).get("pipeline") or []
         with DefaultScope.overwrite_default_scope(loaded.config.default_scope):

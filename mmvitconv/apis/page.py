@@ -14,6 +14,7 @@ import numpy as np
 from mmvitconv.apis.inference import DETECTION_THRESHOLD, Predictor
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
 from mmvitconv.errors import UserError
+from mmvitconv.weights.downloads import title_of
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -140,7 +141,7 @@ def serve(
 
 def _column(gr: Any, predictor: Predictor, number: int) -> list[Any]:
     """Make the column of a model; returns note, picture and table."""
-    weights = Path(predictor.checkpoint).name if predictor.checkpoint else "random weights"
+    weights = title_of(predictor.checkpoint) if predictor.checkpoint else "random weights"
     with gr.Column():
         gr.Markdown(f"### {predictor.name}\n`{weights}`, {predictor.task}")
         note = gr.Markdown(elem_id=f"note-{number}")

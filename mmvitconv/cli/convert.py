@@ -13,12 +13,12 @@ from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.version import __version__
 
 
-def convert_file(family: str, source: Path, target: Path) -> str:
+def convert_file(family: str, source: str | Path, target: Path) -> str:
     """Convert a checkpoint file.
 
     Args:
         family: One of ``mmvitconv.weights.list_layouts()``.
-        source: The original file; it is read safely and never executed.
+        source: The original file or its address; it is read safely and never executed.
         target: The file to write: tensors and plain data only. Must not exist.
 
     Returns:
@@ -31,6 +31,7 @@ def convert_file(family: str, source: Path, target: Path) -> str:
     import torch
 
     from mmvitconv.weights import check_values, convert_state_dict, load_file
+    from mmvitconv.weights.downloads import title_of
 
     if target.exists():
         raise UserError(f"{str(target)!r} exists already; give another name or delete it first")
@@ -41,7 +42,7 @@ def convert_file(family: str, source: Path, target: Path) -> str:
         text = str(error)
         raise CheckpointError(text if str(source) in text else f"{source}: {text}") from error
     state_dict = {key: value.contiguous().clone() for key, value in state_dict.items()}
-    meta = {"family": family, "converted_from": source.name, "mmvitconv": __version__}
+    meta = {"family": family, "converted_from": title_of(source), "mmvitconv": __version__}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "family", help="whose layout it is, e.g. fcvit; a wrong name shows them all"
     )
-    parser.add_argument("source", type=Path, help="the original authors' file")
+    parser.add_argument("source", help="the original authors' file, or its address")
     parser.add_argument("target", type=Path, help="the file to write")
 
 

@@ -21,6 +21,7 @@ from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import CheckpointError
 from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
+from mmvitconv.weights.downloads import SCHEMES
 
 KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
 GRADIENTS = "accumulated_gradients"
@@ -35,14 +36,16 @@ PLAIN_TYPES = (
 def use_safe_loading() -> None:
     """Make every checkpoint reader of MMEngine refuse files that carry code.
 
-    Local files and http(s) addresses go through :func:`mmvitconv.weights.load_file`, whichever door
-    they come through: ``init_cfg`` of any module, ``load_from``, resume or a test checkpoint. All
-    other ``torch.load`` calls of the process (MMEngine's remaining schemes, and the fall-back of
-    onedl-mmengine to unsafe reading) are bound to ``weights_only=True`` by PyTorch's own switch.
+    Local files, names of published weights, timm's and http(s) addresses go through
+    :func:`mmvitconv.weights.load_file`, whichever door they come through: ``init_cfg`` of any
+    module, ``load_from``, resume or a test checkpoint. All other ``torch.load`` calls of the
+    process (MMEngine's remaining schemes, and the fall-back of onedl-mmengine to unsafe reading)
+    are bound to ``weights_only=True`` by PyTorch's own switch.
     """
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    CheckpointLoader.register_scheme(("", "http://", "https://"), load_from_file, force=True)
+    schemes = ("", *(f"{scheme}://" for scheme in SCHEMES))
+    CheckpointLoader.register_scheme(schemes, load_from_file, force=True)
 
 
 def load_from_file(filename: str, map_location: Any = "cpu") -> dict:

@@ -18,6 +18,7 @@ from mmvitconv.engine.configuration import find_class, walk
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.engine.torchrun import STARTED_VARIABLE
 from mmvitconv.errors import UserError
+from mmvitconv.weights.downloads import SCHEMES, address_of, fetch
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -55,10 +56,10 @@ def require(cfg: Config, keys: Sequence[str], purpose: str) -> None:
 
 
 def check_checkpoint(path: str, role: str) -> str:
-    """Raise unless a checkpoint exists.
+    """Raise unless a checkpoint exists; one that has an address is fetched.
 
     Args:
-        path: Local path; addresses with a scheme (``https://``) pass unchecked.
+        path: Local path or address; those that only MMEngine reads (``s3://``) pass unchecked.
         role: What the checkpoint is called in the message.
 
     Returns:
@@ -67,7 +68,12 @@ def check_checkpoint(path: str, role: str) -> str:
     Raises:
         UserError: When there is no such file.
     """
-    if "://" in path or Path(path).expanduser().is_file():
+    address = address_of(path)
+    if address:
+        if address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+            fetch(address)
+        return address
+    if Path(path).expanduser().is_file():
         return path
     folder = Path(path).expanduser().parent
     others = sorted(other.name for other in folder.glob("*.pth")) if folder.is_dir() else []
@@ -121,6 +127,11 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
             check_checkpoint(cfg.load_from, "load_from")
         return []
     named = {None: cfg.get("load_from"), "auto": None}.get(resume, resume)
+    if named and address_of(named).startswith(("mmvitconv://", "timm://")):
+        raise UserError(
+            f"--resume goes on from a checkpoint of a training run, and {named} is none; to start "
+            f"from these weights give --cfg-options load_from={named}"
+        )
     if named and not Path(named).is_dir():
         cfg.resume = True
         cfg.load_from = check_checkpoint(named, "--resume")

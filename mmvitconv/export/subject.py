@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
+from mmvitconv.weights.downloads import title_of
 from mmvitconv.zoo.loading import LoadedModel, load_model
 
 __all__ = ["Subject", "backbone_subject", "fill_statistics", "load_subject"]
@@ -114,7 +115,7 @@ def load_subject(
     if checkpoint is None:
         fill_statistics(subject.module)
         subject.notes.append("without a checkpoint the weights are random")
-    subject.metadata["checkpoint"] = "" if checkpoint is None else Path(checkpoint).name
+    subject.metadata["checkpoint"] = "" if checkpoint is None else title_of(checkpoint)
     if loaded.config is not None:
         order = "RGB" if loaded.is_rgb else "BGR"  # OpenMMLab reads images as BGR
         subject.metadata |= {"mean": loaded.mean, "std": loaded.std, "channel_order": order}

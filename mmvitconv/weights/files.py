@@ -7,17 +7,16 @@ import pathlib
 import pickle
 import re
 import zipfile
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError
+from mmvitconv.weights.downloads import address_of, fetch
+from mmvitconv.weights.index import find_weights
 from mmvitconv.weights.inspection import (
     RefusedError,
     check_content,
@@ -85,8 +84,9 @@ def load_file(
     memory in proportion to the file's size.
 
     Args:
-        path: A file, ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``, or its address
-            (``http://`` or ``https://``), which is fetched into PyTorch's cache once per machine.
+        path: A file, ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.safetensors``, or its address,
+            which is fetched into a cache once per machine: ``mmvitconv://NAME`` of the index of
+            published weights, ``timm://MODEL``, ``https://``, ``http://``, also of Google Drive.
         map_location: As in :func:`torch.load`.
         mmap: Leave tensors in the file until they are used, where its format allows that. The file
             must stay as it is meanwhile.
@@ -95,11 +95,12 @@ def load_file(
         The dict that the file holds.
 
     Raises:
+        UserError: The index has no such name.
         CheckpointError: The file does not exist, cannot be fetched or opened, is damaged, is no
             checkpoint, or holds code.
     """
-    address = str(path) if str(path).startswith(("http://", "https://")) else ""
-    path = _regular_file(_fetch(address) if address else path)
+    address = address_of(path)
+    path = _fetch(address) if address else _regular_file(path)
     note = f" (it was fetched from {address}; delete it to fetch it again)" if address else ""
     try:
         if path.suffix == ".safetensors":
@@ -143,16 +144,13 @@ def _regular_file(path: str | os.PathLike) -> Path:
 
 
 def _fetch(address: str) -> Path:
-    """Download into PyTorch's cache; in a distributed run one process of each machine does it."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(address).path).name
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(address, str(target), progress=os.isatty(2))
-        except (OSError, HTTPException, ValueError) as error:
-            raise CheckpointError(f"cannot download {address}: {error}") from error
-    barrier()
-    return target
+    scheme, _, name = address.partition("://")
+    if scheme == "mmvitconv" and not (entry := find_weights(name)).loads:
+        raise CheckpointError(
+            f"{address} is a link only: how {entry.sources[0].address} names its weights is not "
+            "known here, so no model can load them"
+        )
+    return fetch(address)
 
 
 def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.resources import is_config
 from mmvitconv.weights import adapt_checkpoint, check_match, load_backbone, load_file
+from mmvitconv.weights.downloads import address_of, title_of
 from mmvitconv.zoo.archs import check_timm_name, list_families, match_arch
 
 __all__ = [
@@ -103,8 +104,9 @@ def load_model(
         source: A config (an object, a file, or the name of a shipped one, of mmdet, mmseg or
             mmpretrain style), an architecture in any spelling (``'fcvit_s12'``, ``'FCViT:s12'``),
             whose backbone is built, or ``'timm:NAME'``.
-        checkpoint: Weights in our layout or an original one; None for random ones. The backbone
-            alone takes its weights from the file of a whole model, too.
+        checkpoint: Weights in our layout or an original one: a file, or an address that
+            :func:`mmvitconv.weights.load_file` takes, ``'mmvitconv://fcvit_s12'``; None for random
+            ones. The backbone alone takes its weights from the file of a whole model, too.
         part: Of a config, ``'model'`` or its ``'backbone'`` alone with feature maps as outputs,
             whose config may be of any scope. Of timm, ``'backbone'`` gives the maps of all stages.
         cfg_options: Changes of the config, dotted keys and their values.
@@ -131,6 +133,8 @@ def load_model(
     is_meta = str(device) == "meta"
     if is_meta and checkpoint is not None:
         raise UserError("the device 'meta' holds no weights; leave out the checkpoint")
+    if checkpoint is not None:
+        checkpoint = address_of(checkpoint) or checkpoint
     target = torch.device("meta") if is_meta else choose_device(device)
     is_drawn = init_weights and not is_meta and checkpoint is None
     builder = _Builder(checkpoint, part, seed, is_drawn, is_meta, shape)
@@ -166,7 +170,7 @@ class _Builder:
     def weights(self) -> str:
         if self.checkpoint is None:
             return f"random weights, seed {self.seed}"
-        return f"weights of {Path(self.checkpoint).name}"
+        return f"weights of {title_of(self.checkpoint)}"
 
     def from_arch(self, name: str) -> LoadedModel:
         """Build the backbone of an architecture."""

@@ -13,8 +13,11 @@ from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 
+from mmvitconv.engine import checkpoint
 from mmvitconv.engine.checkpoint import SafeCheckpointHook, from_plain, to_plain
 from mmvitconv.errors import CheckpointError
+from mmvitconv.weights import files
+from mmvitconv.weights.downloads import SCHEMES
 
 pytestmark = pytest.mark.usefixtures("safe_loading")
 
@@ -68,13 +71,7 @@ def test_foreign_objects_are_not_written() -> None:
 def test_readers_refuse_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     marker, file = tmp_path / "marker", tmp_path / "bad.pth"
     torch.save({"state_dict": {}, "extra": Exploit(marker)}, file)
-
-    def copy_instead(url: str, target: str, **_: object) -> None:
-        assert url == "https://example.org/models/bad.pth?download=1"
-        Path(target).write_bytes(file.read_bytes())
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", copy_instead)
+    monkeypatch.setattr(files, "fetch", lambda address: file)
     name = "https://example.org/models/bad.pth?download=1" if scheme else str(file)
     with pytest.raises(CheckpointError, match="refused"):
         CheckpointLoader.load_checkpoint(name)
@@ -84,14 +81,11 @@ def test_readers_refuse_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sc
     assert not marker.exists()
 
 
-def test_failed_download_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(CheckpointError, match=r"cannot download http://a/b.pth: no route"):
-        CheckpointLoader.load_checkpoint("http://a/b.pth")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_addresses_are_read_by_ours(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load_file", lambda name, map_location: {"name": name})
+    address = f"{scheme}://some/thing.pth"
+    assert CheckpointLoader.load_checkpoint(address) == {"name": address}
 
 
 def test_missing_file_is_named() -> None:

@@ -2,7 +2,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmvitconv.engine.runner import check_pretrained, choose_exact_loop
+from mmvitconv.engine import runner
+from mmvitconv.engine.runner import check_pretrained, choose_exact_loop, choose_start
 from mmvitconv.errors import UserError
 
 
@@ -31,5 +32,17 @@ def test_files_of_init_cfg_must_exist(tmp_path, listed: bool) -> None:
     model = {"backbone": {"init_cfg": [init] if listed else init}}
     with pytest.raises(UserError, match=r"^model\.backbone\.init_cfg.*: there is no file .*gone"):
         check_pretrained(Config({"model": model}))
-    init["checkpoint"] = "https://example.com/gone.pth"
+    init["checkpoint"] = "open-mmlab://resnet18"  # what only MMEngine reads
     check_pretrained(Config({"model": model}))
+
+
+def test_weights_with_an_address_are_fetched_at_once(monkeypatch) -> None:
+    fetched = []
+    monkeypatch.setattr(runner, "fetch", fetched.append)
+    init = {"type": "Pretrained", "checkpoint": "mmvitconv://fcvit_s12"}
+    check_pretrained(Config({"model": {"backbone": {"init_cfg": init}}}))
+    cfg = Config({"load_from": "https://a.b/c.pth"})
+    choose_start(cfg, None)
+    assert fetched == ["mmvitconv://fcvit_s12", "https://a.b/c.pth"]
+    with pytest.raises(UserError, match="--resume goes on from a checkpoint of a training run"):
+        choose_start(cfg, "mmvitconv://fcvit_s12")

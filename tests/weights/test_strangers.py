@@ -377,10 +377,8 @@ def test_paths_that_are_none(path: str) -> None:
 def test_a_web_page_in_the_cache_is_named_with_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(
-        torch.hub, "download_url_to_file", lambda _, to, **__: Path(to).write_text("<html>")
-    )
+    (tmp_path / "c.pth").write_text("<html>")
+    monkeypatch.setattr(files_module, "fetch", lambda address: tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=r"web page.*https://a\.b/c\.pth; delete it"):
         load_file("https://a.b/c.pth")
 

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("config", type=Path, help="config of a detector, or the name of a shipped one")
-    add("checkpoint", type=Path, help="its trained weights")
+    add("checkpoint", help="its trained weights, a file or an address")
     add("--out-dir", type=Path, required=True, help="where to write")
     add("--metrics-from", type=Path, help="work dir of tools/test.py, or a json file with metrics")
     add("--rows", type=int, default=4, help="images shown (default: %(default)s)")
