@@ -1,6 +1,53 @@
 """Errors that a user can fix: the command line prints their message and no traceback."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+# What to do when the operating system refuses, by the number of its error. PyTorch passes on the
+# words alone, in a RuntimeError.
+REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there"),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP),
+        "it was removed, renamed, or never there",
+    ),
+    **dict.fromkeys(
+        (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        "something else is in its place: move that away",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "get the right to it, or give another place"
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n), or use fewer workers"
+    ),
+    errno.ENOMEM: "memory ran out: use smaller batches, smaller images or fewer workers",
+    errno.EIO: "the disk fails",
+    **dict.fromkeys(
+        (errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
+        "the other process has ended or cannot be reached",
+    ),
+}
+MEMORY = REFUSALS[errno.ENOMEM]
+# The same for what PyTorch words itself.
+ACCIDENTS = {
+    r"DataLoader worker .*(Bus error|shared memory)": "its shared memory is full: enlarge /dev/shm "
+    "(docker run --shm-size=8g), or use fewer workers (train_dataloader.num_workers)",
+    r"DataLoader worker .*killed by signal": "when the system did that, memory ran out: use fewer "
+    "workers (train_dataloader.num_workers), smaller batches or smaller images",
+    r"DataLoader worker .*exited unexpectedly": "see what it printed above, or use no workers "
+    "(train_dataloader.num_workers=0) to see why",
+    r"received \d+ items of ancdata": REFUSALS[errno.EMFILE],
+    r"out of memory|can't allocate memory": MEMORY,
+    r"PytorchStreamWriter failed|unexpected pos|file write failed": REFUSALS[errno.ENOSPC],
+    r"Parent directory .* does not exist": REFUSALS[errno.ENOENT],
+    r"gloo|NCCL|Connection closed by peer": REFUSALS[errno.ECONNRESET],
+}
 
 
 class UserError(ValueError):
@@ -16,6 +63,12 @@ class UserError(ValueError):
 
 class CheckpointError(UserError):
     """A checkpoint file that is unsafe, damaged, or does not belong to the model."""
+
+
+class AccidentError(UserError):
+    """The machine failed, not the code: a full disk, a folder that is gone, a killed worker."""
+
+    of_one_process = True
 
 
 def describe_mismatch(missing: Iterable[str], left_over: Iterable[str], what: str) -> str:
@@ -47,16 +100,45 @@ def root_cause(error: BaseException) -> BaseException:
         The innermost wrapped exception, but no deeper than a :class:`UserError` that was raised
         from another exception on purpose.
     """
-    while True:
-        cause, context, hidden = error.__cause__, error.__context__, error.__suppress_context__
-        if cause is not None:
-            if isinstance(error, UserError):
-                return error
-            error = cause
-        elif context and str(context) and str(context) in str(error) and not hidden:
-            error = context
-        else:
-            return error
+    return [*_causes(error)][-1]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from on purpose, or wraps."""
+    yield error
+    cause, context, hidden = error.__cause__, error.__context__, error.__suppress_context__
+    if cause is not None:
+        if not isinstance(error, UserError):
+            yield from _causes(cause)
+    elif context and str(context) and str(context) in str(error) and not hidden:
+        yield from _causes(context)
+
+
+def describe_accident(error: BaseException) -> str | None:
+    """Say what the machine, not the code, has done wrong.
+
+    Args:
+        error: Any exception, or one that was raised from another.
+
+    Returns:
+        The words of the operating system or of PyTorch and what to do; None for any other error.
+    """
+    for cause in reversed([*_causes(error)]):
+        if isinstance(cause, io.UnsupportedOperation):  # an OSError that the code makes
+            continue
+        # PyTorch sends a worker's error with its traceback; the last line is the error
+        text = str(cause).strip()
+        if "in DataLoader worker process" in text:
+            text = text.splitlines()[-1].partition(": ")[2]
+        text = " ".join(text.split())
+        if isinstance(cause, MemoryError):
+            return f"{text}: {MEMORY}".removeprefix(": ")
+        if isinstance(cause, (OSError, RuntimeError)):
+            advice = [what for number, what in REFUSALS.items() if os.strerror(number) in text]
+            advice += [what for words, what in ACCIDENTS.items() if re.search(words, text)]
+            if advice or isinstance(cause, OSError):
+                return ": ".join([text or type(cause).__name__, *advice[:1]])
+    return None
 
 
 def message_of(error: BaseException) -> str:

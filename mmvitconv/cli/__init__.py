@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
-from mmvitconv.errors import UserError, message_of, root_cause
+from mmvitconv.cli.interruption import INTERRUPTED, CtrlC
+from mmvitconv.errors import AccidentError, UserError, describe_accident, message_of, root_cause
 from mmvitconv.version import __version__
 
 __all__ = ["COMMANDS", "UsageError", "execute", "main", "parse", "run", "speaks"]
 
-INTERRUPTED = 130  # what shells return for a program that Ctrl-C has ended
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 
 # name: its module, what it does
@@ -152,6 +153,7 @@ def execute(
 
     With an option ``--debug``, errors show their traceback instead. In a distributed run
     (``options.launcher``) the first process of each machine prints, the others are silent.
+    After Ctrl-C, and after an accident of the machine, ``options.advice`` says how to go on.
 
     Args:
         parser: The program's parser; it knows its name and usage.
@@ -159,50 +161,83 @@ def execute(
         options: What the parser fills while ``work`` runs.
 
     Returns:
-        Exit code: that of ``work`` (None counts as 0), 1 after an error, 130 after Ctrl-C.
+        Exit code: that of ``work`` (None counts as 0), 1 after an error, 130 after Ctrl-C,
+        whatever became of it in ``work``.
 
     Raises:
         SystemExit: With exit code 2 after a :class:`UsageError`.
     """
     options = argparse.Namespace() if options is None else options
-    program = parser.prog
+    is_debugged = getattr(options, "debug", False)
+
+    def say_interrupted() -> None:
+        if speaks(options):
+            advice = _advice(options)
+            output = sys.stdout if advice else sys.stderr
+            print(f"\n{parser.prog}: interrupted{advice}", file=output, flush=True)
+
+    with CtrlC(say_interrupted) as ctrl_c:
+        try:
+            ctrl_c.code = work() or 0
+            sys.stdout.flush()  # or Python would say what is wrong there, in its own way
+        except BaseException as error:
+            if ctrl_c.pressed or isinstance(error, KeyboardInterrupt):
+                if is_debugged:
+                    raise
+                ctrl_c.say()
+                ctrl_c.code = INTERRUPTED
+            elif isinstance(error, UsageError):
+                parser.error(str(error))
+            elif isinstance(error, BrokenPipeError) and _reader_has_left():
+                ctrl_c.code = 128 + signal.SIGPIPE
+            elif is_debugged or (mistake := _as_user_error(error, options)) is None:
+                raise
+            else:
+                if speaks(options) or mistake.of_one_process:
+                    hint = " (--debug shows the traceback)" if hasattr(options, "debug") else ""
+                    text = f"{parser.prog}: error: {message_of(mistake)}{hint}"
+                    print(text, file=sys.stderr, flush=True)
+                ctrl_c.code = 1
+        return ctrl_c.code
+
+
+def _advice(options: argparse.Namespace) -> str:
+    """Return how to go on as a sentence to append, '' where there is none."""
+    return f". {options.advice}" if hasattr(options, "advice") else ""
+
+
+def _as_user_error(error: BaseException, options: argparse.Namespace) -> UserError | None:
+    """Return what is shown for an exception, None for its traceback."""
+    cause = root_cause(error)
+    if isinstance(cause, UserError):
+        return cause
+    if (package := _missing_package(cause)) is not None:
+        return UserError(f"{package} is not installed; 'mmvitconv doctor' says what to install")
+    accident = describe_accident(error)
+    return None if accident is None else AccidentError(accident + _advice(options))
+
+
+def _reader_has_left() -> bool:
+    """Tell whether nobody reads the output any more, as in ``mmvitconv list | head -1``."""
     try:
-        return work() or 0
-    except UsageError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt as stop:
-        if getattr(options, "debug", False):
-            raise
-        advice = "".join(f". {text}" for text in stop.args)
-        if speaks(getattr(options, "launcher", "none")):
-            print(f"\n{program}: interrupted{advice}", file=sys.stdout if advice else sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        cause = root_cause(error)
-        if getattr(options, "debug", False):
-            raise
-        if isinstance(cause, UserError):
-            message = message_of(cause)
-        elif (package := _missing_package(cause)) is not None:
-            message = f"{package} is not installed; 'mmvitconv doctor' says what to install"
-        else:
-            raise
-        if speaks(getattr(options, "launcher", "none")) or getattr(cause, "of_one_process", False):
-            hint = " (--debug shows the traceback)" if hasattr(options, "debug") else ""
-            print(f"{program}: error: {message}{hint}", file=sys.stderr, flush=True)
-        return 1
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return True
+    return False
 
 
-def speaks(launcher: str) -> bool:
+def speaks(options: argparse.Namespace) -> bool:
     """Tell whether this process prints for its machine.
 
     Args:
-        launcher: How the processes were started, ``'none'`` for a single one.
+        options: Its ``launcher`` says how the processes were started, if there are several.
 
     Returns:
         True for a single process and for the first process of each machine.
     """
     ranks = [os.environ[name] for name in LOCAL_RANK_VARIABLES if name in os.environ]
+    launcher = getattr(options, "launcher", "none")
     return launcher == "none" or not ranks or ranks[0] == "0"
 
 

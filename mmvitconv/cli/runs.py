@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mmvitconv.cli import speaks
 from mmvitconv.cli.arguments import add_config_arguments, add_debug_argument, read_config
+from mmvitconv.engine.torchrun import follow_launcher
 from mmvitconv.errors import UserError, message_of, root_cause
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def make_say(options: argparse.Namespace) -> Callable[[str], None]:
     """Return a function that prints a line, from one process per machine."""
 
     def say(text: str) -> None:
-        if speaks(options.launcher):
+        if speaks(options):
             print(text, flush=True)
 
     return say
@@ -64,6 +65,7 @@ def start(options: argparse.Namespace) -> Config:
     Returns:
         The config, with a work directory and the launcher.
     """
+    follow_launcher()
     os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
     say = make_say(options)
     cfg = read_config(options, lambda note: say(f"warning: {note}"))

@@ -35,7 +35,6 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UserError: The input cannot work.
-        KeyboardInterrupt: After Ctrl-C, with the command that goes on.
     """
     say = make_say(options)
     with errors_before_loop() as loop:
@@ -53,16 +52,14 @@ def run(options: argparse.Namespace) -> None:
         if options.amp:
             engine.enable_amp(cfg)
         engine.choose_exact_loop(cfg)
-        try:
-            runner = engine.build(cfg, loop.begin, compile_backbone=options.compile)
-            engine.check_batch_size(runner)
-            loop.explain_by_annotations(cfg, splits)
-            runner.train()
-        except KeyboardInterrupt as stop:
-            command = "python tools/train.py" if options.program == "train.py" else options.program
-            raise KeyboardInterrupt(
-                f"Go on from the last checkpoint: {command} {options.config} "
-                f"--work-dir {cfg.work_dir} --resume"
-            ) from stop
+        command = "python tools/train.py" if options.program == "train.py" else options.program
+        options.advice = (
+            f"Go on from the last checkpoint: {command} {options.config} "
+            f"--work-dir {cfg.work_dir} --resume"
+        )
+        runner = engine.build(cfg, loop.begin, compile_backbone=options.compile)
+        engine.check_batch_size(runner)
+        loop.explain_by_annotations(cfg, splits)
+        runner.train()
         say(engine.summarise(runner))
         engine.leave_process_group()

@@ -7,14 +7,22 @@ need two settings beyond torchrun's defaults:
   the agent's, and a second start would find the addresses of dead processes in it.
 - c10d numbers the machines in the order of their addresses. The first gets its address and the
   others a name that sorts behind it, so that ``NODE_RANK`` counts and rank 0 stays where it is.
+
+Processes end with their launcher, however that ends (:func:`follow_launcher`): torchrun starts each
+in a session of its own, where no signal of a terminal arrives, and only ends them itself when it
+still can.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +32,10 @@ DEFAULT_PORT = 29500
 HIGHEST_PORT = 65535
 # Machines are started by hand, one after the other: how long the first waits for the last.
 PATIENCE_SECONDS = 600
+LAUNCHER_VARIABLE = "MMVITCONV_LAUNCHER"  # its process id
+LOOK_SECONDS = 1.0  # how often a process looks for its launcher
+# on which torchrun ends its processes
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 STARTED_VARIABLE = "MMVITCONV_STARTED"  # seconds since 1970; training resumes what is newer
 
 
@@ -59,6 +71,11 @@ def start(
     """
     port = _choose_port(nodes, rank, port)
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    # what nohup ignores stays ignored
+    obeyed = [number.name for number, handler in handlers.items() if handler is not signal.SIG_IGN]
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(obeyed)
     if restarts:
         os.environ.setdefault(STARTED_VARIABLE, str(int(time.time())))
     options = [
@@ -89,7 +106,31 @@ def start(
         ) from error
     except SignalException as error:
         return error.sigval
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
+
+
+def follow_launcher() -> None:
+    """End this process, and its data-loader workers, as soon as its launcher is gone.
+
+    It does nothing in a process that :func:`start` has not started.
+    """
+    launcher = os.environ.pop(LAUNCHER_VARIABLE, None)  # not for what this process may start
+    if launcher is not None:
+        threading.Thread(target=_follow, args=(int(launcher),), daemon=True).start()
+
+
+def _follow(launcher: int) -> None:
+    """Wait until the parent is another than the launcher, and end everything."""
+    while os.getppid() == launcher:
+        time.sleep(LOOK_SECONDS)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with suppress(OSError):  # the terminal may be gone, too
+        os.write(2, f"process {os.getpid()}: its launcher (pid {launcher}) is gone\n".encode())
+    os._exit(1)
 
 
 def _choose_port(nodes: int, rank: int, port: int | None) -> int:

@@ -109,10 +109,3 @@ def test_only_the_first_process_prints(rank, monkeypatch, capsys):
     for error, printed in ((UserError("bad"), rank == "0"), (alone, True)):
         assert execute(*raising(error, launcher="pytorch")) == 1
         assert bool(capsys.readouterr().err) == printed
-
-
-def test_interruption(capsys):
-    assert execute(*raising(KeyboardInterrupt("Go on: x --resume"))) == 130
-    assert capsys.readouterr().out == "\nx.py: interrupted. Go on: x --resume\n"
-    assert execute(*raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "\nx.py: interrupted\n"

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -47,7 +48,7 @@ randomness = dict(seed=0, diff_rank_seed=True)
 """
 
 SPY = """
-import json, os, signal, torch
+import json, os, signal, time, torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -58,6 +59,9 @@ class RankSpy(Hook):
         self.seen = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if os.environ.get('HANG'):
+            open(f"{os.environ['HANG']}/{runner.rank}", 'w').close()
+            time.sleep(1000)
         self.seen += [sample.img_path for sample in data_batch['data_samples']]
         marker = os.environ.get('DIE_ONCE')
         if marker and runner.rank == 1 and runner.iter == 4 and not os.path.exists(marker):
@@ -280,6 +284,25 @@ def test_a_death_without_restarts_is_told_and_ends_the_run(folder: Path) -> None
     assert last.startswith("dist_train.sh: error: process 1 (pid ")
     assert "was killed by SIGKILL" in last
     assert "MAX_RESTARTS=N" in last
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+)
+def test_all_processes_end_with_their_launcher(
+    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    options = ("--cfg-options", "train_dataloader.num_workers=1")
+    arguments = (folder / "with space.py", 2, "--work-dir", tmp_path, *options)
+    process = popen("dist_train.sh", *arguments, folder=folder, HANG=str(tmp_path))
+    while process.poll() is None and not all((tmp_path / rank).exists() for rank in "01"):
+        time.sleep(0.1)
+    process.send_signal(number)
+    # which ends when nobody can write to its output any more: no process, no worker
+    result = wait(process)
+    assert result.returncode == code
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -91,6 +91,9 @@ own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 - Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
 - Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
 - Non-finite numbers never reach the weights.
+- Ctrl-C ends every command with exit code 130 and without a traceback, whatever it is doing.
+- Accidents of the machine (a full disk or `/dev/shm`, a folder that is gone, a killed worker) end a
+  run with exit code 1 and one sentence.
 - Several processes and machines: [distributed.md](distributed.md).
 - Two stacks: [stacks.md](stacks.md).
 """

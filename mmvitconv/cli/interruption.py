@@ -1,0 +1,121 @@
+"""Ctrl-C ends a program with exit code 130 and one line, whatever it was doing.
+
+Python's own way, a ``KeyboardInterrupt`` in the middle of anything, is not enough: libraries turn
+it into another error (MMEngine: a syntax error in the config), forget it (in a destructor), or
+print a traceback (in a data-loader worker).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+INTERRUPTED = 130  # what shells return for a program that Ctrl-C has ended
+LOOK_SECONDS = 0.5  # how often it is looked whether the program is on its way out
+PATIENCE_SECONDS = 10.0  # for that way, after which the program is ended where it is
+
+
+class Interruption(KeyboardInterrupt):
+    """Ctrl-C.
+
+    A class of its own, as Python notes a plain ``KeyboardInterrupt`` that leaves ``exec`` and then
+    ends the process by the signal, although it was caught.
+    """
+
+
+class CtrlC:
+    """Raises :class:`Interruption` at Ctrl-C and remembers it, while a ``with`` block runs.
+
+    The second Ctrl-C, or :data:`PATIENCE_SECONDS`, end the process at once. It does nothing outside
+    the main thread and where somebody else handles the signal (or nohup ignores it).
+
+    Args:
+        say: Tells the user that the program was interrupted; called once at most.
+
+    Attributes:
+        pressed: Whether it was.
+        code: Exit code of the program, from when it is known.
+    """
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self._say = [say]
+        self.pressed = False
+        self.code = INTERRUPTED
+        self.process = os.getpid()
+        self.handles = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+
+    def __enter__(self) -> CtrlC:
+        """Take over."""
+        if self.handles:
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # runs last
+            self.hook, sys.unraisablehook = sys.unraisablehook, self._report_unraisable
+            signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give back what was taken over; while Python itself ends, Ctrl-C is quiet."""
+        if self.handles:
+            self._alarm(0)
+            sys.unraisablehook = self.hook
+            atexit.register(signal.signal, signal.SIGINT, self._leave_exiting_python)  # runs first
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def say(self) -> None:
+        """Tell the user that the program was interrupted, unless that was said already."""
+        if self._say:
+            self._say.pop()()
+
+    def _interrupt(self, *_: object) -> None:
+        """Handle SIGINT."""
+        if os.getpid() != self.process:  # a forked worker, which its parent ends
+            return
+        if self.pressed:
+            self._leave()
+        self.pressed = True
+        self.deadline = time.monotonic() + PATIENCE_SECONDS
+        self._alarm(LOOK_SECONDS)
+        raise Interruption
+
+    def _look_again(self, *_: object) -> None:
+        """Handle SIGALRM: raise again what somebody has lost."""
+        if time.monotonic() > self.deadline:
+            self._leave()
+        self._alarm(LOOK_SECONDS)
+        handled = sys.exc_info()[1]  # there while somebody clears up on the way out
+        while handled is not None and not isinstance(handled, Interruption):
+            handled = handled.__context__
+        if handled is None:
+            raise Interruption
+
+    def _report_unraisable(self, unraisable: Any) -> None:
+        """Replace Python's report of what was lost in a destructor, if it is ours."""
+        if not issubclass(unraisable.exc_type, Interruption):
+            self.hook(unraisable)
+
+    def _alarm(self, seconds: float) -> None:
+        """Look again later; 0 to stay away."""
+        if hasattr(signal, "setitimer"):  # not on Windows
+            if seconds:
+                signal.signal(signal.SIGALRM, self._look_again)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _leave(self) -> None:
+        """End the process without any way out."""
+        self.say()
+        self._leave_exiting_python()
+
+    def _leave_exiting_python(self, *_: object) -> None:
+        """End the process after its work was done."""
+        with suppress(Exception):  # it may be in the middle of writing
+            sys.stdout.flush()
+        os._exit(self.code)
