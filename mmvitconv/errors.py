@@ -87,6 +87,26 @@ def shorten(keys: list[str], limit: int = 20) -> str:
     return ", ".join(keys[:limit]) + more
 
 
+def printable(text: object, limit: int = 200) -> str:
+    r"""Return a name from a file such that it can be printed, drawn and written.
+
+    Args:
+        text: Whatever the file has for a name.
+        limit: Most characters, >= 1; of longer ones the last kept one becomes an ellipsis.
+
+    Returns:
+        One line: control characters and parts of characters are replaced by a question mark.
+
+    Examples:
+        >>> printable("a\n\x1b[31mb\ud800")
+        'a ?[31mb?'
+    """
+    text = str(text)
+    clipped = text[: limit + 1]
+    line = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in clipped).strip()
+    return line if len(text) <= limit else line[: limit - 1] + "…"
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the exception that says what is wrong.
 

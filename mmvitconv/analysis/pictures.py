@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mmvitconv.checks.samples import count_pixels, open_image
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.loading import TIMM, LoadedModel, load_model
 
@@ -165,7 +166,9 @@ def read_image(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"there is no image file {str(path)!r}; give the path of an image")
     try:
-        with Image.open(path) as file:
+        if found := count_pixels(path):
+            raise UserError(f"the image {str(path)!r} is too large: {found}; give a smaller one")
+        with open_image(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith(("I", "F")):
                 values = np.asarray(image, dtype=np.float64)

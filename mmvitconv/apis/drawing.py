@@ -17,12 +17,17 @@ import numpy as np
 from mmengine.visualization import Visualizer
 
 from mmvitconv.apis.images import Content, Loading, decode_to_show
+from mmvitconv.errors import printable
 
 Colour = tuple[int, int, int]
 
 
 LEAST_SIDE = 480  # smaller images are enlarged, each pixel to a square
 LEAST_WIDTH = 320  # of the picture, for the text
+MOST_PIXELS = 2**22  # of the image in a picture; larger ones are drawn smaller
+MOST_SIDE = 4096
+MOST_ROWS = 60  # of text
+MOST_LETTERS = 80  # of an entry
 LABEL_SIZE = 0.8  # of letters beside a box, of those in the strip
 LETTER_SHARE = 0.62  # width of a letter of its height, about
 BACKGROUND = 255
@@ -54,23 +59,29 @@ class Board(NamedTuple):
         return size * self.letter * 72 / self.visualizer.dpi
 
 
-def enlarge(content: Content, loading: Loading) -> tuple[np.ndarray, int]:
-    """Read an image to draw on.
+def fit(content: Content, loading: Loading) -> np.ndarray:
+    """Read an image to draw on, in a size that can be looked at.
 
     Args:
         content: Where the image is.
         loading: How it was decoded.
 
     Returns:
-        The image, (H, W, 3), RGB, and how often each of its pixels was repeated in either
-        direction, so that small images can be looked at.
+        The image, (H, W, 3), RGB. Each pixel of a small one is repeated in either direction; one
+        of more than :data:`MOST_PIXELS` or a side above :data:`MOST_SIDE` is made smaller.
 
     Raises:
         UnreadableImageError: When the image is no longer where it was.
     """
     image = decode_to_show(content, loading)
-    factor = max(1, math.ceil(LEAST_SIDE / max(image.shape[:2])))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    scale = min(1.0, math.sqrt(MOST_PIXELS / (height * width)), MOST_SIDE / longest)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    factor = max(1, math.ceil(LEAST_SIDE / longest))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def draw_classes(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
@@ -83,25 +94,24 @@ def draw_classes(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     Returns:
         The picture, (H, W, 3), RGB.
     """
-    rows = [[Label(line)] for line in lines or ["no class above the threshold"]]
+    rows = [[Label(line)] for line in lines[: MOST_ROWS + 1] or ["no class above the threshold"]]
     return prepare(image, rows).visualizer.get_image()
 
 
 def draw_segments(
-    image: np.ndarray, class_map: np.ndarray, labels: Mapping[int, Label], factor: int
+    image: np.ndarray, class_map: np.ndarray, labels: Mapping[int, Label]
 ) -> np.ndarray:
     """Tint each pixel with the colour of its class and name the classes above.
 
     Args:
-        image: (H, W, 3), RGB, enlarged.
-        class_map: (H, W) numbers of the classes, not enlarged.
+        image: (H, W, 3), RGB, from :func:`fit`.
+        class_map: (H, W) numbers of the classes, in the size of the image itself.
         labels: Text and colour by number, for each class that occurs.
-        factor: How often each pixel of the image was repeated.
 
     Returns:
         The picture, (H, W, 3), RGB.
     """
-    class_map = class_map.repeat(factor, axis=0).repeat(factor, axis=1)
+    class_map = _resized(class_map, image.shape[:2])
     colours = np.zeros((max(labels) + 1, 3), dtype=np.uint8)
     for number, label in labels.items():
         colours[number] = label.colour
@@ -116,24 +126,24 @@ def draw_objects(
     codes: Sequence[dict[str, Any]],
     labels: Sequence[Label],
     legend: Sequence[Label],
-    factor: int,
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Draw boxes and masks with their labels, and a legend above.
 
     Args:
-        image: (H, W, 3), RGB, enlarged; changed in place.
-        boxes: (N, 4) left, top, right, bottom in pixels of the image before it was enlarged.
+        image: (H, W, 3), RGB, from :func:`fit`; changed in place.
+        boxes: (N, 4) left, top, right, bottom in pixels of the image itself.
         codes: N masks as COCO's run lengths, or none.
         labels: N texts and colours, the best object first.
         legend: What stands above.
-        factor: How often each pixel of the image was repeated.
+        size: Height and width of the image itself.
 
     Returns:
         The picture, (H, W, 3), RGB.
     """
     outlines = []
     for code, label in zip(codes, labels, strict=False):
-        outlines += [(line, label.colour) for line in tint(image, code, label.colour, factor)]
+        outlines += [(line, label.colour) for line in tint(image, code, label.colour)]
     rows = flow(list(legend) or [Label("nothing found")], image.shape[:2])
     board = prepare(image, rows)
     shift = np.array((0, board.top))
@@ -146,7 +156,8 @@ def draw_objects(
             alpha=1.0,
         )
     limits = np.array((image.shape[1] - 1, image.shape[0] - 1) * 2)
-    boxes = np.clip(boxes * factor, 0, limits) + np.tile(shift, 2)
+    scale = np.tile(np.divide(image.shape[1::-1], size[::-1]), 2)
+    boxes = np.clip(boxes * scale, 0, limits) + np.tile(shift, 2)
     if len(boxes):
         colours = [label.colour for label in labels]
         board.visualizer.draw_bboxes(boxes, edge_colors=colours, line_widths=width, alpha=1.0)
@@ -155,29 +166,40 @@ def draw_objects(
     return board.visualizer.get_image()
 
 
-def tint(image: np.ndarray, code: dict[str, Any], colour: Colour, factor: int) -> list[np.ndarray]:
+def tint(image: np.ndarray, code: dict[str, Any], colour: Colour) -> list[np.ndarray]:
     """Colour the pixels of a mask; only the part of the image with the mask is worked on.
 
     Args:
-        image: (H, W, 3), RGB, enlarged; changed in place.
-        code: The mask as COCO's run lengths.
+        image: (H, W, 3), RGB, from :func:`fit`; changed in place.
+        code: The mask as COCO's run lengths, in the size of the image itself.
         colour: RGB.
-        factor: How often each pixel of the image was repeated.
 
     Returns:
-        The mask's outlines, each (N, 2), x and y in pixels of the enlarged image.
+        The mask's outlines, each (N, 2), x and y in pixels of the drawn image.
     """
     from pycocotools import mask as coco  # comes with mmdet
 
     left, top, width, height = coco.toBbox(code).astype(int).tolist()
     mask = coco.decode(code)[top : top + height, left : left + width]
-    mask = mask.repeat(factor, axis=0).repeat(factor, axis=1)
-    top, left = top * factor, left * factor
+    down, right = np.divide(image.shape[:2], code["size"])
+    size = math.ceil(height * down), math.ceil(width * right)
+    if 0 in size:
+        return []
+    mask = _resized(np.ascontiguousarray(mask), size)
+    top, left = int(top * down), int(left * right)
+    mask = mask[: image.shape[0] - top, : image.shape[1] - left]
     part = image[top : top + mask.shape[0], left : left + mask.shape[1]]
     inside = mask.astype(bool)
     part[inside] = (1 - OPACITY) * part[inside] + OPACITY * np.array(colour)
     found, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
     return [contour.reshape(-1, 2) for contour in found]
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring whole numbers (H, W) to another size; nothing is mixed."""
+    if values.shape == tuple(size):
+        return values
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
@@ -194,7 +216,7 @@ def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
     red, green, blue = colour
     light = 0.3 * red + 0.59 * green + 0.11 * blue > 140
     board.visualizer.draw_texts(
-        text.replace("$", r"\$"),
+        _drawable(text),
         corner,
         font_sizes=board.points(LABEL_SIZE),
         colors="black" if light else "white",
@@ -216,6 +238,8 @@ def prepare(image: np.ndarray, rows: list[list[Label]]) -> Board:
     height, width = image.shape[:2]
     letter = letter_height(height, width)
     line = 1.6 * letter
+    if len(rows) > MOST_ROWS:
+        rows = [*rows[:MOST_ROWS], [Label("...")]]
     top = math.ceil(line * (len(rows) + 0.3))
     longest = max(sum(entry_width(entry, letter) for entry in row) for row in rows)
     canvas_width = max(width, LEAST_WIDTH, math.ceil(longest))
@@ -231,7 +255,7 @@ def prepare(image: np.ndarray, rows: list[list[Label]]) -> Board:
                     patch, edge_colors="black", face_colors=entry.colour, line_widths=1, alpha=1.0
                 )
             board.visualizer.draw_texts(
-                entry.text.replace("$", r"\$"),
+                _drawable(entry.text),
                 np.array((left + (1.4 * letter if entry.colour is not None else 0), middle)),
                 font_sizes=board.points(),
                 colors="black",
@@ -264,6 +288,11 @@ def flow(entries: list[Label], size: tuple[int, int]) -> list[list[Label]]:
     return rows
 
 
+def _drawable(text: str) -> str:
+    """Return a text without what would be drawn as something else, or without end."""
+    return printable(text, MOST_LETTERS).replace("$", r"\$")
+
+
 def letter_height(height: int, width: int) -> float:
     """Return the height of letters, in pixels, that suits an image."""
     return max(14.0, min(height, width) / 45)
@@ -271,7 +300,8 @@ def letter_height(height: int, width: int) -> float:
 
 def entry_width(entry: Label, letter: float) -> float:
     """Return about how wide an entry is, in pixels, with the space after it."""
-    return letter * (LETTER_SHARE * len(entry.text) + (3.0 if entry.colour is not None else 1.5))
+    letters = min(len(entry.text), MOST_LETTERS)
+    return letter * (LETTER_SHARE * letters + (3.0 if entry.colour is not None else 1.5))
 
 
 def choose_colour(number: int) -> Colour:

@@ -22,7 +22,13 @@ from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from mmvitconv.checks.samples import is_cut_off
+from mmvitconv.checks.samples import (
+    MAX_PIXELS,
+    count_pixels,
+    is_cut_off,
+    open_image,
+    what_is_there,
+)
 from mmvitconv.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
@@ -34,7 +40,8 @@ IMAGE_SUFFIXES = frozenset(
 ARRAY_RULE = (
     "an array is an RGB (H, W, 3), RGBA (H, W, 4) or gray (H, W) image of uint8 or uint16 numbers"
 )
-Source = str | os.PathLike | np.ndarray | Image.Image
+BYTES_PER_PIXEL = 8  # of the longest file: four channels of 16 bits
+Source = str | os.PathLike | bytes | np.ndarray | Image.Image
 Content = Path | bytes
 
 
@@ -46,12 +53,14 @@ class Loading(NamedTuple):
         backend: What decodes: ``'cv2'``, ``'pillow'`` ...
         channel_order: ``'bgr'`` or ``'rgb'``.
         to_float32: Whether the model gets floating-point numbers.
+        max_pixels: Most pixels of an image, compared with its header before anything is decoded.
     """
 
     color_type: str = "color"
     backend: str = "cv2"
     channel_order: str = "bgr"
     to_float32: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 class UnreadableImageError(Exception):
@@ -66,7 +75,8 @@ def find_images(place: str | os.PathLike, recursive: bool = False) -> list[Path]
         recursive: Look into the folders inside, too.
 
     Returns:
-        The file, or the folder's files with the suffix of an image, sorted, without hidden ones.
+        The file, or what in the folder has the suffix of an image, sorted, without hidden ones and
+        folders; reading says of which there is no file (a link that points nowhere, a pipe).
 
     Raises:
         UserError: When there is no such place, or no image in the folder.
@@ -77,9 +87,9 @@ def find_images(place: str | os.PathLike, recursive: bool = False) -> list[Path]
         )
     place = Path(place).expanduser()
     try:
-        if place.is_file():
-            return [place]
         exists = place.is_dir()
+        if os.path.lexists(place) and not exists:  # reading says so if it is no regular file
+            return [place]
     except (OSError, ValueError) as error:
         raise UserError(f"the image {str(place)!r} cannot be opened: {error}") from error
     if not exists:
@@ -90,7 +100,7 @@ def find_images(place: str | os.PathLike, recursive: bool = False) -> list[Path]
         for path in place.glob(pattern)
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(place).parts)
-        and path.is_file()
+        and not path.is_dir()
     )
     if not found:
         has_folders = not recursive and any(path.is_dir() for path in place.iterdir())
@@ -114,7 +124,7 @@ def list_sources(images: Source | Iterable[Source], recursive: bool) -> Iterable
     Raises:
         UserError: When a path does not exist, a folder holds no image, or nothing is given.
     """
-    if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)):
+    if isinstance(images, (str, os.PathLike, bytes, np.ndarray, Image.Image)):
         images = [images]
     if not isinstance(images, Iterable):
         raise UserError(
@@ -179,29 +189,42 @@ def _transform_class(step: Mapping[str, Any]) -> type:
     return kind if inspect.isclass(kind) else object
 
 
-def content_of(source: Source) -> Content:
+def content_of(source: Source, max_pixels: int = MAX_PIXELS) -> Content:
     """Bring an image into the form that is decoded.
 
     Args:
-        source: Path, array (RGB) or Pillow image.
+        source: Path, content of an image file, array (RGB) or Pillow image.
+        max_pixels: Most pixels of a Pillow image, which may not be decoded yet.
 
     Returns:
         The path, or the content of a file with the image.
 
     Raises:
         UserError: When it is no image at all.
+        UnreadableImageError: A Pillow image is too large.
     """
     if isinstance(source, (str, os.PathLike)):
         return Path(source)
+    if isinstance(source, bytes):
+        return source
     if isinstance(source, Image.Image):
-        source = ImageOps.exif_transpose(source)
-        source = np.asarray(source if source.mode.startswith("I") else source.convert("RGB"))
+        if source.width * source.height > max_pixels:
+            raise UnreadableImageError(
+                f"it is too large: {source.width}x{source.height} are more than {max_pixels:,} "
+                "pixels (--max-pixels)"
+            )
+        try:
+            source = ImageOps.exif_transpose(source)
+            source = np.asarray(source if source.mode.startswith("I") else source.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # it is decoded only now
+            raise UnreadableImageError("it cannot be decoded as an image") from error
         if source.dtype == np.int32:  # how Pillow holds 16 bits, too
             depth = np.uint16 if source.max(initial=0) > 255 else np.uint8
             source = np.clip(source, 0, 65535).astype(depth)
     if not isinstance(source, np.ndarray):
         raise UserError(
-            f"an image is a path, a numpy array or a Pillow image, got {type(source).__name__}"
+            "an image is a path, the content of a file, a numpy array or a Pillow image, got "
+            f"{type(source).__name__}"
         )
     return _encode(source)
 
@@ -221,6 +244,43 @@ def _encode(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
+def read_content(content: Content, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Read the file of an image that is not larger than it may be.
+
+    Args:
+        content: From :func:`content_of`.
+        max_pixels: Most pixels, compared with the header before anything is decoded.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UnreadableImageError: When there is no regular file, it is empty, or the image too large.
+    """
+    if isinstance(content, Path):
+        try:
+            is_file, size = content.is_file(), content.stat().st_size
+            if not is_file:
+                raise UnreadableImageError(f"there is no file, but {what_is_there(content)}")
+            if size > BYTES_PER_PIXEL * max_pixels:
+                raise UnreadableImageError(f"the file has {size:,} bytes, which is too long")
+            data = content.read_bytes()
+        except OSError as error:
+            there = what_is_there(content) or error.strerror
+            raise UnreadableImageError(f"the file cannot be read: {there}") from error
+    else:
+        data = content
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        found = count_pixels(io.BytesIO(data), max_pixels)
+    except Exception as error:  # Pillow raises errors of many kinds for damaged files
+        raise UnreadableImageError(_reason(data)) from error
+    if found:
+        raise UnreadableImageError(f"it is too large: {found} (--max-pixels)")
+    return data
+
+
 def decode(content: Content, loading: Loading) -> np.ndarray:
     """Read an image.
 
@@ -232,22 +292,19 @@ def decode(content: Content, loading: Loading) -> np.ndarray:
         The image as the pipeline gets it.
 
     Raises:
-        UnreadableImageError: When the file is missing, empty, damaged or no image.
+        UnreadableImageError: When the file is missing, empty, damaged, too large or no image.
     """
+    data = read_content(content, loading.max_pixels)
     try:
-        data = content.read_bytes() if isinstance(content, Path) else content
-        if not data:
-            raise UnreadableImageError("the file is empty")
         image = mmcv.imfrombytes(
             data,
             flag=loading.color_type,
             backend=loading.backend,
         )
         cut_off = isinstance(content, Path) and is_cut_off(str(content))
-    except OSError as error:
-        reason = error.strerror or "it is no image, or a damaged one"
-        raise UnreadableImageError(f"the file cannot be read: {reason}") from error
-    except (cv2.error, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds for damaged files
         raise UnreadableImageError(_reason(data)) from error
     if image is None:
         raise UnreadableImageError(_reason(data))
@@ -293,7 +350,7 @@ def _reversed_colours(image: np.ndarray) -> np.ndarray:
 def _reason(data: bytes) -> str:
     """Say why a file could not be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             image.load()
             kind = f"{image.format} with pixels of the kind {image.mode}"
     except Exception:  # Pillow raises errors of many kinds for damaged files

@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -33,6 +32,7 @@ from mmvitconv.apis.images import (
     list_sources,
 )
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
+from mmvitconv.checks.samples import MAX_PIXELS
 from mmvitconv.compat.absent import check_model
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
@@ -50,8 +50,12 @@ RESULTS = {
 DETECTION_THRESHOLD = 0.3
 TOP_K = 5
 LOOK_AHEAD = 4  # batches that are read before images of one shape are put together
-LEAST_SIDE_SHARE = 1 / 32  # of the long side, where the pipeline cannot resize a thinner image
-Prepared = tuple[str, Content, dict[str, Any]]  # its name, where it is, what the model gets
+# Beyond these bounds the model sees a smaller image, and its results are brought to the real size.
+LEAST_SIDE_SHARE = 1 / 32  # short side of long side: of a thinner image pipelines make a giant
+MOST_PIXELS = 2**23  # of results, and of what the model gets
+MOST_SCORES = 2**29  # of a segmentor, over all pixels and classes
+# its name, where it is, what the model gets, its height and width
+Prepared = tuple[str, Content, dict[str, Any], tuple[int, int]]
 
 
 class Predictor:
@@ -68,11 +72,14 @@ class Predictor:
         cfg_options: Changes of the config: dotted keys and their values.
         fold: Fold norms and scales of our backbones into the layers beside them, which is faster
             and changes results by rounding only; such a model cannot be trained.
+        max_pixels: Most pixels of an image by its header, >= 1; larger ones are left out. Pillow
+            has a limit of its own, 179 million.
 
     Attributes:
         name: Name of the config.
         checkpoint: Path or address of the weights, or None.
         task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        max_pixels: As given.
         classes: Names of the classes, from the checkpoint, else from the config; may be empty.
         palette: Colours of the classes, RGB; may be empty.
         device: Where the model is.
@@ -94,7 +101,10 @@ class Predictor:
         device: str | torch.device | None = None,
         cfg_options: dict[str, Any] | None = None,
         fold: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        if max_pixels < 1:
+            raise UserError(f"max_pixels must be at least 1, got {max_pixels}")
         cfg = config if isinstance(config, Config) else load_config(str(config))
         require(cfg, ("test_dataloader",), "to predict")
         loaded = load_model(cfg, checkpoint, cfg_options=cfg_options, device=device)
@@ -108,7 +118,13 @@ class Predictor:
         self.device = next(self.model.parameters()).device
         steps = find_test_dataset(loaded.config).get("pipeline") or []
         with DefaultScope.overwrite_default_scope(loaded.config.default_scope):
-            self._loading, self._pipeline = build_pipeline(steps, len(loaded.mean))
+            loading, self._pipeline = build_pipeline(steps, len(loaded.mean))
+        self.max_pixels = max_pixels
+        self._loading = loading._replace(max_pixels=max_pixels)
+        self._most_pixels = MOST_PIXELS
+        if self.task == "segmentation":  # which has a score for each class and pixel
+            classes = getattr(getattr(self.model, "decode_head", None), "num_classes", None)
+            self._most_pixels = min(MOST_PIXELS, MOST_SCORES // max(classes or 1, 1))
         if checkpoint is None:
             warnings.warn(f"{self.name}: no checkpoint, so the weights are random", stacklevel=2)
 
@@ -128,8 +144,8 @@ class Predictor:
         """Predict, one image after another.
 
         Args:
-            images: Paths, folders, numpy arrays (RGB, not OpenCV's BGR), Pillow images, or an
-                iterable of them.
+            images: Paths, folders, contents of image files, numpy arrays (RGB, not OpenCV's BGR),
+                Pillow images, or an iterable of them.
             batch_size: Largest number of images in a forward pass.
             score_threshold: Leave out objects, or classes of a classifier, with a lower score;
                 default: 0.3 for detection, 0 for classification. Segmentation has no scores.
@@ -165,10 +181,11 @@ class Predictor:
             seen += len(chunk)
             images = []
             for index, source in chunk:
-                content = content_of(source)
-                name = str(content) if isinstance(content, Path) else f"image {index}"
+                is_path = isinstance(source, (str, os.PathLike))
+                name = os.fspath(source) if is_path else f"image {index}"
                 try:
-                    images.append((name, content, self._prepare(name, content)))
+                    content = content_of(source, self._loading.max_pixels)
+                    images.append((name, content, *self._prepare(name, content)))
                 except UnreadableImageError as error:
                     unread, reason = unread + 1, reason or f"{name}: {error}"
                     on_error(name, str(error))
@@ -179,31 +196,31 @@ class Predictor:
             count = f"none of the {seen} images can be used; the first, " if seen > 1 else ""
             raise UserError(f"{count}{reason}; give images that can be opened")
 
-    def _prepare(self, name: str, content: Content) -> dict[str, Any]:
-        """Run the test pipeline for an image."""
+    def _prepare(self, name: str, content: Content) -> tuple[dict[str, Any], tuple[int, int]]:
+        """Run the test pipeline for an image; return the sample, and height and width."""
         image = decode(content, self._loading)
         height, width = image.shape[:2]
+        size = bounded_size(height, width, self._most_pixels)
         try:
-            sample = self._transform(name, image)
-        except (cv2.error, ValueError):
-            # resizing left no pixel of a very thin image: make it thicker first
-            least = math.ceil(max(height, width) * LEAST_SIDE_SHARE)
-            thicker = (max(width, least), max(height, least))
-            try:
-                sample = self._transform(name, cv2.resize(image, thicker))
-            except (cv2.error, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise UnreadableImageError(
-                    f"the test pipeline cannot take its {width}x{height} pixels ({reason})"
-                ) from error
+            # the pipeline makes most large images smaller by itself, as in a test
+            sample = None if is_thin(height, width) else self._transform(name, image)
+            if sample is None or math.prod(sample["inputs"].shape[-2:]) > MOST_PIXELS:
+                small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+                sample = self._transform(name, small)
+        except (cv2.error, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(
+                f"the test pipeline cannot take its {width}x{height} pixels ({reason})"
+            ) from error
+        if size != (height, width):
             seen_height, seen_width = sample["data_samples"].img_shape[:2]
             sample["data_samples"].set_metainfo(
                 {
-                    "ori_shape": (height, width),
-                    "scale_factor": (seen_width / width, seen_height / height),
+                    "ori_shape": size,
+                    "scale_factor": (seen_width / size[1], seen_height / size[0]),
                 }
             )
-        return sample
+        return sample, (height, width)
 
     def _transform(self, name: str, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]
@@ -222,7 +239,7 @@ class Predictor:
         """Return the prediction for each image; one shape per forward pass."""
         divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, _, sample) in enumerate(images):
+        for index, (_, _, sample, _) in enumerate(images):
             shape = tuple(math.ceil(side / divisor) for side in sample["inputs"].shape[-2:])
             groups.setdefault(shape, []).append(index)
         predictions: dict[int, Prediction] = {}
@@ -235,10 +252,10 @@ class Predictor:
 
     def _run_batch(self, images: list[Prepared], top_k: int) -> list[Prediction]:
         """Return the predictions of a forward pass; its outputs, which may be large, end here."""
-        outputs = self._forward([sample for _, _, sample in images])
+        outputs = self._forward([sample for _, _, sample, _ in images])
         return [
-            self._read(output, name, content, top_k)
-            for (name, content, _), output in zip(images, outputs, strict=True)
+            self._read(output, name, content, size, top_k)
+            for (name, content, _, size), output in zip(images, outputs, strict=True)
         ]
 
     @torch.inference_mode()
@@ -252,15 +269,17 @@ class Predictor:
                 "give a smaller batch size"
             ) from error
 
-    def _read(self, output: Any, name: str, content: Content, top_k: int) -> Prediction:
-        """Turn the model's output into a prediction."""
+    def _read(
+        self, output: Any, name: str, content: Content, size: tuple[int, int], top_k: int
+    ) -> Prediction:
+        """Turn the model's output into a prediction for an image of that height and width."""
         if RESULTS[self.task] not in output:
             raise UserError(
                 f"a model of the type {type(self.model).__name__} gives no {RESULTS[self.task]}; "
                 "supported are classifiers with one head, detectors with boxes (and masks), and "
                 "segmentors with a class for each pixel"
             )
-        height, width = (int(side) for side in output.ori_shape[:2])
+        height, width = size
         common = {
             "image": name,
             "width": width,
@@ -278,16 +297,56 @@ class Predictor:
         if self.task == "segmentation":
             class_map = output.pred_sem_seg.data[0].cpu().numpy()
             kind = np.uint8 if class_map.max() < 256 else np.uint16
-            return Segmentation(**common, class_map=class_map.astype(kind))
+            return Segmentation(**common, class_map=stretch(class_map.astype(kind), size))
         found = output.pred_instances.cpu()
-        found = found[found.scores.argsort(descending=True, stable=True)]
+        masks = found.pop("masks") if "masks" in found else None  # not copied into their order
+        order = found.scores.argsort(descending=True, stable=True)
+        found = found[order]
+        scale = np.divide((width, height) * 2, output.ori_shape[1::-1] * 2, dtype=np.float32)
         return Detection(
             **common,
-            boxes=found.bboxes.float().numpy(),
+            boxes=found.bboxes.float().numpy() * scale,
             labels=found.labels.numpy(),
             scores=found.scores.float().numpy(),
-            codes=_encode_masks(found.masks) if "masks" in found else None,
+            codes=None if masks is None else _encode_masks((masks[i] for i in order), size),
         )
+
+
+def is_thin(height: int, width: int) -> bool:
+    """Tell whether a pipeline that brings the short side to a size would make a giant."""
+    return min(height, width) < max(height, width) * LEAST_SIDE_SHARE
+
+
+def bounded_size(height: int, width: int, most: int) -> tuple[int, int]:
+    """Return the size in which an image is looked at.
+
+    Args:
+        height: Of the image in pixels.
+        width: As ``height``.
+        most: Most pixels of the result, at least 1,000.
+
+    Returns:
+        Height and width: those of the image, unless it has more pixels or is very thin.
+    """
+    longest = math.sqrt(most * LEAST_SIDE_SHARE) if is_thin(height, width) else math.inf
+    scale = min(1.0, math.sqrt(most / (height * width)), longest / max(height, width))
+    least = math.ceil(max(height, width) * scale * LEAST_SIDE_SHARE)
+    return max(least, int(height * scale), 1), max(least, int(width * scale), 1)
+
+
+def stretch(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a map of class numbers, or a mask, to another height and width.
+
+    Args:
+        values: (H, W), integers.
+        size: Height and width.
+
+    Returns:
+        The map; the very same when it has that size.
+    """
+    if values.shape == tuple(size):
+        return values
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def check_settings(batch_size: int, score_threshold: float, top_k: int) -> None:
@@ -305,11 +364,14 @@ def check_settings(batch_size: int, score_threshold: float, top_k: int) -> None:
         raise UserError(f"the score threshold must be between 0 and 1, got {score_threshold}")
 
 
-def _encode_masks(masks: Any) -> tuple[dict[str, Any], ...]:
-    """Return masks (N, H, W) as COCO's compressed run lengths."""
+def _encode_masks(masks: Iterable[Any], size: tuple[int, int]) -> tuple[dict[str, Any], ...]:
+    """Return masks as COCO's compressed run lengths for images of that height and width."""
     from pycocotools import mask
 
-    return tuple(mask.encode(np.asfortranarray(np.asarray(one), dtype=np.uint8)) for one in masks)
+    return tuple(
+        mask.encode(np.asfortranarray(stretch(np.asarray(one).astype(np.uint8), size)))
+        for one in masks
+    )
 
 
 def _warn(image: str, reason: str) -> None:

@@ -98,7 +98,8 @@ def save_predictions(
     }
     file = out / JSON_NAME
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    # names of files that are no text become escapes, as JSON has them
+    file.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
     return Summary(file, len(entries), tuple(errors), seconds)
 
 
@@ -123,8 +124,8 @@ def choose_images(
     found = Path(place).expanduser().resolve()
     is_inside = found in results.parents
     if is_inside and (results / JSON_NAME).is_file():
-        images = [image for image in images if results not in image.resolve().parents]
-    folders = [image.parent.resolve() for image in images]
+        images = [image for image in images if results not in Path(os.path.realpath(image)).parents]
+    folders = [Path(os.path.realpath(image.parent)) for image in images]
     if any(results == folder or (is_inside and results in folder.parents) for folder in folders):
         raise UserError(f"--out {str(out)!r} is the folder of the images; give another one")
     return images
@@ -178,10 +179,10 @@ def refuse_overwriting(images: Sequence[Path], out: Path, names: Iterable[str]) 
         out: The folder for the results.
         names: From :func:`name_outputs`.
     """
-    given = {image.resolve() for image in images}
+    given = {os.path.realpath(image) for image in images}
     for name in names:
         for target in (out / f"{name}.png", out / f"{name}.classes.png"):
-            if target.resolve() in given:
+            if os.path.realpath(target) in given:
                 raise UserError(
                     f"the result {str(target)!r} would replace an image that is to be predicted; "
                     "give another folder for the results"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import ipaddress
+import re
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
+from mmvitconv.apis.images import UnreadableImageError, read_content
 from mmvitconv.apis.inference import DETECTION_THRESHOLD, Predictor
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, printable
 from mmvitconv.weights.downloads import title_of
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
 MAXIMUM_ROWS = 50  # of a table
 KEPT_FOR = 600  # seconds until an uploaded file is deleted
 MAXIMUM_UPLOAD = "100mb"
+MAXIMUM_WAITING = 16  # requests; further ones are told to come back
+MAXIMUM_SESSIONS = 8  # browsers whose last predictions are kept for the slider
+EVERY_ADDRESS = ("0.0.0.0", "::")
 UNITS = {"classification": "classes", "detection": "objects", "segmentation": "classes"}
 COLUMNS = {kind.task: kind.columns for kind in (Classification, Detection, Segmentation)}
 EXPLANATION = (
@@ -58,12 +67,21 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
                 label="Least score of objects and classes",
                 elem_id="threshold",
             )
+        accept = upload.async_move_resource_to_block_cache
+
+        async def accept_file(path: str) -> Any:
+            """Take what was uploaded; Gradio would take a folder in its place, or an address."""
+            if not Path(path).is_file():
+                raise gr.Error("this is no file; drop an image", print_exception=False)
+            return await accept(path)
+
+        upload.async_move_resource_to_block_cache = accept_file
         message = gr.HTML(elem_id="message")
         outputs: list[Any] = [message]
         with gr.Row():
             for number, predictor in enumerate(predictors):
                 outputs += _column(gr, predictor, number)
-        results = gr.State([])
+        results = gr.State([], time_to_live=KEPT_FOR)
 
         def fill(predictions: list[tuple[Prediction, float]], least: float) -> list[Any]:
             """Fill the columns."""
@@ -74,13 +92,15 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
             ]
             return ["", *found]
 
-        def predict(path: str, least: float) -> list[Any]:
+        def predict(path: str | None, least: float) -> list[Any]:
             """Run the models for a file that was dropped."""
             try:
+                if path is None:
+                    raise UserError("there is no file; drop an image")
                 predictions = [_time(predictor, path) for predictor in predictors]
                 return [*fill(predictions, least), predictions, None]
             except UserError as error:
-                return [_sentence(error, path), *["", None, None] * len(predictors), [], None]
+                return [_sentence(error, path or ""), *["", None, None] * len(predictors), [], None]
 
         def select(predictions: list[tuple[Prediction, float]], least: float) -> list[Any]:
             """Apply another threshold to the same predictions."""
@@ -89,11 +109,90 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
         # the emptied field takes the next image
         upload.upload(predict, [upload, slider], [*outputs, results, upload])
         slider.change(select, [results, slider], outputs, trigger_mode="always_last")
+    page.queue(api_open=False, max_size=MAXIMUM_WAITING, default_concurrency_limit=1)
     return page
 
 
+class OwnHosts:
+    """Answers requests to this server's own names only, from its own pages only.
+
+    A web page elsewhere can reach a server on this machine through a name of its own that it lets
+    point here. Starlette's TrustedHostMiddleware does not look at Origin and takes no address with
+    colons in it.
+
+    Args:
+        app: The ASGI application to guard.
+        names: Names and addresses, as they stand in the header Host without the port.
+    """
+
+    def __init__(self, app: Any, names: Iterable[str]) -> None:
+        self.app = app
+        self.names = frozenset(name.lower() for name in names)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request with 403, or let the application answer it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        given = {b"host": [], b"origin": []}
+        for key, value in scope["headers"]:
+            given.get(key, []).append(value.decode("latin-1"))
+        hosts, origins = given[b"host"], given[b"origin"]
+        named = [*(f"//{host}" for host in hosts), *origins]
+        if hosts and all(_host_of(address) in self.names for address in named):
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import PlainTextResponse  # comes with Gradio
+        from starlette.websockets import WebSocketClose
+
+        text = "this host name is not one of this server; mmvitconv serve --allow-host adds one"
+        refusal = PlainTextResponse(text, 403) if scope["type"] == "http" else WebSocketClose()
+        await refusal(scope, receive, send)
+
+
+def _host_of(address: str) -> str:
+    """Return the host of an address, in small letters; empty where there is none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def own_names(host: str, more: Sequence[str] = ()) -> set[str]:
+    """Return the names by which a server may be asked.
+
+    Args:
+        host: The address that it listens on.
+        more: Further names that the user allows.
+
+    Returns:
+        Names and addresses without ports; all of this machine's when it listens on every address.
+
+    Raises:
+        UserError: When a further name is none.
+    """
+    for name in more:
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(name)
+            continue
+        if re.fullmatch(r"[\w.-]+", name) is None:
+            raise UserError(
+                f"--allow-host takes a host name or address without scheme and port, got {name!r}"
+            )
+    names = {"localhost", "127.0.0.1", "::1", host, *more}
+    if host in EVERY_ADDRESS:
+        own = socket.gethostname()
+        names |= {own, socket.getfqdn()}
+        with contextlib.suppress(OSError):
+            names |= {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(own, None)}
+    return names
+
+
 def serve(
-    predictors: Sequence[Predictor], host: str = "127.0.0.1", port: int | None = None
+    predictors: Sequence[Predictor],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> gr.Blocks:
     """Start serving the page in the background.
 
@@ -101,17 +200,22 @@ def serve(
         predictors: The models to compare.
         host: Address to listen on; the default is reached from this machine only.
         port: Where to listen; None takes the first free one from 7860.
+        allowed_hosts: Further host names by which it may be asked, as behind a proxy; otherwise
+            those of this machine.
 
     Returns:
         The running page: ``local_url`` is its address, ``block_thread()`` waits for Ctrl-C,
         ``close()`` ends it.
 
     Raises:
-        UserError: When the address or port cannot be used.
+        UserError: When the address, the port or a host name cannot be used.
     """
     gr = _import_gradio()
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"a port is a number from 1 to 65535, got {port}")
+    names = own_names(host, allowed_hosts)
+    from starlette.middleware import Middleware
+
     page = build_page(predictors)
     for predictor in predictors:  # the first pass takes longer than others
         predictor.predict(np.zeros((224, 224, 3), dtype=np.uint8))
@@ -127,6 +231,8 @@ def serve(
             ssr_mode=False,
             mcp_server=False,
             max_file_size=MAXIMUM_UPLOAD,
+            state_session_capacity=MAXIMUM_SESSIONS,
+            app_kwargs={"middleware": [Middleware(OwnHosts, names=names)]},
             footer_links=[],
             theme=gr.themes.Default(font=fonts[0], font_mono=fonts[1]),
         )
@@ -177,15 +283,23 @@ def _present(predictor: Predictor, prediction: Prediction, seconds: float) -> li
 def _time(predictor: Predictor, path: str) -> tuple[Prediction, float]:
     """Predict for one image, with all scores; returns the prediction and the seconds."""
     started = time.perf_counter()
-    (prediction,) = predictor(path, score_threshold=0.0, on_error=lambda *_: None)
-    seconds = time.perf_counter() - started
-    # the uploaded file is deleted after a while
-    return replace(prediction, content=Path(path).read_bytes()), seconds
+    try:
+        content = read_content(Path(path), predictor.max_pixels)  # it is deleted after a while
+        (prediction,) = predictor(content, score_threshold=0.0, on_error=_refuse)
+    except UnreadableImageError as error:
+        raise UserError(f"{path}: {error}") from error
+    return replace(prediction, image=path), time.perf_counter() - started
+
+
+def _refuse(name: str, reason: str) -> None:
+    raise UnreadableImageError(reason)
 
 
 def _sentence(error: UserError, path: str) -> str:
     """Return an error for the page, with the file's name in place of where it was uploaded to."""
-    text = html.escape(str(error).replace(path, Path(path).name))
+    text = html.escape(
+        printable(str(error).replace(path, Path(path).name) if path else str(error), 1000)
+    )
     return f'<p role="alert" style="color: #b00020; font-weight: 600">{text}</p>'
 
 

@@ -72,18 +72,20 @@ class Prediction:
         return self.palette[label] if label < len(self.palette) else drawing.choose_colour(label)
 
     def draw(self) -> np.ndarray:
-        """Return a picture (H, W, 3), RGB: the image, small ones enlarged, with the prediction.
+        """Return a picture (H, W, 3), RGB: the image with the prediction.
+
+        Small images are enlarged; those of more than 4 million pixels are made smaller.
 
         Raises:
             UnreadableImageError: When the image is no longer where it was.
         """
-        return self._draw(*drawing.enlarge(self.content, self.loading))
+        return self._draw(drawing.fit(self.content, self.loading))
 
     def rows(self) -> list[list[Any]]:
         """Return the prediction as a table with the columns :attr:`columns`, best rows first."""
         raise NotImplementedError
 
-    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+    def _draw(self, image: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
     def _details(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class Classification(Prediction):
             for name, score in zip(self.names, self.scores, strict=True)
         ]
 
-    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+    def _draw(self, image: np.ndarray) -> np.ndarray:
         return drawing.draw_classes(
             image, [f"{name}  {score:.3f}" for name, score, *_ in self.rows()]
         )
@@ -197,7 +199,7 @@ class Detection(Prediction):
             for name, score, box in zip(self.names, self.scores, self.boxes, strict=True)
         ]
 
-    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+    def _draw(self, image: np.ndarray) -> np.ndarray:
         """With one class each object has a colour of its own, otherwise each class has."""
         numbers = self.labels.tolist()
         has_one = len(self.classes) == 1
@@ -218,7 +220,8 @@ class Detection(Prediction):
                 zip(self.names, self.scores, numbers, strict=True)
             )
         ]
-        return drawing.draw_objects(image, self.boxes, self.codes or (), labels, legend, factor)
+        size = self.height, self.width
+        return drawing.draw_objects(image, self.boxes, self.codes or (), labels, legend, size)
 
     def _details(self) -> dict[str, Any]:
         details = {
@@ -260,12 +263,12 @@ class Segmentation(Prediction):
             for label, pixels in self.counts()
         ]
 
-    def _draw(self, image: np.ndarray, factor: int) -> np.ndarray:
+    def _draw(self, image: np.ndarray) -> np.ndarray:
         labels = {
             label: Label(f"{name} {share:g} %", self.colour_of(label))
             for (label, _), (name, _, share) in zip(self.counts(), self.rows(), strict=True)
         }
-        return drawing.draw_segments(image, self.class_map, labels, factor)
+        return drawing.draw_segments(image, self.class_map, labels)
 
     def _details(self) -> dict[str, Any]:
         return {

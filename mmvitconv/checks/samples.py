@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import cache
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import Compose
@@ -26,12 +28,17 @@ __all__ = [
     "Roots",
     "class_numbers",
     "conversions",
+    "count_pixels",
     "innermost",
+    "open_image",
     "paths_of",
     "sample_infos",
 ]
 
 IGNORED_LABEL = 255
+MAX_PIXELS = 100_000_000  # of an image, by its header
+# Pillow starts programs of others, or asks for data elsewhere, to read some of its other formats
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
 NOT_THE_DATA = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 MODES = {  # of Pillow that are not RGB
@@ -270,6 +277,8 @@ class CheckedPipeline(Compose):
             if isinstance(item.get("mask"), dict) and "size" in item["mask"]
         ]
         name = next(iter(paths), f"sample {data.get('sample_idx', '?')}")
+        if self.is_local:
+            self._check_openable(path for path in paths if not is_remote(path))
         result: Any = data
         shape: tuple[int, ...] | None = None
         checked: set[str] = set()
@@ -298,6 +307,17 @@ class CheckedPipeline(Compose):
         """Raise for a sample that was loaded but is wrong; subclasses may go on with it."""
         raise BadSampleError(problem)
 
+    def _check_openable(self, paths: Iterable[str]) -> None:
+        """Refuse files that would not end, or take all the memory, when they are opened."""
+        for path in paths:
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise BadSampleError(Problem("file is missing", path, what_is_there(path)))
+            found = ""
+            with suppress(Exception):  # missing, or no image: loading says so
+                found = count_pixels(path)
+            if found:
+                raise BadSampleError(Problem("image is too large", path, found))
+
     def _check_files(self, image: Any, label_map: Any) -> None:
         """Check what decoders let pass; a few bytes of each file are read."""
         if not self.is_local:
@@ -312,7 +332,7 @@ class CheckedPipeline(Compose):
             isinstance(label_map, str)
             and self.has_class_maps
             and png_depth(label_map) == 16
-            and np.asarray(Image.open(label_map)).max() > 255
+            and np.asarray(open_image(label_map)).max() > 255
         ):
             self.complain(Problem("label map has numbers above 255", label_map))
 
@@ -411,7 +431,7 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     local = [path for path in paths if not is_remote(path)]
     for path in local:
         if not os.path.isfile(path):
-            return Problem("file is missing", path)
+            return Problem("file is missing", path, what_is_there(path))
         if not os.access(path, os.R_OK):
             return Problem("file may not be read", path, "permission denied")
         if os.path.getsize(path) == 0:
@@ -424,6 +444,66 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     if text.startswith("failed to load image"):
         return Problem("file cannot be decoded as an image", name)
     return Problem("sample cannot be loaded", name, f"{type(error).__name__}: {text}")
+
+
+def what_is_there(path: str | os.PathLike) -> str:
+    """Say what is in the place of a file; empty where nothing is.
+
+    Args:
+        path: Where no regular file is.
+    """
+    if os.path.isdir(path):
+        return "a folder"
+    if os.path.exists(path):
+        return "a pipe or device"
+    return "a link that points nowhere" if os.path.islink(path) else ""
+
+
+@cache
+def _formats() -> list[str]:
+    """Return those of :data:`FORMATS` that the installed Pillow knows."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+    """Open an image of a photograph's format with Pillow, which reads its header only.
+
+    Args:
+        file: A path, or an open file.
+
+    Returns:
+        The image, not decoded yet.
+
+    Raises:
+        OSError: It is no image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=_formats())
+
+
+def count_pixels(file: str | os.PathLike | IO[bytes], limit: int = MAX_PIXELS) -> str:
+    """Compare the size of an image with a limit before anything decodes it.
+
+    Args:
+        file: A path, or an open file.
+        limit: Most pixels, >= 1. Pillow has a limit of its own, 179 million.
+
+    Returns:
+        What is wrong; empty when the image is not larger.
+
+    Raises:
+        OSError: It is no image.
+    """
+    try:
+        with open_image(file) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        return f"more than {limit:,} pixels"
+    if width * height > limit:
+        return f"{width}x{height} are more than {limit:,} pixels"
+    return ""
 
 
 def is_cut_off(path: str) -> bool:
@@ -440,7 +520,7 @@ def is_cut_off(path: str) -> bool:
 def decoding_error(path: str) -> Exception | None:
     """Return the error with which Pillow decodes an image, None if there is none."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
     except Exception as error:  # of many kinds for damaged files
         return error
@@ -481,7 +561,7 @@ def conversions(path: str) -> list[str]:
     Raises:
         OSError: If it is not an image.
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         found = [MODES[image.mode]] if image.mode in MODES else []
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             found.append("transparent")

@@ -27,6 +27,7 @@ __all__ = [
     "add_fold_argument",
     "add_image_arguments",
     "add_picture_arguments",
+    "add_pixels_argument",
     "positive",
     "read_config",
 ]
@@ -119,6 +120,21 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change settings of the config, e.g. train_cfg.max_epochs=3 "
         "param_scheduler.0.end=100 model.backbone.out_indices='(2,3)'",
+    )
+
+
+def add_pixels_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--max-pixels``.
+
+    Args:
+        parser: The parser to extend.
+    """
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=100_000_000,
+        metavar="N",
+        help="leave out images of more pixels, seen in their headers (default: %(default)s)",
     )
 
 

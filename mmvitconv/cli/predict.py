@@ -10,6 +10,7 @@ from mmvitconv.cli.arguments import (
     add_config_arguments,
     add_device_argument,
     add_fold_argument,
+    add_pixels_argument,
     read_config,
 )
 
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recursive", action="store_true", help="look into the folders inside the folder, too"
     )
     add_fold_argument(parser)
+    add_pixels_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,7 +61,13 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = None if options.checkpoint == NO_CHECKPOINT else options.checkpoint
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what the config says on purpose
-        predictor = Predictor(cfg, checkpoint, options.device, fold=not options.no_fold)
+        predictor = Predictor(
+            cfg,
+            checkpoint,
+            options.device,
+            fold=not options.no_fold,
+            max_pixels=options.max_pixels,
+        )
     if checkpoint is None:
         print("the weights are random: the predictions mean nothing", file=sys.stderr)
     summary = save_predictions(

@@ -7,7 +7,7 @@ import contextlib
 import warnings
 
 from mmvitconv.cli import UsageError
-from mmvitconv.cli.arguments import add_device_argument
+from mmvitconv.cli.arguments import add_device_argument, add_pixels_argument
 from mmvitconv.cli.predict import NO_CHECKPOINT
 
 
@@ -28,7 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, help="port to listen on (default: the first free one from 7860)"
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name by which browsers may ask for the page, as behind a proxy; may be "
+        "repeated (default: the names of this machine only)",
+    )
     add_device_argument(parser)
+    add_pixels_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,10 +54,15 @@ def run(options: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what the config says on purpose
         predictors = [
-            Predictor(config, None if checkpoint == NO_CHECKPOINT else checkpoint, options.device)
+            Predictor(
+                config,
+                None if checkpoint == NO_CHECKPOINT else checkpoint,
+                options.device,
+                max_pixels=options.max_pixels,
+            )
             for config, checkpoint in pairs
         ]
-    page = serve(predictors, options.host, options.port)
+    page = serve(predictors, options.host, options.port, options.allow_host)
     with contextlib.suppress(KeyboardInterrupt):  # also before `block_thread` looks out for it
         print(f"ready: {page.local_url} (Ctrl-C ends it)", flush=True)
         page.block_thread()

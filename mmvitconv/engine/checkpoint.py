@@ -119,8 +119,11 @@ def from_plain(value: Any) -> Any:
                 value["logs"].cpu().numpy(), value["counts"].cpu().numpy(), value["max_length"]
             )
         if value.get(KIND) == "ndarray":
-            array = value["values"].cpu().numpy().astype(value["dtype"])
-            return array.reshape(value["shape"])
+            values, dtype = value["values"].cpu().numpy(), value["dtype"]
+            known = np.sctypeDict.get(dtype, np.void)  # of numbers, none wider than what is stored
+            if not issubclass(known, (np.number, np.bool_)) or known().itemsize > values.itemsize:
+                raise CheckpointError(f"an array of {dtype!r} is not what a run has saved")
+            return values.astype(known).reshape(value["shape"])
         return type(value)((key, from_plain(item)) for key, item in value.items())
     if type(value) in (list, tuple):
         return type(value)(from_plain(item) for item in value)

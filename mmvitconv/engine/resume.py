@@ -27,7 +27,8 @@ def find_resumable(
         The checkpoint, ``None`` when there is none, and warnings for the user.
     """
     work_dir = Path(work_dir)
-    numbered = [path for path in work_dir.glob("*.pth") if NUMBERED.fullmatch(path.name)]
+    # no folders, pipes or links that point nowhere
+    numbered = [p for p in work_dir.glob("*.pth") if NUMBERED.fullmatch(p.name) and p.is_file()]
     candidates = sorted(numbered, key=_age, reverse=True)
     warnings = []
     pointer = work_dir / "last_checkpoint"

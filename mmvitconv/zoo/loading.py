@@ -22,7 +22,7 @@ from mmvitconv.datasets.layout import leaf_datasets, type_name
 from mmvitconv.engine.configuration import apply_options, load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.engine.tasks import TASKS
-from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.errors import CheckpointError, UserError, printable
 from mmvitconv.resources import is_config
 from mmvitconv.weights import adapt_checkpoint, check_match, load_backbone, load_file
 from mmvitconv.weights.downloads import address_of, title_of
@@ -392,7 +392,7 @@ def read_names(
         classes = names.get("classes") if isinstance(names, Mapping) else None
         if isinstance(classes, (list, tuple)) and classes:
             palette = names.get("palette")
-            return tuple(map(str, classes)), _colours(palette, len(classes))
+            return tuple(printable(name) for name in classes), _colours(palette, len(classes))
     return (), ()
 
 

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import signal
@@ -8,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from apis.tiny import CONFIGS, save_checkpoint
 
 from mmvitconv.apis import Predictor
-from mmvitconv.apis.page import build_page, serve
+from mmvitconv.apis.page import MAXIMUM_WAITING, OwnHosts, build_page, own_names, serve
 from mmvitconv.cli import run
 from mmvitconv.errors import UserError
 
@@ -121,6 +123,86 @@ def test_one_model_makes_one_column(predictors: list[Predictor]) -> None:
         assert {f"picture-{number}" for number in range(count)} <= names
         assert f"picture-{count}" not in names
         assert page.analytics_enabled is False
+
+
+HOSTS = [
+    ({"host": "127.0.0.1:7860"}, 200),
+    ({"host": "LOCALHOST:1"}, 200),
+    ({"host": "[::1]:7860"}, 200),
+    ({"host": "models.example"}, 200),
+    ({"host": "models.example", "origin": "https://models.example"}, 200),
+    ({"host": "evil.example"}, 403),
+    ({"host": "127.0.0.1.evil.example"}, 403),
+    ({"host": "evil.example@127.0.0.1x"}, 403),
+    ({"host": ""}, 403),
+    ({"host": "[::1"}, 403),
+    ({"host": "127.0.0.1", "origin": "http://evil.example"}, 403),
+    ({"host": "127.0.0.1", "origin": "null"}, 403),
+    ({"host": "127.0.0.1", "origin": ""}, 403),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), HOSTS)
+def test_foreign_hosts_and_pages_are_refused(headers: dict[str, str], status: int) -> None:
+    from starlette.responses import PlainTextResponse
+    from starlette.testclient import TestClient
+
+    app = OwnHosts(PlainTextResponse("the page"), own_names("127.0.0.1", ["models.example"]))
+    answer = TestClient(app, raise_server_exceptions=True).get("/", headers=headers)
+    assert answer.status_code == status
+    assert (answer.text == "the page") == (status == 200)
+
+
+def test_own_names() -> None:
+    assert socket.gethostname() in own_names("0.0.0.0")
+    assert "192.168.0.7" in own_names("192.168.0.7")
+    for name in ("http://a", "a:80", "a/b", " a", "*"):
+        with pytest.raises(UserError, match="--allow-host takes a host name"):
+            own_names("127.0.0.1", [name])
+
+
+def ask(address: str, number: int, *values: Any) -> dict[str, Any]:
+    """Do what the page's script does; return the last message of the queue."""
+    session = f"session{number}"
+    body = {"data": values, "fn_index": 0, "session_hash": session}
+    joined = httpx.post(f"{address}gradio_api/queue/join", json=body, timeout=60)
+    joined.raise_for_status()
+    url = f"{address}gradio_api/queue/data?session_hash={session}"
+    with httpx.stream("GET", url, timeout=60) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:"):
+                message = json.loads(line.removeprefix("data:"))
+                if message["msg"] in ("process_completed", "unexpected_error"):
+                    return message
+    raise AssertionError("no answer")
+
+
+def test_a_bad_request_never_blocks_the_next(
+    predictors: list[Predictor], nuclei_root: Path
+) -> None:
+    page = serve(predictors[:1])
+    address = page.local_url
+    try:
+        assert httpx.get(address, headers={"host": "evil.example"}).status_code == 403
+        image = next((nuclei_root / "val").glob("*.png"))
+        uploaded = httpx.post(
+            f"{address}gradio_api/upload", files={"files": (image.name, image.read_bytes())}
+        ).json()[0]
+
+        def file(path: str | Path) -> dict[str, Any]:
+            return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+        bad = [Path(uploaded).parent, "/etc", "/etc/passwd", "http://127.0.0.1:1/a.png", uploaded]
+        requests = [*((file(path), 0.5) for path in bad[:-1]), (None, 0.5), (file(uploaded), "x")]
+        for number, values in enumerate(requests):
+            answer = ask(address, number, *values)
+            assert not answer["success"] or "is no file" in str(answer["output"])
+        answer = ask(address, 100, file(uploaded), 0.0)
+        assert answer["success"]
+        assert "10 objects" in answer["output"]["data"][1]
+        assert page._queue.max_size == MAXIMUM_WAITING
+    finally:
+        page.close()
 
 
 def test_a_port_in_use_is_named(predictors: list[Predictor]) -> None:

@@ -14,7 +14,7 @@ from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 
 from mmvitconv.engine import checkpoint
-from mmvitconv.engine.checkpoint import SafeCheckpointHook, from_plain, to_plain
+from mmvitconv.engine.checkpoint import KIND, SafeCheckpointHook, from_plain, to_plain
 from mmvitconv.errors import CheckpointError
 from mmvitconv.weights import files
 from mmvitconv.weights.downloads import SCHEMES
@@ -60,6 +60,15 @@ def test_plain_data_survive_a_safe_reader(tmp_path: Path) -> None:
     assert restored.rand() == np.random.RandomState(0).rand()
     assert back["containers"] == OrderedDict(ids=[1, 2], pair=(1, "a"), path="/x")
     assert torch.equal(back["tensor"], torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", ["U12", "U1000000", "O", "V9", "complex256", "M8[s]", "?x"])
+def test_arrays_that_no_run_saved(dtype: str) -> None:
+    """A few bytes, expanded, would take gigabytes as text."""
+    values = torch.zeros(1).expand(60_000_000)
+    array = {KIND: "ndarray", "values": values, "shape": [60_000_000], "dtype": dtype}
+    with pytest.raises(CheckpointError, match="is not what a run has saved"):
+        from_plain({"a": array})
 
 
 def test_foreign_objects_are_not_written() -> None:

@@ -84,3 +84,14 @@ def test_equal_ages_are_ordered_by_number(tmp_path: Path) -> None:
     for epoch in (9, 10, 2):
         save(tmp_path / f"epoch_{epoch}.pth", age=0)
     assert find_resumable(tmp_path)[0].name == "epoch_10.pth"
+
+
+def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
+    good = save(tmp_path / "epoch_1.pth", age=10)
+    os.mkfifo(tmp_path / "epoch_7.pth")
+    (tmp_path / "epoch_8.pth").mkdir()
+    (tmp_path / "epoch_9.pth").symlink_to(tmp_path / "missing.pth")
+    (tmp_path / "epoch_10.pth").symlink_to(tmp_path / "epoch_10.pth")
+    assert find_resumable(tmp_path) == (good, [])
+    os.mkfifo(tmp_path / "last_checkpoint")
+    assert find_resumable(tmp_path) == (good, [])
