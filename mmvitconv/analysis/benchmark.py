@@ -11,11 +11,13 @@ import copy
 import gc
 import math
 import statistics
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
@@ -24,12 +26,27 @@ from torch import Tensor, nn
 from torch.utils.benchmark.utils.common import set_torch_threads
 
 from mmvitconv.analysis import timing
-from mmvitconv.analysis.benchmark_models import Shape, count_costs
 from mmvitconv.analysis.benchmark_results import Row, device_name
 from mmvitconv.errors import UserError
 from mmvitconv.runtime import fold
+from mmvitconv.zoo.archs import check_timm_name, match_arch
+from mmvitconv.zoo.catalogue import list_archs
+from mmvitconv.zoo.costs import count_complexity
+from mmvitconv.zoo.loading import TIMM, load_model
 
-__all__ = ["Plan", "run_benchmark"]
+__all__ = ["PEERS", "Plan", "all_archs", "build", "find_models", "run_benchmark", "smallest_archs"]
+
+Shape = tuple[int, int]
+
+# What everybody knows, under the names by which everybody knows it.
+PEERS = {
+    "resnet50": "resnet50",
+    "convnext_tiny": "convnext_tiny",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "convmixer": "convmixer_768_32",
+}
+# ImageNet-1k top-1 at 224 in the papers; ResNet-50: torchvision's first weights.
+PEER_ACCURACY = dict(zip(PEERS.values(), (76.1, 82.1, 81.3, 80.2), strict=True))
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -66,21 +83,21 @@ class Plan:
         return set(product(self.models, shapes, *ways))
 
 
-def run_benchmark(
-    plan: Plan,
-    say: Callable[[str], object] = print,
-    begin: Callable[[str], object] = lambda title: None,
-) -> Iterator[list[Row]]:
+def tell(line: str) -> None:
+    """Print a line for whoever waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_benchmark(plan: Plan, left_out: list[str]) -> Iterator[list[Row]]:
     """Measure a plan, group by group: what takes turns has one size, batch and pass.
 
     What cannot be measured (a type that the device is slow at, a model that does not take the size,
-    a failed compilation) is said in one line and left out; a batch that does not fit into memory is
-    halved for all models.
+    a failed compilation) is left out; a batch that does not fit into memory is halved for all
+    models. Titles and what is left out are printed to stderr.
 
     Args:
         plan: What to measure.
-        say: Gets a line about what was left out, and why.
-        begin: Gets the title of each group.
+        left_out: Gets a line about what was left out, and why.
 
     Yields:
         The rows of each group once it is done.
@@ -88,6 +105,11 @@ def run_benchmark(
     Raises:
         UserError: No dtype is left, or the device is not there.
     """
+
+    def say(line: str) -> None:
+        left_out.append(line)
+        tell(line)
+
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch finds no GPU here; give cpu")
     dtypes = dict.fromkeys(plan.dtype)
@@ -111,7 +133,7 @@ def run_benchmark(
             without: set[str] = set()
             while (pass_, shape, batch) not in done:
                 group = _Group(plan, pass_, shape, batch, without, say)
-                begin(str(group))
+                tell(f"{group} ...")
                 try:
                     rows = group.measure()
                 except Exception as error:
@@ -178,26 +200,20 @@ class _Group:
             return []
         plan = self.plan
         images = random_tensor((self.batch, 3, *self.shape), seed=0).to(plan.device)
-        calls: dict[Variant, Call] = {}
-        firsts: dict[Variant, float] = {}
+        prepared: dict[Variant, tuple[Call, float]] = {}
         for name in plan.models:
             if (model := self.attempt(name, self.build, name)) is not None:
-                found = self.prepare(name, model, images)
-                calls |= {variant: call for variant, (call, _) in found.items()}
-                firsts |= {variant: seconds for variant, (_, seconds) in found.items()}
+                prepared |= self.prepare(name, model, images)
+        calls = {variant: call for variant, (call, _) in prepared.items()}
         times = timing.take_turns(calls, plan.rounds, plan.warm_up, plan.seconds)
-        return [self.row(key, calls[key], firsts[key], times[key]) for key in times]
+        return [self.row(variant, *prepared[variant], times[variant]) for variant in times]
 
     def build(self, name: str) -> nn.Module:
         """Return a model, and note its costs."""
         model = self.plan.models[name](self.shape)
         self.costs[name] = count_costs(model, self.shape)
-        return fold(model.eval(), inplace=True) if self.is_folded else model
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether models of ours are folded here."""
-        return self.plan.folds and self.pass_ == "inference"
+        is_folded = self.plan.folds and self.pass_ == "inference"
+        return fold(model.eval(), inplace=True) if is_folded else model
 
     def prepare(
         self, name: str, model: nn.Module, images: Tensor
@@ -266,7 +282,7 @@ class _Group:
             device=device_name(device),
             torch=torch.__version__,
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            folded=int(self.is_folded),
+            folded=int(self.plan.folds and self.pass_ == "inference"),
         )
 
 
@@ -322,3 +338,85 @@ def _make_call(model: nn.Module, x: Tensor, variant: Variant, trains: bool) -> C
 def random_tensor(shape: Sequence[int], seed: int) -> Tensor:
     """Return the same normal numbers each time."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def all_archs() -> list[str]:
+    """Return ``FAMILY:ARCH`` of every architecture; of two names for one arch the first."""
+    return [f"{arch.family}:{arch.arch}" for arch in list_archs()]
+
+
+def smallest_archs() -> list[str]:
+    """Return ``FAMILY:ARCH`` of the architecture with the fewest parameters in each family."""
+    smallest: dict[str, str] = {}
+    for arch in sorted(list_archs(), key=lambda arch: arch.parameters):
+        smallest.setdefault(arch.family, f"{arch.family}:{arch.arch}")
+    return [name for name in all_archs() if name in smallest.values()]
+
+
+def find_models(names: Sequence[str], peers: bool = False) -> list[str]:
+    """Return the names that results have for models: ``'FCViT:tiny'``, or timm's name.
+
+    Args:
+        names: ``FAMILY:ARCH``, another spelling that :func:`match_arch` takes, a key
+            of :data:`PEERS`, or ``timm:NAME``.
+        peers: Whether timm's own names of :data:`PEERS` are timm's models. Some of them are also
+            spellings of architectures of ours.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    found = []
+    for name in names:
+        if name in PEERS or name.startswith(TIMM) or (peers and name in PEERS.values()):
+            found.append(PEERS.get(name, name.removeprefix(TIMM)))
+            check_timm_name(found[-1])
+            continue
+        try:
+            found.append(":".join(match_arch(name)))
+        except UserError as error:
+            near = get_close_matches(name.lower(), PEERS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = f"of timm there are {', '.join(PEERS)}, and timm:NAME for all others"
+            raise UserError(f"{error}; {hint}{known}") from error
+    return list(dict.fromkeys(found))
+
+
+def build(name: str, shape: Shape) -> nn.Module:
+    """Return the backbone for images of a size, with the outputs of all stages.
+
+    Args:
+        name: From :func:`find_models`.
+        shape: Height and width of the images.
+    """
+    source = name if ":" in name else f"{TIMM}{name}"
+    return load_model(source, part="backbone", device="cpu", shape=shape).module
+
+
+def published_accuracies() -> dict[str, float]:
+    """Return published ImageNet-1k top-1 in per cent by name: of our metafiles, and the peers'."""
+    ours = {
+        f"{arch.family}:{arch.arch}": result.value
+        for arch in list_archs()
+        for config in arch.configs
+        for result in config.results
+        if "ImageNet" in result.dataset and "Top 1" in result.metric
+    }
+    return {**ours, **PEER_ACCURACY}
+
+
+def count_costs(model: nn.Module, shape: Shape) -> tuple[int, int]:
+    """Return the parameters of a model, and its multiply-adds for one image.
+
+    Args:
+        model: A backbone on the CPU; it stays as it is.
+        shape: Height and width of the image.
+    """
+    try:  # costs neither time nor memory
+        meta = copy.deepcopy(model).to("meta")
+        costs = count_complexity(meta, torch.empty(1, 3, *shape, device="meta"))
+    except Exception:  # its control flow looks at values
+        costs = count_complexity(model, torch.zeros(1, 3, *shape))
+    return costs.params, costs.macs.total

@@ -13,26 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from rich.table import Table
+from mmengine.utils.dl_utils import collect_env
+from rich.table import Column, Table
 
 from mmvitconv.errors import UserError
 from mmvitconv.version import __version__
 
-__all__ = [
-    "Change",
-    "Comparison",
-    "Row",
-    "best_variants",
-    "compare",
-    "device_name",
-    "environment",
-    "read_results",
-    "table_of",
-    "write_results",
-]
+__all__ = ["Row", "compare", "environment", "read_results", "table_of", "write_results"]
 
 # What must be the same for two rows to be of the same measurement.
 KEY = ("model", "shape", "batch", "dtype", "layout", "mode", "pass_")
@@ -113,7 +103,7 @@ def write_results(
         writer.writeheader()
         writer.writerows(records)
     content = {"environment": about, "left_out": list(left_out), "rows": records}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -180,11 +170,11 @@ def table_of(rows: Sequence[Row], calibration: str) -> Table:
     """
     base = {row.key[1:]: row.median_ms for row in rows if row.model == calibration}
     best = {row.model: row for row in best_variants(rows)}
-    table = Table(title=f"{rows[0].group}; *: the model's fastest variant")
-    for name in ("model", "dtype", "layout", "mode"):
-        table.add_column(name, no_wrap=True)
-    for name in ("params M", "MACs G", "ms", "IQR", "images/s", "peak MiB", f"x {calibration}"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = ("model", "dtype", "layout", "mode")
+    numbers = ("params M", "MACs G", "ms", "IQR", "images/s", "peak MiB", f"x {calibration}")
+    columns = [Column(name, no_wrap=True) for name in names]
+    columns += [Column(name, no_wrap=True, justify="right") for name in numbers]
+    table = Table(*columns, title=f"{rows[0].group}; *: the model's fastest variant")
     for row in sorted(rows, key=lambda row: (best[row.model].median_ms, row.median_ms)):
         is_best = row is best[row.model]
         table.add_row(
@@ -216,34 +206,93 @@ def device_name(device: str) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return what a reader must know about the machine and the software.
-
-    Args:
-        device: ``'cpu'`` or ``'cuda'``.
-    """
-    return {
+def environment() -> dict[str, Any]:
+    """Return what a reader must know about the machine and the software."""
+    return collect_env() | {
         "mmvitconv": __version__,
-        "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": version("timm"),
-        "system": platform.platform(),
-        "device": device_name(device),
         "cpu": device_name("cpu"),
         "cores": os.cpu_count(),
         "load average at the start": [round(load, 2) for load in os.getloadavg()],
-        "cudnn": torch.backends.cudnn.version(),
         "TF32 in convolutions": torch.backends.cudnn.allow_tf32,
         "TF32 in matrix products": torch.backends.cuda.matmul.allow_tf32,
     }
+
+
+def plot_results(
+    rows: Sequence[Row], folder: Path, accuracies: Mapping[str, float] | None = None
+) -> list[Path]:
+    """Draw one picture for each size, batch and pass, with a panel for each type and mode.
+
+    A model is a point at its faster layout; the other layout is a pale point beside it; models
+    of timm are hollow.
+
+    Args:
+        rows: The measurements.
+        folder: Where to write ``plot-PASS-SHAPE-bBATCH.png``; made if it does not exist.
+        accuracies: Published top-1 in per cent by model, for the vertical axis instead of
+            multiply-adds; models without one are left out, which the picture says.
+
+    Returns:
+        The pictures; none of a group with no model to show.
+    """
+    from matplotlib import colormaps
+
+    from mmvitconv.analysis.pictures import new_figure, save_figure
+
+    paths = []
+    models = list(dict.fromkeys(row.model for row in rows))
+    colours = {model: colormaps["tab20"](index % 20) for index, model in enumerate(models)}
+    of_macs = accuracies is None
+    heights = {row.model: row.macs / 1e9 for row in rows} if of_macs else accuracies
+    for group in dict.fromkeys(row.group for row in rows if row.model in heights):
+        members = [row for row in rows if row.group == group]
+        shown = [row for row in members if row.model in heights]
+        first = shown[0]
+        title = [
+            group,
+            f"{first.device}, {first.threads} threads, torch {first.torch}",
+            f"backbones without heads; median of {first.rounds} rounds",
+        ]
+        if hidden := sorted({row.model for row in members} - heights.keys()):
+            title.append(f"without a published accuracy: {', '.join(hidden)}")
+        panels = list(dict.fromkeys((row.dtype, row.mode) for row in shown))
+        figure = new_figure((5.5 * len(panels) + 2.5, 6), *title)
+        points = {}
+        for axis, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            inside = [row for row in shown if (row.dtype, row.mode) == panel]
+            best = best_variants(inside)
+            for row in inside:
+                points[f"{row.model} {row.layout}"] = axis.scatter(
+                    row.median_ms,
+                    heights[row.model],
+                    s=60,
+                    marker={"nchw": "o", "nhwc": "s"}[row.layout],
+                    alpha=1.0 if row in best else 0.35,
+                    edgecolors=colours[row.model],
+                    facecolors=colours[row.model] if ":" in row.model else "none",
+                )
+            axis.set(title=" ".join(panel), xlabel="milliseconds (median)", xscale="log")
+            axis.set_yscale("log" if of_macs else "linear")
+            axis.grid(alpha=0.3, which="both")
+        figure.supylabel(
+            "multiply-adds of an image, 10^9" if of_macs else "published ImageNet-1k top-1, %"
+        )
+        figure.legend(points.values(), points, loc="outside right upper", fontsize=9,
+                      title="hollow: timm; pale: slower layout", title_fontsize=8)  # fmt: skip
+        path = folder / f"plot-{first.pass_}-{first.shape}-b{first.batch}.png"
+        paths.append(save_figure(figure, path))
+    return paths
 
 
 # Two runs. Milliseconds say nothing where a machine is shared or replaced: what is compared is the
 # ratio of a model to a calibration model that took turns with it in the same run.
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """How a row changed."""
 
     row: Row  # of the run now
@@ -257,29 +306,20 @@ class Change:
         """Above 1: slower than it was."""
         return self.now / self.before
 
-    def is_slower(self, tolerance: float) -> bool:
-        """Return whether neither the spread of the times nor a busy machine explains its factor."""
-        return self.factor > max(tolerance, self.noise) and self.fastest > tolerance
+    def verdict(self, tolerance: float) -> str:
+        """Return ``'slower'``, ``'unclear'`` where noise or load may be the reason, or ``''``."""
+        if self.factor <= tolerance:
+            return ""
+        return "slower" if self.factor > self.noise and self.fastest > tolerance else "unclear"
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """What two runs say together."""
 
-    changes: list[Change]  # of all rows that both have
+    changes: list[Change]  # of all rows that both have, the worst first
     missing: list[Row]  # rows of the earlier run that this one lacks
     new: list[Row]  # rows that only this one has
     warnings: list[str]  # why the comparison may be weak
-
-    def slower(self, tolerance: float) -> list[Change]:
-        """Return what became slower, the worst first."""
-        found = [change for change in self.changes if change.is_slower(tolerance)]
-        return sorted(found, key=lambda change: -change.factor)
-
-    def unclear(self, tolerance: float) -> list[Change]:
-        """Return what took longer, but not by more than its times vary."""
-        seeming = [change for change in self.changes if change.factor > tolerance]
-        return [change for change in seeming if not change.is_slower(tolerance)]
 
 
 def compare(
@@ -327,6 +367,7 @@ def compare(
         warnings.append(f"not compared, without {calibration} beside them: {labels}")
     missing = [row for key, row in old.items() if key not in runs[0]]
     new = [row for key, row in runs[0].items() if key not in old]
+    changes.sort(key=lambda change: -change.factor)
     return Comparison(changes, missing, new, warnings)
 
 

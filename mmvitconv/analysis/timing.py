@@ -48,7 +48,7 @@ def take_turns(
             not before the fifth; None stops after ``rounds``.
 
     Returns:
-        The seconds of each call by key, all equally many and in the order of the rounds.
+        The seconds of each counted call by key, in the order of the rounds.
     """
     times: dict[Any, list[float]] = {key: [] for key in functions}
     order = list(functions)
@@ -76,9 +76,8 @@ def take_turns(
 def peak_memory(function: Callable[[], object], device: str = "cpu") -> int:
     """Return the bytes that a function needs at most, beyond what exists before it runs.
 
-    On a GPU it is what the allocator says. Elsewhere the storages are counted that operators return
-    and that are still alive: those kept for the backward pass and gradients included, scratch space
-    inside one operator excluded. That is the same number at every run, on any machine.
+    On a GPU it is what the allocator says. Elsewhere the living storages are counted that operators
+    returned, without scratch space inside an operator: the same number on any machine.
 
     Args:
         function: What to run, once; it may call ``backward()``.

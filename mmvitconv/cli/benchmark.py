@@ -70,21 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shapes", nargs="+", type=parse_shape, metavar="HxW", dest="shape",
         help="image sizes, such as 224 800x1280 512x2048")  # fmt: skip
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes")
-    add(
-        "--dtypes",
-        nargs="+",
-        dest="dtype",
-        choices=("fp32", "bf16", "fp16"),
-        help="the latter two: autocast",
-    )
+    add("--dtypes", nargs="+", dest="dtype", choices=("fp32", "bf16", "fp16"),
+        help="the latter two: autocast")  # fmt: skip
     add("--layouts", nargs="+", dest="layout", choices=("nchw", "nhwc"), help="nhwc: channels_last")
-    add(
-        "--modes",
-        nargs="+",
-        dest="mode",
-        choices=("eager", "compiled"),
-        help="compiled: torch.compile",
-    )
+    add("--modes", nargs="+", dest="mode", choices=("eager", "compiled"),
+        help="compiled: torch.compile")  # fmt: skip
     add("--passes", nargs="+", dest="pass_", choices=("inference", "training"),
         help="training: with a step of AdamW")  # fmt: skip
     add("--no-fold", action="store_false", dest="folds",
@@ -113,14 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command.
 
-    Args:
-        options: The command line.
-
     Returns:
         Exit code: 1 if ``--regress`` found something slower, or something that no longer runs.
-
-    Raises:
-        UserError: Something that was given cannot work.
     """
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {str(options.out)!r} is a file; give a folder")
@@ -138,14 +122,7 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
     """Return what to measure; ``options.calibration`` becomes the name that results have."""
     import torch
 
-    from mmvitconv.analysis.benchmark import Plan
-    from mmvitconv.analysis.benchmark_models import (
-        all_archs,
-        build,
-        find_models,
-        is_ours,
-        smallest_archs,
-    )
+    from mmvitconv.analysis.benchmark import Plan, all_archs, build, find_models, smallest_archs
     from mmvitconv.analysis.benchmark_results import KEY
 
     [calibration] = find_models([options.calibration], peers=True)
@@ -157,15 +134,15 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
         found = sorted({row.model for row in before})
         if calibration not in found:
             raise UserError(
-                f"{str(options.regress)!r} has no row of the calibration model "
-                f"{calibration!r}; give --calibration one of {', '.join(found)}"
+                f"{str(options.regress)!r} has no row of the calibration model {calibration!r}; "
+                f"give --calibration one of {', '.join(found)}"
             )
         values |= {name: list(dict.fromkeys(getattr(row, name) for row in before)) for name in KEY}
         values |= {"shape": list(map(parse_shape, values["shape"])), "threads": before[0].threads}
     if options.all:
         models += all_archs()
     elif before and not models:
-        models = [name if is_ours(name) else f"timm:{name}" for name in values["model"]]
+        models = [name if ":" in name else f"timm:{name}" for name in values["model"]]
         peers = peers or ()
     others = find_models(DEFAULT_PEERS if peers is None else peers, peers=True)
     if before:
@@ -180,21 +157,20 @@ def _measure(plan: Plan, options: argparse.Namespace) -> list[Row]:
     """Run a plan; write and show each part when it is done."""
     from rich.console import Console
 
-    from mmvitconv.analysis.benchmark import run_benchmark
-    from mmvitconv.analysis.benchmark_models import published_accuracies
-    from mmvitconv.analysis.benchmark_results import environment, table_of, write_results
+    from mmvitconv.analysis.benchmark import published_accuracies, run_benchmark
+    from mmvitconv.analysis.benchmark_results import (
+        environment,
+        plot_results,
+        table_of,
+        write_results,
+    )
 
-    command = shlex.join(["mmvitconv", "benchmark", *options.arguments])
-    about = environment(plan.device) | {"command": command}
-    rows: list[Row] = []
-    left_out: list[str] = []
+    about = {"command": shlex.join(["mmvitconv", "benchmark", *options.arguments])}
+    if options.out is not None:
+        about |= environment()
+    rows, left_out = [], []
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-
-    def say(line: str) -> None:
-        left_out.append(line)
-        _tell(line)
-
-    for group in run_benchmark(plan, say, lambda title: _tell(f"{title} ...")):
+    for group in run_benchmark(plan, left_out):
         rows += group
         if options.out is not None:
             write_results(options.out, rows, about, left_out)
@@ -202,31 +178,27 @@ def _measure(plan: Plan, options: argparse.Namespace) -> list[Row]:
             screen.print(table_of(group, options.calibration))
     if options.out is not None and rows:
         print(f"wrote results.csv, results.json to {options.out}")
-        from mmvitconv.analysis.benchmark_plot import plot_results
-
         accuracies = published_accuracies() if options.plot == "accuracy" else None
         pictures = plot_results(rows, options.out, accuracies)
         print(f"wrote {', '.join(path.name for path in pictures)} to {options.out}")
     return rows
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _regress(
     options: argparse.Namespace, plan: Plan, before: Sequence[Row], rows: Sequence[Row]
 ) -> int:
     """Compare, measure again what is slower, and say what remains; return the exit code."""
-    from mmvitconv.analysis.benchmark import run_benchmark
+    from mmvitconv.analysis.benchmark import run_benchmark, tell
     from mmvitconv.analysis.benchmark_results import compare
 
     comparison = compare(before, rows, options.calibration)
-    if suspects := {change.row.model for change in comparison.slower(options.tolerance)}:
-        _tell(f"measured again: {', '.join(sorted(suspects))}")
+    suspects = {change.row.model for change in comparison.changes
+                if change.verdict(options.tolerance) == "slower"}  # fmt: skip
+    if suspects:
+        tell(f"measured again: {', '.join(sorted(suspects))}")
         names = suspects | {options.calibration}
         part = replace(plan, models={name: plan.models[name] for name in names})
-        again = [chain(*run_benchmark(part, lambda line: None)) for _ in range(CONFIRMATIONS)]
+        again = [chain(*run_benchmark(part, [])) for _ in range(CONFIRMATIONS)]
         comparison = compare(before, rows, options.calibration, *again)
     for warning in comparison.warnings:
         print(f"warning: {warning}")
@@ -238,23 +210,24 @@ def _regress(
             print(f"{text}, not compared: {shorten([row.label for row in rows], limit=10)}")
     for row in lost:
         print(f"could not be measured as in the earlier run: {row.label}")
-    slower = comparison.slower(options.tolerance)
-    for change in slower:
-        print(
-            f"slower: {change.row.label}: {change.now:.2f} times {options.calibration}, was "
-            f"{change.before:.2f}: x {change.factor:.2f}"
-        )
-    for change in comparison.unclear(options.tolerance):
-        print(
-            f"unclear: {change.row.label}: x {change.factor:.2f}, but its times vary as much "
-            f"(x {change.noise:.2f}) or its fastest calls do not show it (x {change.fastest:.2f}); "
-            "give more --rounds"
-        )
-    count = len(comparison.changes)
-    worst = max(change.factor for change in comparison.changes)
+    verdicts = []
+    for change in comparison.changes:
+        verdicts.append(change.verdict(options.tolerance))
+        if verdicts[-1] == "slower":
+            print(
+                f"slower: {change.row.label}: {change.now:.2f} times {options.calibration}, was "
+                f"{change.before:.2f}: x {change.factor:.2f}"
+            )
+        elif verdicts[-1] == "unclear":
+            print(
+                f"unclear: {change.row.label}: x {change.factor:.2f}, but its times vary as much "
+                f"(x {change.noise:.2f}) or its fastest calls do not show it (x "
+                f"{change.fastest:.2f}); give more --rounds"
+            )
+    count, slower = len(verdicts), verdicts.count("slower")
     print(
-        f"{count - len(slower)} of {count} measurements are not slower than in {options.regress} "
+        f"{count - slower} of {count} measurements are not slower than in {options.regress} "
         f"(by the ratio to {options.calibration}; tolerance x {options.tolerance:g}, worst x "
-        f"{worst:.2f})"
+        f"{comparison.changes[0].factor:.2f})"
     )
     return 1 if slower or lost else 0

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvitconv.analysis import benchmark_models, timing
+from mmvitconv.analysis import benchmark as measuring
+from mmvitconv.analysis import timing
 from mmvitconv.cli import benchmark, parse, run
 from mmvitconv.errors import UserError
 
@@ -246,7 +247,7 @@ def test_defaults(
 ):
     plans = []
     # tested beside its function; builds every architecture
-    monkeypatch.setattr(benchmark_models, "smallest_archs", lambda: ["FCViT:tiny"])
+    monkeypatch.setattr(measuring, "smallest_archs", lambda: ["FCViT:tiny"])
     monkeypatch.setattr(benchmark, "_measure", lambda plan, *rest: plans.append(plan) or ["row"])
     assert measure([*arguments, "--device", "cpu"]) == 0
     [plan] = plans
