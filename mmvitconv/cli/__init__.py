@@ -115,7 +115,8 @@ def run(name: str, *arguments: str, program: str | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(COMMANDS)}"
         print(f"mmvitconv: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
-    parser = argparse.ArgumentParser(program or f"mmvitconv {name}")
+    # its --help, which takes a while to import, comes when Ctrl-C is looked after
+    parser = argparse.ArgumentParser(program or f"mmvitconv {name}", add_help=False)
     options = argparse.Namespace(program=parser.prog, arguments=arguments)
 
     def work() -> int | None:
@@ -138,7 +139,7 @@ def parse(name: str, *arguments: str) -> argparse.Namespace:
     Raises:
         SystemExit: The command line is wrong.
     """
-    parser = argparse.ArgumentParser(f"mmvitconv {name}")
+    parser = argparse.ArgumentParser(f"mmvitconv {name}", add_help=False)
     options = argparse.Namespace(program=parser.prog, arguments=arguments)
     _parse(name, parser, options)
     return options
@@ -168,7 +169,6 @@ def execute(
         SystemExit: With exit code 2 after a :class:`UsageError`.
     """
     options = argparse.Namespace() if options is None else options
-    is_debugged = getattr(options, "debug", False)
 
     def say_interrupted() -> None:
         if speaks(options):
@@ -176,29 +176,35 @@ def execute(
             output = sys.stdout if advice else sys.stderr
             print(f"\n{parser.prog}: interrupted{advice}", file=output, flush=True)
 
-    with CtrlC(say_interrupted) as ctrl_c:
-        try:
-            ctrl_c.code = work() or 0
-            sys.stdout.flush()  # or Python would say what is wrong there, in its own way
-        except BaseException as error:
-            if ctrl_c.pressed or isinstance(error, KeyboardInterrupt):
-                if is_debugged:
-                    raise
-                ctrl_c.say()
-                ctrl_c.code = INTERRUPTED
-            elif isinstance(error, UsageError):
-                parser.error(str(error))
-            elif isinstance(error, BrokenPipeError) and _reader_has_left():
-                ctrl_c.code = 128 + signal.SIGPIPE
-            elif is_debugged or (mistake := _as_user_error(error, options)) is None:
+    ctrl_c = CtrlC(say_interrupted)
+    try:
+        ctrl_c.begin()
+        code = work() or 0
+        sys.stdout.flush()  # or Python would say what is wrong there, in its own way
+        ctrl_c.finish(code)
+    except BaseException as error:
+        is_debugged = getattr(options, "debug", False)
+        if ctrl_c.pressed or isinstance(error, KeyboardInterrupt):
+            if is_debugged:
                 raise
-            else:
-                if speaks(options) or mistake.of_one_process:
-                    hint = " (--debug shows the traceback)" if hasattr(options, "debug") else ""
-                    text = f"{parser.prog}: error: {message_of(mistake)}{hint}"
-                    print(text, file=sys.stderr, flush=True)
-                ctrl_c.code = 1
-        return ctrl_c.code
+            ctrl_c.say()
+            code = INTERRUPTED
+        elif isinstance(error, UsageError):
+            parser.error(str(error))
+        elif isinstance(error, BrokenPipeError) and _reader_has_left():
+            code = 128 + signal.SIGPIPE
+        elif is_debugged or (mistake := _as_user_error(error, options)) is None:
+            raise
+        else:
+            if speaks(options) or mistake.of_one_process:
+                hint = " (--debug shows the traceback)" if hasattr(options, "debug") else ""
+                text = f"{parser.prog}: error: {message_of(mistake)}{hint}"
+                print(text, file=sys.stderr, flush=True)
+            code = 1
+        ctrl_c.finish(code)
+    finally:
+        ctrl_c.end()
+    return code
 
 
 def _advice(options: argparse.Namespace) -> str:
@@ -246,6 +252,7 @@ def _parse(name: str, parser: argparse.ArgumentParser, options: argparse.Namespa
     command = import_module(COMMANDS[name][0])
     parser.description = command.__doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
     command.add_arguments(parser)
     parser.parse_args(options.arguments, options)
     return command

@@ -31,7 +31,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class CtrlC:
-    """Raises :class:`Interruption` at Ctrl-C and remembers it, while a ``with`` block runs.
+    """Raises :class:`Interruption` at Ctrl-C and remembers it, from ``begin`` to ``finish``.
 
     The second Ctrl-C, or :data:`PATIENCE_SECONDS`, end the process at once. It does nothing outside
     the main thread and where somebody else handles the signal (or nohup ignores it).
@@ -41,33 +41,35 @@ class CtrlC:
 
     Attributes:
         pressed: Whether it was.
-        code: Exit code of the program, from when it is known.
     """
 
     def __init__(self, say: Callable[[], None]) -> None:
         self._say = [say]
         self.pressed = False
-        self.code = INTERRUPTED
+        self.code: int | None = None  # of the program, when it is known
         self.process = os.getpid()
         self.handles = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
 
-    def __enter__(self) -> CtrlC:
+    def begin(self) -> None:
         """Take over."""
         if self.handles:
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # runs last
             self.hook, sys.unraisablehook = sys.unraisablehook, self._report_unraisable
             signal.signal(signal.SIGINT, self._interrupt)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def finish(self, code: int) -> None:
+        """Take note of the exit code, from when on nothing is interrupted any more."""
+        self.code = code
+
+    def end(self) -> None:
         """Give back what was taken over; while Python itself ends, Ctrl-C is quiet."""
         if self.handles:
             self._alarm(0)
             sys.unraisablehook = self.hook
-            atexit.register(signal.signal, signal.SIGINT, self._leave_exiting_python)  # runs first
+            atexit.register(signal.signal, signal.SIGINT, self._leave)  # runs first
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def say(self) -> None:
@@ -79,7 +81,7 @@ class CtrlC:
         """Handle SIGINT."""
         if os.getpid() != self.process:  # a forked worker, which its parent ends
             return
-        if self.pressed:
+        if self.pressed or self.code is not None:
             self._leave()
         self.pressed = True
         self.deadline = time.monotonic() + PATIENCE_SECONDS
@@ -94,7 +96,7 @@ class CtrlC:
         handled = sys.exc_info()[1]  # there while somebody clears up on the way out
         while handled is not None and not isinstance(handled, Interruption):
             handled = handled.__context__
-        if handled is None:
+        if handled is None and self.code is None:
             raise Interruption
 
     def _report_unraisable(self, unraisable: Any) -> None:
@@ -109,13 +111,10 @@ class CtrlC:
                 signal.signal(signal.SIGALRM, self._look_again)
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def _leave(self) -> None:
-        """End the process without any way out."""
-        self.say()
-        self._leave_exiting_python()
-
-    def _leave_exiting_python(self, *_: object) -> None:
-        """End the process after its work was done."""
+    def _leave(self, *_: object) -> None:
+        """End the process where it is."""
         with suppress(Exception):  # it may be in the middle of writing
+            if self.code is None:
+                self.say()
             sys.stdout.flush()
-        os._exit(self.code)
+        os._exit(INTERRUPTED if self.code is None else self.code)

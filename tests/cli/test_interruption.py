@@ -141,6 +141,22 @@ def test_the_process_ends(work: str, pause: int, code: int, error: str) -> None:
     assert (done.returncode, done.stderr) == (code, error)
 
 
+# says when Ctrl-C is looked after
+COMMAND = """
+import sys
+from mmvitconv.cli import interruption, main
+
+begin = interruption.CtrlC.begin
+
+def begin_and_say(ctrl_c):
+    begin(ctrl_c)
+    print("begin", flush=True)
+
+interruption.CtrlC.begin = begin_and_say
+sys.exit(main())
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("interrupted")
@@ -161,14 +177,11 @@ def test_commands(search, mnist_root: Path, folder: Path) -> None:
         "flops": ["flops", config],
         "erf": ["erf", "ConvMixer:256_8", "--out", str(folder / "erf.png")],
     }
-    program = (
-        "import sys; from mmvitconv import cli; print('begin', flush=True); sys.exit(cli.main())"
-    )
 
     def check(case: tuple[str, float]) -> None:
         name, seconds = case
         process = subprocess.Popen(
-            [sys.executable, "-c", program, *commands[name]],
+            [sys.executable, "-c", COMMAND, *commands[name]],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
