@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmvitconv.analysis.pictures import draw_rows
@@ -44,22 +44,16 @@ LABEL = "weight x keys (1: average)"  # of the colours
 class AttentionMap:
     """The weights of one layer.
 
-    Args:
-        layer: Name of the module.
-        kind: ``'global'`` (every token reads all), ``'window'`` (those of its window), ``'gather'``
-            (global tokens read all tokens) or ``'read'`` (all tokens read global ones).
-        weights: Shape (B, heads, queries, keys); for windows B counts them too.
-        grid: Height and width of the map of tokens, row by row; None for windows.
-        prefix: Tokens before those of the map, such as a class token.
-        masked: Shape (B,), True for windows in which a mask hides keys; None without one.
+    A layer of kind ``'global'`` lets every token read all, of kind ``'window'`` those of its
+    window; ``'gather'``: global tokens read all tokens; ``'read'``: all tokens read global ones.
     """
 
-    layer: str
+    layer: str  # name of the module
     kind: str
-    weights: Tensor
-    grid: tuple[int, int] | None = None
-    prefix: int = 0
-    masked: Tensor | None = None
+    weights: Tensor  # shape (B, heads, queries, keys); for windows B counts them too
+    grid: tuple[int, int] | None = None  # of the map of tokens, row by row; None for windows
+    prefix: int = 0  # tokens before those of the map, such as a class token
+    masked: Tensor | None = None  # shape (B,), True for windows in which a mask hides keys
 
 
 def capture_attention(
@@ -304,20 +298,15 @@ def draw_tokens(
     found: Sequence[AttentionMap],
     source: np.ndarray,
     note: str,
-    path: Path,
     head: int | None = None,
-) -> Path:
+) -> Figure:
     """Draw where LightViT's global tokens gather from, or who reads them.
 
     Args:
         found: Layers of one kind, ``'gather'`` or ``'read'``.
         source: The image, shape (H, W, 3), uint8.
         note: The model and the image, for the title.
-        path: Of the picture.
         head: Which; None for the mean of all.
-
-    Returns:
-        The path.
     """
     what = {
         "gather": "Where LightViT's global tokens gather from",
@@ -331,7 +320,7 @@ def draw_tokens(
             titles = [f"token {start + index}" for index in range(len(part))]
             size = f"{attention.grid[0]} x {attention.grid[1]}"
             rows.append((f"{attention.layer}: {size}", titles, part))
-    return draw_rows(rows, source, (f"{what} ({_heads(head)})", note), path, LABEL)
+    return draw_rows(rows, source, (f"{what} ({_heads(head)})", note), LABEL)
 
 
 def draw_queries(
@@ -339,9 +328,8 @@ def draw_queries(
     position: tuple[float, float],
     source: np.ndarray,
     note: str,
-    path: Path,
     head: int | None = None,
-) -> Path:
+) -> Figure:
     """Draw what one position reads in each layer.
 
     Args:
@@ -349,11 +337,7 @@ def draw_queries(
         position: See :func:`query_map`.
         source: The image, shape (H, W, 3), uint8.
         note: The model and the image, for the title.
-        path: Of the picture.
         head: Which; None for the mean of all.
-
-    Returns:
-        The path.
     """
     maps = [
         (attention.layer, query_map(attention, position, head) * attention.weights.shape[-1])
@@ -364,7 +348,7 @@ def draw_queries(
         titles, part = zip(*maps[start : start + 6], strict=True)
         rows.append(("+: the position", titles, np.stack(part)))
     title = f"What one position reads ({_heads(head)})", note
-    return draw_rows(rows, source, title, path, LABEL, position=position)
+    return draw_rows(rows, source, title, LABEL, position=position)
 
 
 def _heads(head: int | None) -> str:

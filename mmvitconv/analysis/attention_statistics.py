@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmvitconv.analysis.attention import AttentionMap, capture_attention
-from mmvitconv.analysis.pictures import new_figure, save_figure, show_image
+from mmvitconv.analysis.pictures import new_figure, show_image
 from mmvitconv.errors import UserError
 
 __all__ = [
@@ -47,31 +48,21 @@ _PANELS = {
 class AttentionStatistics:
     """Means over the rows of a layer, a row being the weights of one query in one head.
 
-    Args:
-        depth: Which of the model's attention layers, from 0 on.
-        layer: Name of the module.
-        kind: See :class:`AttentionMap`.
-        heads: Heads.
-        queries: Queries, of a window for windows.
-        keys: Keys of each.
-        query_similarity: Cosine of the rows of two queries in the same head (and window); NaN with
-            one query.
-        head_similarity: Cosine of the rows of two heads for the same query; NaN with one head.
-        entropy: Of a row whose absolute values sum to 1, over the logarithm of the number of keys;
-            NaN with one key.
-        keys_for_mass: Share of the keys that hold 90 % of a row, the largest first.
+    NaN stands for what needs two queries, two heads or two keys where there is one.
     """
 
-    depth: int
-    layer: str
-    kind: str
+    depth: int  # which of the model's attention layers, from 0 on
+    layer: str  # name of the module
+    kind: str  # see AttentionMap
     heads: int
-    queries: int
-    keys: int
-    query_similarity: float
-    head_similarity: float
-    entropy: float
-    keys_for_mass: float
+    queries: int  # of a window for windows
+    keys: int  # of each query
+    query_similarity: float  # cosine of the rows of two queries in the same head (and window)
+    head_similarity: float  # cosine of the rows of two heads for the same query
+    entropy: (
+        float  # of a row whose absolute values sum to 1, over the logarithm of the keys' number
+    )
+    keys_for_mass: float  # share of the keys that hold 90 % of a row, the largest first
 
 
 def _pair_cosine(rows: Tensor, dim: int) -> Tensor:
@@ -234,18 +225,14 @@ def write_statistics(statistics: Sequence[AttentionStatistics], path: Path) -> P
 
 
 def draw_statistics(
-    statistics: Sequence[AttentionStatistics], source: np.ndarray, note: str, path: Path
-) -> Path:
+    statistics: Sequence[AttentionStatistics], source: np.ndarray, note: str
+) -> Figure:
     """Plot the statistics over the depth, beside the (first) image.
 
     Args:
         statistics: Of all layers.
         source: The image, shape (H, W, 3), uint8.
         note: The model and the image, for the title.
-        path: Of the picture.
-
-    Returns:
-        The path.
     """
     figure = new_figure((12, 6.5), "Attention over the depth of the model", note)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 3.2))
@@ -276,4 +263,4 @@ def draw_statistics(
         "read": "read: tokens read global tokens",
     }
     lower.legend(handles, [meaning[label] for label in labels], fontsize=9, loc="upper left")
-    return save_figure(figure, path)
+    return figure

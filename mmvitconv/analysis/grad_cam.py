@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmvitconv.analysis.pictures import (
-    new_figure,
-    plain,
-    save_figure,
-    show_bar,
-    show_image,
-    show_map,
-)
+from mmvitconv.analysis.pictures import new_figure, plain, show_bar, show_image
 from mmvitconv.apis.images import build_pipeline
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.lightvit import LightViT
@@ -36,25 +28,15 @@ __all__ = ["ClassMap", "draw_class_map", "grad_cam"]
 _TASKS = ("classification", "segmentation")
 
 
-@dataclass(frozen=True)
-class ClassMap:
-    """Where a class is seen.
+class ClassMap(NamedTuple):
+    """Where a class is seen."""
 
-    Args:
-        values: From 0 to 1, shape (H, W).
-        source: The image as the model gets it, shape (H, W, 3), uint8.
-        target: Index of the class.
-        name: Its name.
-        score: Of a classifier its probability, of a segmentor the share of pixels predicted so.
-        layer: Whose output was looked at.
-    """
-
-    values: np.ndarray
-    source: np.ndarray
-    target: int
-    name: str
-    score: float
-    layer: str
+    values: np.ndarray  # from 0 to 1, shape (H, W)
+    source: np.ndarray  # the image as the model gets it, shape (H, W, 3), uint8
+    target: int  # index of the class
+    name: str  # of the class
+    score: float  # of a classifier its probability, of a segmentor the share of pixels predicted so
+    layer: str  # whose output was looked at
 
 
 def _model_input(loaded: LoadedModel, pixels: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -275,16 +257,12 @@ def _to_map(x: Tensor, size: tuple[int, int], strides: Sequence[int], layer: str
     )
 
 
-def draw_class_map(found: ClassMap, note: str, path: Path) -> Path:
+def draw_class_map(found: ClassMap, note: str) -> Figure:
     """Draw the image, the map and both together.
 
     Args:
         found: The map.
         note: The model and the image, for the title.
-        path: Of the picture.
-
-    Returns:
-        The path.
     """
     height, width = found.source.shape[:2]
     figure = new_figure(
@@ -293,12 +271,10 @@ def draw_class_map(found: ClassMap, note: str, path: Path) -> Path:
         note,
     )
     axes = figure.subplots(1, 3)
-    norm, cmap = Normalize(0, 1), "jet"
+    colours = {"norm": Normalize(0, 1), "cmap": "jet"}
     show_image(axes[0], found.source, f"input, {height} x {width}")
-    show_map(axes[1], found.values, None, f"map of {plain(found.layer)}", norm, cmap)
+    show_image(axes[1], found.values, f"map of {plain(found.layer)}", **colours)
     axes[2].imshow(found.source)
-    axes[2].imshow(found.values, cmap=cmap, norm=norm, alpha=0.45)
-    axes[2].set_title("overlay", fontsize=9)
-    axes[2].axis("off")
-    show_bar(figure, axes, norm, cmap, "importance for the class", shrink=0.85, pad=0.01)
-    return save_figure(figure, path)
+    show_image(axes[2], found.values, "overlay", alpha=0.45, **colours)
+    show_bar(figure, axes, "importance for the class", shrink=0.85, pad=0.01)
+    return figure

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ __all__ = [
     "save_figure",
     "show_bar",
     "show_image",
-    "show_map",
+    "show_over",
     "title_of",
     "to_input",
 ]
@@ -43,70 +44,37 @@ __all__ = [
 _PICTURES = (".png", ".pdf", ".svg")
 
 
-def load_network(
-    name: str,
-    checkpoint: str | Path | None = None,
-    seed: int = 0,
-    shape: Sequence[int] | None = None,
-    device: str | torch.device | None = None,
-) -> LoadedModel:
+def load_network(name: str, checkpoint: str | Path | None = None, **options: Any) -> LoadedModel:
     """Load what a picture is about: a backbone with its maps, or a whole model of timm.
 
     Args:
         name: An architecture, a config or ``'timm:NAME'``.
         checkpoint: File with its weights; None for random ones, as its layers draw them.
-        seed: Of random weights.
-        shape: Height and width of the images; None for the model's usual ones.
-        device: None for a GPU where there is one.
-
-    Returns:
-        The model in evaluation mode.
+        **options: ``seed``, ``shape`` and ``device`` of :func:`load_model`.
     """
     part = "model" if name.startswith(TIMM) else "backbone"
-    return load_model(
-        name, checkpoint, part=part, device=device, seed=seed, init_weights=False, shape=shape
-    )
+    return load_model(name, checkpoint, part=part, init_weights=False, **options)
 
 
 class Scene(NamedTuple):
-    """A model and the image that it is shown.
-
-    Args:
-        loaded: The model.
-        source: The image as it is drawn, shape (H, W, 3), uint8.
-        input: The image as the model gets it, shape (1, in_channels, H, W).
-        note: The model, its weights and the image's name, for titles.
-    """
+    """A model and the image that it is shown."""
 
     loaded: LoadedModel
-    source: np.ndarray
-    input: Tensor
-    note: str
+    source: np.ndarray  # the image as it is drawn, shape (H, W, 3), uint8
+    input: Tensor  # the image as the model gets it, shape (1, in_channels, H, W)
+    note: str  # the model, its weights and the image's name, for titles
 
 
-def open_scene(
-    name: str,
-    image: str | Path | None,
-    checkpoint: str | Path | None = None,
-    seed: int = 0,
-    shape: Sequence[int] | None = None,
-    device: str | torch.device | None = None,
-) -> Scene:
+def open_scene(name: str, image: str | Path | None, **options: Any) -> Scene:
     """Load a model and an image.
 
     Args:
-        name: As of :func:`load_network`, like the others.
+        name: As of :func:`load_network`.
         image: Image file; None for a drawn sample image.
-        checkpoint: File with the weights.
-        seed: Of random weights.
-        shape: Height and width to which the image is brought; None for the model's usual ones.
-        device: Where the model runs.
-
-    Returns:
-        Both.
+        **options: Of :func:`load_network`; the image is brought to the model's shape.
     """
     pixels, image_name = load_source(image)
-    loaded = load_network(name, checkpoint, seed, shape, device)
+    loaded = load_network(name, **options)
     source = fit(pixels, loaded.shape)
     return Scene(loaded, source, to_input(loaded, source), f"{title_of(loaded)}, {image_name}")
 
@@ -224,6 +192,16 @@ def fit(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized)
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{str(path)!r} cannot be written ({error.strerror}); give another file"
+        ) from error
+
+
 def check_picture_path(path: str | Path) -> Path:
     """Make the folder of a picture that is going to be written.
 
@@ -236,12 +214,8 @@ def check_picture_path(path: str | Path) -> Path:
             f"{str(path)!r} is not the name of a picture; give a file that ends with "
             f"{', '.join(_PICTURES)}"
         )
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{str(path)!r} cannot be written ({error.strerror}); give another file"
-        ) from error
     return path
 
 
@@ -275,65 +249,47 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         UserError: It cannot be written there.
     """
     path = check_picture_path(path)
-    try:
+    with _writing(path):
         figure.savefig(path)
-    except OSError as error:
-        raise UserError(
-            f"{str(path)!r} cannot be written ({error.strerror}); give another file"
-        ) from error
     return path
 
 
-def show_image(axis: Axes, pixels: np.ndarray, title: str) -> None:
-    """Show an image without ticks."""
-    axis.imshow(pixels)
+def show_image(axis: Axes, pixels: np.ndarray, title: str, **options: Any) -> None:
+    """Show an image, or a map with the options of ``imshow``, without ticks."""
+    axis.imshow(pixels, **options)
     axis.set_title(title, fontsize=9)
     axis.axis("off")
 
 
-def show_map(
-    axis: Axes,
-    values: np.ndarray,
-    pixels: np.ndarray | None,
-    title: str,
-    norm: Normalize,
-    cmap: str,
+def show_over(
+    axis: Axes, values: np.ndarray, pixels: np.ndarray, title: str, **colours: Any
 ) -> None:
-    """Show a map, over a grey version of the image it belongs to where there is one.
+    """Show a map of any resolution over a grey version of its image.
 
     Args:
         axis: Where.
-        values: Shape (h, w), of any resolution.
-        pixels: Shape (H, W, 3), or None.
+        values: Shape (h, w).
+        pixels: Shape (H, W, 3).
         title: Above it.
-        norm: Range of the colours.
-        cmap: Name of the colours.
+        **colours: ``norm`` and ``cmap`` of the map.
     """
-    height, width = values.shape if pixels is None else pixels.shape[:2]
-    alpha = None
-    if pixels is not None:
-        axis.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-        alpha = 0.65
+    height, width = pixels.shape[:2]
+    axis.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axis.imshow(values, cmap=cmap, norm=norm, alpha=alpha, extent=extent)
-    axis.set_title(title, fontsize=9)
-    axis.axis("off")
+    show_image(axis, values, title, alpha=0.65, extent=extent, **colours)
 
 
-def show_bar(
-    figure: Figure, axes: Sequence[Axes], norm: Normalize, cmap: str, label: str, **place: Any
-) -> None:
+def show_bar(figure: Figure, axes: Sequence[Axes], label: str, **place: Any) -> None:
     """Draw a colour bar beside some axes.
 
     Args:
         figure: Where.
-        axes: Whose colours it explains.
-        norm: Their range.
-        cmap: Their name.
+        axes: Whose colours it explains; the second of them shows a map.
         label: What the numbers are.
-        place: Of ``Figure.colorbar``.
+        **place: Of ``Figure.colorbar``.
     """
-    bar = figure.colorbar(ScalarMappable(norm, cmap), ax=list(axes), **place)
+    shown = axes[1].images[-1]
+    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=list(axes), **place)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
     if bar.ax.get_yscale() == "linear":
@@ -344,26 +300,20 @@ def draw_rows(
     rows: Sequence[tuple[str, Sequence[str], Sequence[np.ndarray]]],
     source: np.ndarray,
     title: Sequence[str],
-    path: str | Path,
     label: str,
     is_signed: bool = False,
     position: tuple[float, float] | None = None,
-) -> Path:
+) -> Figure:
     """Draw rows of maps beside the image, each row on a scale of its own.
 
     Args:
         rows: The name of each row, the titles of its maps and the maps, each of shape (h, w).
         source: The image, shape (H, W, 3), uint8.
         title: Lines of the title.
-        path: Of the picture.
         label: What the numbers are.
         is_signed: Whether colours are symmetric around 0.
         position: Height and width of a point to mark, over those of the image.
-
-    Returns:
-        The path.
     """
-    cmap = "RdBu_r" if is_signed else "viridis"
     columns = 1 + max(len(maps) for _, _, maps in rows)
     figure = new_figure((1.75 * columns + 1.2, 2.15 * len(rows) + 1), *title)
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -378,8 +328,8 @@ def draw_rows(
         if is_signed:
             high = max(abs(low), abs(high)) or 1.0
             low = -high
-        norm = Normalize(low, high)
+        colours = {"norm": Normalize(low, high), "cmap": "RdBu_r" if is_signed else "viridis"}
         for axis, text, values in zip(axes[1:], titles, maps, strict=False):
-            show_map(axis, values, source, text, norm, cmap)
-        show_bar(figure, axes, norm, cmap, label, pad=0.01)
-    return save_figure(figure, path)
+            show_over(axis, values, source, text, **colours)
+        show_bar(figure, axes, label, pad=0.01)
+    return figure

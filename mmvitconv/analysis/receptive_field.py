@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmvitconv.analysis.pictures import (
@@ -26,10 +27,8 @@ from mmvitconv.analysis.pictures import (
     new_figure,
     plain,
     read_image,
-    save_figure,
     show_bar,
     show_image,
-    show_map,
 )
 from mmvitconv.apis.images import find_images
 from mmvitconv.datasets.progress import progress
@@ -60,19 +59,12 @@ _LEAST_SUM = 1e-4
 
 @dataclass(frozen=True)
 class Reach:
-    """The smallest centred square that holds a share of all contributions.
+    """The smallest centred square that holds a share of all contributions."""
 
-    Args:
-        threshold: The share, in (0, 1].
-        side: Side of the square in pixels.
-        side_ratio: Over the image's (longer) side.
-        area_ratio: Its area over the image's: RepLKNet's high-contribution area ratio.
-    """
-
-    threshold: float
-    side: int
-    side_ratio: float
-    area_ratio: float
+    threshold: float  # the share, in (0, 1]
+    side: int  # of the square in pixels
+    side_ratio: float  # over the image's (longer) side
+    area_ratio: float  # over the image's area: RepLKNet's high-contribution area ratio
 
 
 def receptive_field(
@@ -319,18 +311,14 @@ def write_reach(
 
 
 def draw_receptive_fields(
-    fields: Mapping[str, np.ndarray], source: np.ndarray, note: str, path: Path
-) -> Path:
+    fields: Mapping[str, np.ndarray], source: np.ndarray, note: str
+) -> Figure:
     """Draw receptive fields side by side, and what centred squares hold of them.
 
     Args:
         fields: Contributions of shape (H, W), by a title for each.
         source: The first of the images, shape (H, W, 3), uint8.
         note: What was measured, for the title.
-        path: Of the picture.
-
-    Returns:
-        The path.
     """
     columns = min(len(fields) + 1, 4)
     rows = -(-(len(fields) + 1) // columns)
@@ -341,14 +329,14 @@ def draw_receptive_fields(
     )
     maps, below = figure.subfigures(2, 1, height_ratios=(3.4 * rows, 3.2))
     axes = maps.subplots(rows, columns, squeeze=False).ravel()
-    norm, cmap = LogNorm(_FLOOR, 1), "inferno"
+    colours = {"norm": LogNorm(_FLOOR, 1), "cmap": "inferno"}
     show_image(axes[0], source, "input (first of them)")
     for axis in axes[len(fields) + 1 :]:
         axis.axis("off")
     for axis, (name, field) in zip(axes[1:], fields.items(), strict=False):
-        show_map(axis, (field / field.max()).clip(_FLOOR), None, plain(name), norm, cmap)
+        show_image(axis, (field / field.max()).clip(_FLOOR), plain(name), **colours)
     label = f"contribution / largest (log; below {_FLOOR:g} black)"
-    show_bar(maps, axes, norm, cmap, label, shrink=0.85)
+    show_bar(maps, axes, label, shrink=0.85)
 
     plot, table = below.subplots(1, 2, width_ratios=(3, 2))
     wanted = ", ".join(f"{threshold:.0%}" for threshold in THRESHOLDS)
@@ -365,4 +353,4 @@ def draw_receptive_fields(
     handles, labels = plot.get_legend_handles_labels()
     title = f"side ratios that hold {wanted}"
     table.legend(handles, labels, fontsize=8, loc="center left", title=title, title_fontsize=9)
-    return save_figure(figure, path)
+    return figure

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmvitconv.analysis.pictures import draw_rows
@@ -31,23 +31,14 @@ __all__ = [
 _COLUMNS = 6  # maps in a row
 
 
-@dataclass(frozen=True)
-class SimilarityMap:
-    """The weights of one global context.
+class SimilarityMap(NamedTuple):
+    """The weights of one global context."""
 
-    Args:
-        layer: Name of the module.
-        stage: Its stage, from 0 on.
-        block: Its block in the stage.
-        mix: Which of the block's contexts it is.
-        weights: What its context vector is multiplied with, shape (heads, H, W).
-    """
-
-    layer: str
-    stage: int
-    block: int
-    mix: int
-    weights: np.ndarray
+    layer: str  # name of the module
+    stage: int  # from 0 on
+    block: int  # in the stage
+    mix: int  # which of the block's contexts it is
+    weights: np.ndarray  # what its context vector is multiplied with, shape (heads, H, W)
 
 
 def context_weights(context: GlobalContext, x: Tensor) -> Tensor:
@@ -141,21 +132,16 @@ def draw_similarity(
     maps: Sequence[SimilarityMap],
     source: np.ndarray,
     note: str,
-    path: Path,
     by_head: bool = False,
-) -> Path:
+) -> Figure:
     """Draw similarity maps over the image: a row for each stage, or each context by heads.
 
     Args:
         maps: What is drawn.
         source: The image, shape (H, W, 3), uint8.
         note: The model and the image, for the title.
-        path: Of the picture.
         by_head: One row for each context with the mean and each head, instead of the means of the
             contexts of each stage.
-
-    Returns:
-        The path.
     """
     rows = []
     if by_head:
@@ -175,4 +161,4 @@ def draw_similarity(
             rows.append((name, titles, [m.weights.mean(axis=0) for m in of_stage]))
     by = "by head" if by_head else "mean of the heads"
     title = f"Similarity of each token with the global context, {by}", note
-    return draw_rows(rows, source, title, path, "weight (0: average)", is_signed=True)
+    return draw_rows(rows, source, title, "weight (0: average)", is_signed=True)

@@ -28,6 +28,7 @@ __all__ = [
     "add_image_arguments",
     "add_picture_arguments",
     "add_pixels_argument",
+    "loading_options",
     "positive",
     "read_config",
 ]
@@ -190,6 +191,16 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width to which the image is brought, or one number for a square (default: "
         "the model's usual size)",
     )
+
+
+def loading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how a model and its image are loaded, as keywords of the pictures' loader."""
+    return {
+        "checkpoint": options.checkpoint,
+        "seed": options.seed,
+        "shape": options.size,
+        "device": options.device,
+    }
 
 
 def read_config(options: argparse.Namespace, say: Callable[[str], None] | None = None) -> Config:

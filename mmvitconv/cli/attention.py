@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments
+from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments, loading_options
 from mmvitconv.errors import UserError
 
 
@@ -44,17 +44,10 @@ def run(options: argparse.Namespace) -> None:
         draw_queries,
         draw_tokens,
     )
-    from mmvitconv.analysis.pictures import check_picture_path, open_scene
+    from mmvitconv.analysis.pictures import check_picture_path, open_scene, save_figure
 
     out = check_picture_path(options.out)
-    scene = open_scene(
-        options.model,
-        options.image,
-        options.checkpoint,
-        options.seed,
-        options.size,
-        options.device,
-    )
+    scene = open_scene(options.model, options.image, **loading_options(options))
     height, width = scene.source.shape[:2]
     query = options.query
     if query is not None and not (0 <= query[0] < height and 0 <= query[1] < width):
@@ -66,8 +59,8 @@ def run(options: argparse.Namespace) -> None:
     tokens = [one for one in found if one.kind == ("read" if options.read else "gather")]
     if tokens and query is None:
         chosen = choose_layers(tokens, options.layer)
-        draw_tokens(chosen, scene.source, scene.note, out, options.head)
-        print(f"wrote {out}")
+        figure = draw_tokens(chosen, scene.source, scene.note, options.head)
+        print(f"wrote {save_figure(figure, out)}")
         return
     whole = [one for one in found if one.kind == "global" and one.grid is not None]
     if not whole or options.read:
@@ -80,5 +73,5 @@ def run(options: argparse.Namespace) -> None:
     y, x = query or (height // 2, width // 2)
     chosen = choose_layers(whole, options.layer) if options.layer else whole
     position = ((y + 0.5) / height, (x + 0.5) / width)
-    draw_queries(chosen, position, scene.source, scene.note, out, options.head)
-    print(f"wrote {out}")
+    figure = draw_queries(chosen, position, scene.source, scene.note, options.head)
+    print(f"wrote {save_figure(figure, out)}")

@@ -13,7 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments, positive
+from mmvitconv.cli.arguments import (
+    add_image_arguments,
+    add_picture_arguments,
+    loading_options,
+    positive,
+)
 from mmvitconv.errors import UserError
 
 
@@ -43,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
         load_network,
         load_source,
         read_image,
+        save_figure,
         title_of,
         to_input,
     )
@@ -57,13 +63,11 @@ def run(options: argparse.Namespace) -> None:
     else:
         first, name = load_source(options.image)
         pictures = [first]
-    loaded = load_network(
-        options.model, options.checkpoint, options.seed, options.size, options.device
-    )
+    loaded = load_network(options.model, **loading_options(options))
     sources = [fit(picture, loaded.shape) for picture in pictures]
     inputs = (to_input(loaded, source) for source in sources)
     rows = attention_statistics(loaded.module, progress(inputs, f"attention of {loaded.name}"))
-    draw_statistics(rows, sources[0], f"{title_of(loaded)}, {name}", out)
+    save_figure(draw_statistics(rows, sources[0], f"{title_of(loaded)}, {name}"), out)
     table = write_statistics(rows, out)
 
     shown = Table("layer", "kind", "queries", "heads", "entropy", "keys for 90 %",

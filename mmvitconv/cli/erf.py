@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
             "for each, - for random weights"
         )
 
-    from mmvitconv.analysis.pictures import check_picture_path, load_network, to_input
+    from mmvitconv.analysis.pictures import check_picture_path, load_network, save_figure, to_input
     from mmvitconv.analysis.receptive_field import (
         draw_receptive_fields,
         even_layer_scales,
@@ -72,7 +72,11 @@ def run(options: argparse.Namespace) -> None:
     pictures = folder_images(options.images, size, options.count) if options.images else None
     networks = [
         load_network(
-            name, None if file == "-" else file, options.seed, (size, size), options.device
+            name,
+            None if file == "-" else file,
+            seed=options.seed,
+            shape=(size, size),
+            device=options.device,
         )
         for name, file in zip(options.models, checkpoints, strict=True)
     ]
@@ -95,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     stage = "last output" if options.stage == -1 else f"output {options.stage}"
     note = f"{stage}, {source}, {size} x {size}"
     first = noise_view(images[0]) if pictures is None else pictures[0]
-    draw_receptive_fields(fields, first, note, out)
+    save_figure(draw_receptive_fields(fields, first, note), out)
     settings = {
         "models": list(fields),
         "images": source,

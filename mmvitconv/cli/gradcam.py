@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw the picture."""
     from mmvitconv.analysis.grad_cam import draw_class_map, grad_cam
-    from mmvitconv.analysis.pictures import check_picture_path, load_source, title_of
+    from mmvitconv.analysis.pictures import check_picture_path, load_source, save_figure, title_of
     from mmvitconv.zoo.loading import load_model
 
     out = check_picture_path(options.out)
@@ -36,6 +36,6 @@ def run(options: argparse.Namespace) -> None:
         config, checkpoint, device=options.device, seed=options.seed, init_weights=False
     )
     found = grad_cam(loaded, pixels, options.target, options.layer)
-    draw_class_map(found, f"{title_of(loaded)}, {image}", out)
+    save_figure(draw_class_map(found, f"{title_of(loaded)}, {image}"), out)
     print(f"{found.name}: {found.score:.3f}")
     print(f"wrote {out}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments
+from mmvitconv.cli.arguments import add_image_arguments, add_picture_arguments, loading_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the picture."""
-    from mmvitconv.analysis.pictures import check_picture_path, open_scene
+    from mmvitconv.analysis.pictures import check_picture_path, open_scene, save_figure
     from mmvitconv.analysis.similarity import (
         capture_similarity,
         draw_similarity,
@@ -29,16 +29,9 @@ def run(options: argparse.Namespace) -> None:
     )
 
     out = check_picture_path(options.out)
-    scene = open_scene(
-        options.model,
-        options.image,
-        options.checkpoint,
-        options.seed,
-        options.size,
-        options.device,
-    )
+    scene = open_scene(options.model, options.image, **loading_options(options))
     maps = capture_similarity(scene.loaded.module, scene.input)
     block = -1 if options.heads and options.block is None else options.block
     chosen = select_similarity(maps, options.stage, block)
-    draw_similarity(chosen, scene.source, scene.note, out, options.heads)
-    print(f"wrote {out}")
+    figure = draw_similarity(chosen, scene.source, scene.note, options.heads)
+    print(f"wrote {save_figure(figure, out)}")

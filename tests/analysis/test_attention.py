@@ -15,6 +15,7 @@ from mmvitconv.analysis.attention import (
     query_map,
     token_maps,
 )
+from mmvitconv.analysis.pictures import save_figure
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_swin import DynConvSwin
 from mmvitconv.models.backbones.dynconv_vit import DynConvViT
@@ -192,11 +193,11 @@ def test_picture_of_tokens(tmp_path, kind: str):
     model = LightViT({**shallow("LightViT"), "num_global_tokens": 9}).eval()
     found = capture_attention(model, torch.randn(1, 3, 32, 32))
     chosen = [one for one in found if one.kind == kind]
-    path = draw_tokens(chosen[-1:], SOURCE, "note", tmp_path / "a.png")
+    path = save_figure(draw_tokens(chosen[-1:], SOURCE, "note"), tmp_path / "a.png")
     assert path.stat().st_size > 10_000
 
 
 def test_picture_of_a_query(tmp_path):
     found = capture_attention(tiny_vit(), torch.randn(1, 3, 32, 32))
-    path = draw_queries(found, (0.5, 0.1), SOURCE, "note", tmp_path / "a.png", head=2)
+    path = save_figure(draw_queries(found, (0.5, 0.1), SOURCE, "note", head=2), tmp_path / "a.png")
     assert path.stat().st_size > 10_000

@@ -19,6 +19,7 @@ from mmvitconv.analysis.attention_statistics import (
     summarise,
     write_statistics,
 )
+from mmvitconv.analysis.pictures import save_figure
 from mmvitconv.errors import UserError
 from mmvitconv.models.backbones.dynconv_swin import DynConvSwin
 from mmvitconv.models.backbones.lightvit import LightViT
@@ -175,7 +176,8 @@ def test_a_model_over_images(tmp_path):
         content = list(csv.DictReader(file))
     assert [row["layer"] for row in content] == [row.layer for row in rows]
     assert float(content[4]["entropy"]) == rows[4].entropy
-    path = draw_statistics(rows, np.zeros((72, 64, 3), np.uint8), "note", tmp_path / "a.png")
+    figure = draw_statistics(rows, np.zeros((72, 64, 3), np.uint8), "note")
+    path = save_figure(figure, tmp_path / "a.png")
     assert path.stat().st_size > 10_000
     with pytest.raises(UserError, match="no image"):
         attention_statistics(model, [])

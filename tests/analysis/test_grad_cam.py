@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmvitconv.analysis.grad_cam import _to_map, draw_class_map, grad_cam
+from mmvitconv.analysis.pictures import save_figure
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.zoo.loading import LoadedModel, load_model
 from tests.families import shallow
@@ -267,5 +268,5 @@ def test_other_tasks_are_refused():
 
 def test_picture(tmp_path):
     found = grad_cam(load(fcvit()), PIXELS, 1)
-    path = draw_class_map(found, "note", tmp_path / "new" / "a.png")
+    path = save_figure(draw_class_map(found, "note"), tmp_path / "new" / "a.png")
     assert path.stat().st_size > 10_000

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmvitconv.analysis.pictures import save_figure
 from mmvitconv.analysis.receptive_field import (
     contribution_within,
     draw_receptive_fields,
@@ -174,7 +175,7 @@ def test_layer_scales_are_found_by_value():
 def test_picture_and_tables(tmp_path):
     fields = {"a $model$\nrandom": centred(21, 5) + 0.0, "b": centred(21, 9) + 0.0}
     path = tmp_path / "new" / "erf.png"
-    draw_receptive_fields(fields, np.zeros((21, 21, 3), np.uint8), "noise", path)
+    save_figure(draw_receptive_fields(fields, np.zeros((21, 21, 3), np.uint8), "noise"), path)
     assert path.stat().st_size > 10_000
     reaches = {name: measure_reach(field) for name, field in fields.items()}
     table, full = write_reach(path, reaches, {"seed": 0})

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmvitconv.analysis.pictures import save_figure
 from mmvitconv.analysis.similarity import (
     capture_similarity,
     context_weights,
@@ -116,5 +117,5 @@ def test_picture(tmp_path, by_head: bool):
     model = FCViT(shallow("FCViT")).eval()
     maps = capture_similarity(model, torch.randn(1, 3, 64, 64))
     source = np.zeros((64, 64, 3), np.uint8)
-    path = draw_similarity(maps[-1:], source, "note", tmp_path / "a.png", by_head)
+    path = save_figure(draw_similarity(maps[-1:], source, "note", by_head), tmp_path / "a.png")
     assert path.stat().st_size > 10_000
