@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": ("mmvitconv.doctor", "what is installed, what is wrong, what fixes it"),
     "list": ("mmvitconv.cli.list", "all architectures with size, cost and published accuracy"),
     "info": ("mmvitconv.cli.info", "everything about one architecture, and its configs"),
+    "weights": ("mmvitconv.cli.weights", "published weights by name: list, get, where"),
     "print-config": ("mmvitconv.cli.print_config", "a config with its bases and options merged"),
     "data": ("mmvitconv.cli.data", "a tiny real data set for a first run"),
     "check": ("mmvitconv.cli.check", "the data of a config, as training would load them"),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from mmvitconv.weights.index import Weights, weights_of
+
 if TYPE_CHECKING:
     from mmvitconv.zoo.table import Arch
 
@@ -69,7 +71,17 @@ def _facts(arch: Arch) -> list[tuple[str, str]]:
     facts.append(("output strides", ", ".join(map(str, arch.strides))))
     facts.append(("output channels", ", ".join(map(str, arch.out_channels))))
     facts.append(("tasks", ", ".join(arch.tasks) or "no shipped config uses it"))
+    facts += [("weights", _weights(entry)) for entry in weights_of(f"{arch.family}:{arch.arch}")]
     return facts
+
+
+def _weights(entry: Weights) -> str:
+    """Return a name of published weights and what is known about them."""
+    kind = "" if entry.loads else "a link only; "
+    return (
+        f"{entry.uri} ({kind}{entry.dataset}: {entry.figures()}; licence: {entry.licence}; "
+        f"{entry.sources[0].address})"
+    )
 
 
 def _per_part(counts: Sequence[int], rest: int) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 RULE = (
     "Parameters and multiply-adds (MACs: one multiplication with its addition counts 1, for one "
     "image of 224 x 224) are those of the backbone alone with its default arguments. Published: "
-    "the best of the shipped configs, in %; 'mmvitconv info ARCH' has all."
+    "the best of the shipped configs, in %; 'mmvitconv info ARCH' has all. Weights: the name after "
+    "'mmvitconv://'; 'mmvitconv weights list' has all."
 )
 NARROWEST = 100  # columns, where the output goes to a file or a pipe
 
@@ -61,6 +62,7 @@ def print_table(archs: Sequence[Arch], console: Console) -> None:
     table.add_column("stride: channels", width=8)
     table.add_column("tasks", no_wrap=True)
     table.add_column("published", overflow="fold")
+    table.add_column("weights", overflow="fold")
     previous = None
     for arch in archs:
         if arch.family != previous:
@@ -75,11 +77,17 @@ def print_table(archs: Sequence[Arch], console: Console) -> None:
             "\n".join(f"{stride}: {channels}" for stride, channels in maps),
             "\n".join(arch.tasks) or "-",
             "\n".join(best_results(arch, sources)) or "-",
+            _weights(arch.weights) or "-",
         )
     console.print(table)
     console.print(RULE, highlight=False)
     for source, number in sources.items():
         console.print(f"({number}) {source}", highlight=False)
+
+
+def _weights(names: Sequence[str]) -> str:
+    """Return the first name, and how many more there are."""
+    return "\n".join([*names[:1], *([f"and {len(names) - 1} more"] if names[1:] else [])])
 
 
 def best_results(arch: Arch, sources: dict[str, int]) -> list[str]:

@@ -32,7 +32,17 @@ from mmvitconv.errors import CheckpointError
 from mmvitconv.version import __version__
 from mmvitconv.weights.index import Source, find_weights, read_index
 
-__all__ = ["Place", "address_of", "cache_home", "cached_file", "fetch", "find_place", "title_of"]
+__all__ = [
+    "SCHEMES",
+    "Place",
+    "address_of",
+    "cache_home",
+    "cached_file",
+    "fetch",
+    "find_place",
+    "read_record",
+    "title_of",
+]
 
 SCHEMES = ("mmvitconv", "timm", "https", "http")
 HOME_VARIABLE = "MMVITCONV_HOME"
@@ -80,7 +90,8 @@ class Place:
         """Return how a user gets the file by hand."""
         first = self.sources[0]
         name = "the file" if first.named == "here" else first.file
-        return f"fetch {first.address} with a browser and put {name} into {self.folder}"
+        page = first.address.replace("timm://", "https://huggingface.co/timm/")
+        return f"fetch {page} with a browser and put {name} into {self.folder}"
 
 
 def address_of(checkpoint: str | os.PathLike) -> str:
@@ -265,7 +276,7 @@ def cached_file(place: Place) -> Path | None:
 
 def _verify(file: Path, source: Source) -> None:
     """Raise unless a file is what was published, and what it was when it was first seen."""
-    state, record = file.stat(), _read_record(file)
+    state, record = file.stat(), read_record(file)
     seen = {"size": state.st_size, "modified": state.st_mtime_ns}
     if record is not None and seen.items() <= record.items():
         return
@@ -296,8 +307,15 @@ def _record_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
-def _read_record(file: Path) -> dict[str, Any] | None:
-    """Return what is known about a file's first download."""
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Return what is known about a file's first download.
+
+    Args:
+        file: From :func:`fetch`.
+
+    Returns:
+        Its ``address``, ``size``, ``modified`` and ``sha256``; None where nothing is known.
+    """
     try:
         record = json.loads(_record_path(file).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -390,7 +408,7 @@ def _publish(partial: Path, file: Path, source: Source, address: str) -> Path:
     """Check a whole download, and give it its name."""
     try:
         wrong = _describe_content(partial)
-        digest, record = _sha256(partial), _read_record(file)
+        digest, record = _sha256(partial), read_record(file)
         wrong = wrong or _hash_mismatch(digest, source, record)
         if wrong:
             known = record is not None and record["sha256"] != digest
@@ -666,7 +684,7 @@ def _fetch_from_timm(place: Place, source: Source) -> Path:
     """Fetch a model of timm into Hugging Face's cache, by their own code."""
     try:
         import timm
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
     except ImportError as error:
         raise _FailureError(f"needs the package {error.name} (pip install timm)") from error
     name = source.address.removeprefix("timm://")
@@ -681,21 +699,36 @@ def _fetch_from_timm(place: Place, source: Source) -> Path:
             raise _FailureError("has no published weights")
         return _fetch_direct(config.url, place, source)
     names = [config.hf_hub_filename] if config.hf_hub_filename else TIMM_FILES
-    reason = ""
-    for file in names:
-        try:
-            found = Path(hf_hub_download(config.hf_hub_id, file))
-        except Exception as error:  # of the network, of the hub and of its cache
-            reason = reason or _text(error)
-            continue
-        if found.suffix != Path(source.file).suffix:
-            return found
-        own = place.folder / source.file  # so that it is found here the next time
-        own.unlink(missing_ok=True)
-        own.symlink_to(found.absolute())
-        _verify(own, source)
-        return own
-    raise _FailureError(f"is not given by the hub ({reason})")
+    try:
+        cached = (try_to_load_from_cache(config.hf_hub_id, file) for file in names)
+        found = next((file for file in cached if isinstance(file, str)), None)
+        if found is None:  # ask first: the hub's code goes on for a minute without network
+            file = next(file for file in names if _exists(hf_hub_url(config.hf_hub_id, file)))
+            found = hf_hub_download(config.hf_hub_id, file)
+    except StopIteration:
+        raise _FailureError(f"has none of {', '.join(names)} on the hub") from None
+    except _FailureError:
+        raise
+    except Exception as error:  # of the network, of the hub and of its cache
+        raise _FailureError(f"is not given by the hub ({_text(error)})") from error
+    if Path(found).suffix != Path(source.file).suffix:
+        return Path(found)
+    own = place.folder / source.file  # so that it is found here the next time
+    own.unlink(missing_ok=True)
+    own.symlink_to(Path(found).absolute())
+    _verify(own, source)
+    return own
+
+
+def _exists(address: str) -> bool:
+    """Whether a server has a file; another answer than yes or no counts as yes."""
+    try:
+        _open(Request(address, method="HEAD")).close()
+    except HTTPError as error:
+        return error.code != 404
+    except URLError as error:
+        raise _FailureError(f"cannot be reached ({_text(error.reason)})") from error
+    return True
 
 
 _FETCHERS: dict[str, Callable[[Place, Source], Path]] = {

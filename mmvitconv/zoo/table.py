@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mmvitconv.weights.index import weights_of
+
 __all__ = ["TABLE", "Arch", "Family", "Paper", "Result", "ShippedConfig", "read_table", "to_json"]
 
 TABLE = Path(__file__).with_name("table.json")
@@ -112,11 +114,18 @@ class Arch:
         """Multiply-adds of the backbone for one image of 224 x 224."""
         return self.macs["224x224"]
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the published weights, as in ``mmvitconv weights list``."""
+        return tuple(entry.name for entry in weights_of(f"{self.family}:{self.arch}"))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``mmvitconv list --json`` prints, as plain data."""
         hidden = ("macs", "unit", "part_parameters", "snippet")
         shown = {key: value for key, value in asdict(self).items() if key not in hidden}
-        return {"type": self.type, "macs_224": self.macs_224, **shown}
+        return {
+            "type": self.type, "macs_224": self.macs_224, "weights": self.weights, **shown
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ def test_everything_is_there(name, capsys):
     for word in (
         *("mmvitconv.FCViT", "b12", "arxiv.org/abs/2212.12552", "14,189,856", "2.645 G"),
         *("53.962 G", "4, 8, 16, 32", "64, 128, 320, 512", "80.9", "not reproduced"),
+        *("mmvitconv://fcvit_s12_fpn_ade20k", "licence: Apache-2.0"),
         *("configs/fcvit/maskrcnn_fcvit_s12_coco.py", 'type="mmvitconv.FCViT", arch="s12"'),
     ):
         assert word in printed, word

@@ -67,6 +67,14 @@ def test_json(capsys):
     }
 
 
+def test_names_of_weights(capsys):
+    assert run("list", "--family", "FCViT", "--json") == 0
+    entries = {entry["arch"]: entry["weights"] for entry in json.loads(capsys.readouterr().out)}
+    assert entries["s12"] == ["fcvit_s12", "fcvit_s12_maskrcnn_coco", "fcvit_s12_fpn_ade20k"]
+    assert run("list", "--family", "FCViT") == 0
+    assert "and 2 more" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_sentence(capsys):
     assert run("list", "--family", "resnext") == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -10,6 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     """Answers GET as :attr:`Server.files` and :attr:`Server.answers` say."""
 
+    def do_HEAD(self):
+        self.send_response(200 if self.path in self.server.files else 404)
+        self.end_headers()
+
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, self.headers.get("Range", "")))

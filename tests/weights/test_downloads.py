@@ -562,6 +562,14 @@ class TestDrive:
 class TestTimm:
     """``timm://MODEL`` through timm's list and Hugging Face's cache."""
 
+    @pytest.fixture(autouse=True)
+    def _hub(self, server, monkeypatch):
+        import huggingface_hub as hub
+
+        monkeypatch.setattr(hub, "hf_hub_url", lambda *names: "/".join([server.url, *names]))
+        monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: None)
+        server.files["/timm/resnet18.a1_in1k/model.safetensors"] = b"x"
+
     def test_a_model(self, tmp_path, monkeypatch):
         import huggingface_hub
 
@@ -579,9 +587,7 @@ class TestTimm:
 
     def test_unknown_ones(self):
         message = refusal("timm://resnet18.a1_in1j")
-        assert (
-            "is no model of timm with published weights; did you mean resnet18.a1_in1k" in message
-        )
+        assert "no model of timm with published weights; did you mean resnet18.a1_in1k" in message
 
     def test_errors_of_the_hub(self, monkeypatch):
         import huggingface_hub
@@ -590,9 +596,19 @@ class TestTimm:
             raise RuntimeError("Repository\nnot found")
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
-        assert "is not given by the hub (Repository not found)" in refusal(
-            "timm://resnet18.a1_in1k"
-        )
+        message = refusal("timm://resnet18.a1_in1k")
+        assert "is not given by the hub (Repository not found)" in message
+
+    def test_what_the_hub_lacks(self, server):
+        server.files.clear()
+        message = refusal("timm://resnet18.a1_in1k")
+        assert "has none of model.safetensors, pytorch_model.bin on the hub" in message
+        assert "fetch https://huggingface.co/timm/resnet18.a1_in1k with a browser" in message
+
+    def test_without_network_it_is_said_at_once(self, server):
+        server.shutdown()
+        server.server_close()
+        assert "cannot be reached (Connection refused)" in refusal("timm://resnet18.a1_in1k")
 
 
 def test_nothing_is_found_where_nothing_is():

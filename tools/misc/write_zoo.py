@@ -6,8 +6,9 @@ That is the head comment of each config, the metafile and the README of each fam
 README (all architectures), ``docs/zoo.md`` (these and all configs), and the table from which
 ``mmvitconv list`` and ``info`` answer.
 
-Parameters and multiply-adds come from the models themselves. Published results are written by
-hand, in the metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
+Parameters and multiply-adds come from the models themselves, names and addresses of weights from
+the index (``mmvitconv/weights/index.yml``). Published results are written by hand, in the
+metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
 ``not trained here;``, so the result of a training, written by hand, stays. ``--check`` writes
 nothing and fails when a file is out of date.
 """
@@ -31,6 +32,7 @@ from mmvitconv.cli import execute
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.quiet import quiet_logger
 from mmvitconv.errors import UserError
+from mmvitconv.weights.index import Weights, read_index
 from mmvitconv.zoo.costs import count_complexity
 from mmvitconv.zoo.loading import load_model
 from mmvitconv.zoo.measuring import measure_families
@@ -45,11 +47,11 @@ MEASURED = re.compile(r"^# Measured:  (.+(?:\n#   +.+)*)$", re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOTALL)
 HEADER = (
     "| config | model | backbone | multiply-adds | image | published, not reproduced here "
-    "| trained here |\n|---|---:|---:|---:|---|---|---|\n"
+    "| trained here | weights |\n|---|---:|---:|---:|---|---|---|---|\n"
 )
 ARCH_HEADER = (
-    "| backbone | `arch` | parameters | multiply-adds | strides | ImageNet top-1, published |\n"
-    "|---|---|---:|---:|---|---|\n"
+    "| backbone | `arch` | parameters | multiply-adds | strides | ImageNet top-1, published "
+    "| weights |\n|---|---|---:|---:|---|---|---|\n"
 )
 
 
@@ -193,13 +195,28 @@ def _complete(
 ) -> dict[str, Any]:
     """A model's entry with what is derived first; all else stays as it was written."""
     metadata = model.get("Metadata") or {}
+    config = f"{directory}/{model['Name']}.py"
     first = {
         "Name": model["Name"],
         "In Collection": collection,
-        "Config": f"{directory}/{model['Name']}.py",
+        "Config": config,
         "Metadata": {**derived, **{k: v for k, v in metadata.items() if k not in derived}},
     }
-    return {**first, **{k: v for k, v in model.items() if k not in first}}
+    weights = weights_of_config(config)
+    direct = [source for source in weights.sources if source.kind == "direct"] if weights else []
+    if direct:  # what 'mim download' fetches, by one request
+        first["Weights"] = direct[0].address
+    derived = ("Weights", *first)
+    return {**first, **{k: v for k, v in model.items() if k not in derived}}
+
+
+def weights_of_config(config: str) -> Weights | None:
+    """The published weights that fill a config's model.
+
+    Args:
+        config: ``'configs/fcvit/fcvit_s12_imagenet.py'``.
+    """
+    return next((entry for entry in read_index().values() if entry.config == config), None)
 
 
 @dataclass(frozen=True)
@@ -241,6 +258,7 @@ def table_of(
             for metric, value in result["Metrics"].items()
         )
         trained = "" if measured[name].startswith(UNTRAINED) else measured[name]
+        weights = weights_of_config(model["Config"])
         cells = (
             f"[{name}]({folder}{name}.py)",
             f"{cost.parameters / 1e6:.2f} M",
@@ -249,6 +267,7 @@ def table_of(
             f"{cost.shape[0]} x {cost.shape[1]}",
             published or "-",
             trained or "-",
+            f"`{weights.name}`" if weights else "-",
         )
         rows.append(f"| {' | '.join(cells)} |\n")
     return HEADER + "".join(rows)
@@ -341,6 +360,7 @@ def architectures_table(archs: Sequence[Arch], folder: str = "") -> str:
             f"{arch.macs_224 / 1e9:.2f} G",
             ", ".join(map(str, arch.strides)),
             "; ".join(published) or "-",
+            ", ".join(f"`{name}`" for name in arch.weights) or "-",
         )
         rows.append(f"| {' | '.join(cells)} |\n")
     return ARCH_HEADER + "".join(rows)
