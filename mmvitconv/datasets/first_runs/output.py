@@ -20,20 +20,13 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Converter:
-    """Writes a data set, unless it is complete.
+    """Writes a data set, unless it is complete."""
 
-    Attributes:
-        name: Name of the converter, which its output bears.
-        version: Its version, raised whenever its output changes.
-        source: Where the images come from.
-        title: What they are, for the description.
-        write: Writes into a folder; gets the folder, the description, the wheel and the cache.
-    """
-
-    name: str
-    version: int
+    name: str  # of the converter, which its output bears
+    version: int  # raised whenever its output changes
     source: WheelSource
-    title: str
+    title: str  # what the images are, for the description
+    # Writes into a folder; gets the folder, the description, the wheel and the cache.
     write: Callable[[Path, str, Path | None, Path], None]
 
     def __call__(
@@ -50,7 +43,7 @@ class Converter:
             True if it was written, False if it was complete already.
 
         Raises:
-            UserError: If the wheel cannot be read or downloaded, or ``out_dir`` holds other files.
+            UserError: The wheel cannot be read or downloaded, or ``out_dir`` holds other files.
         """
         if is_complete(out_dir, self.name, self.version):
             return False
@@ -71,16 +64,7 @@ def read_manifest(out_dir: Path) -> dict | None:
 
 
 def is_complete(out_dir: Path, converter: str, version: int) -> bool:
-    """Tell whether a folder holds every file that a converter writes, at its size.
-
-    Args:
-        out_dir: the folder.
-        converter: name of the converter, e.g. ``'nuclei'``.
-        version: its version, raised whenever its output changes.
-
-    Returns:
-        True if the manifest names this converter and version and no file is lost or cut.
-    """
+    """Tell whether a folder holds every file that this version of a converter writes, uncut."""
     manifest = read_manifest(out_dir)
     if manifest is None or (manifest["converter"], manifest["version"]) != (converter, version):
         return False
@@ -98,16 +82,13 @@ def new_output(out_dir: Path, converter: str, version: int, source: str) -> Iter
     the same converter is replaced.
 
     Args:
-        out_dir: final folder: absent, empty, or an output of this converter.
-        converter: name of the converter.
-        version: its version.
-        source: where the data comes from, for the manifest.
-
-    Yields:
-        The scratch folder, on the same file system.
+        out_dir: Absent, empty, or an output of this converter.
+        converter: Its name.
+        version: Its version.
+        source: Where the data comes from, for the manifest.
 
     Raises:
-        UserError: if ``out_dir`` holds files that this converter did not write.
+        UserError: ``out_dir`` holds files that this converter did not write.
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"--out-dir {out_dir} is a file; give a folder")

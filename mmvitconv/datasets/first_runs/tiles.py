@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 __all__ = ["Area", "covering_tiles", "grid_tiles"]
@@ -17,12 +18,12 @@ class Area(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Return the number of columns."""
+        """The number of columns."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """Return the number of rows."""
+        """The number of rows."""
         return self.bottom - self.top
 
     @property
@@ -35,37 +36,32 @@ def grid_tiles(area: Area, size: int) -> list[Area]:
     """Cut square tiles that do not overlap; what is left over at the right and bottom is not used.
 
     Args:
-        area: where to cut.
-        size: edge of a tile in pixels, >= 1.
+        area: Where to cut.
+        size: Edge of a tile in pixels, at least 1.
 
     Returns:
         Tiles inside ``area``, row by row.
     """
-    return [
-        Area(x, y, x + size, y + size)
-        for y in range(area.top, area.bottom - size + 1, size)
-        for x in range(area.left, area.right - size + 1, size)
-    ]
+    end = Area(area.left, area.top, area.right - size + 1, area.bottom - size + 1)
+    return _squares(range(end.left, end.right, size), range(end.top, end.bottom, size), size)
 
 
 def covering_tiles(area: Area, size: int, stride: tuple[int, int]) -> list[Area]:
-    """Cut square tiles that cover the area; they overlap.
+    """Cut square tiles that cover the area and may overlap; see :func:`grid_tiles`.
 
     Args:
-        area: where to cut, at least ``size`` in both directions.
-        size: edge of a tile in pixels, >= 1.
-        stride: horizontal and vertical distance of neighbours in pixels, >= 1; the last tile of a
-            row or column is moved back to end with the area.
-
-    Returns:
-        Tiles inside ``area``, row by row.
+        area: At least ``size`` in both directions.
+        size: Edge of a tile in pixels, at least 1.
+        stride: Horizontal and vertical distance of neighbours in pixels, at least 1; the last tile
+            of a row or column is moved back to end with the area.
     """
 
     def starts(first: int, end: int, step: int) -> list[int]:
         return sorted({*range(first, end - size, step), end - size})
 
-    return [
-        Area(x, y, x + size, y + size)
-        for y in starts(area.top, area.bottom, stride[1])
-        for x in starts(area.left, area.right, stride[0])
-    ]
+    columns = starts(area.left, area.right, stride[0])
+    return _squares(columns, starts(area.top, area.bottom, stride[1]), size)
+
+
+def _squares(columns: Iterable[int], rows: Iterable[int], size: int) -> list[Area]:
+    return [Area(x, y, x + size, y + size) for y in rows for x in columns]

@@ -83,14 +83,11 @@ def read_source(wheel: Path | None = None, cache_dir: Path = Path("data/.cache")
 
 
 def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
-    """Say which tiles of an image train and which are held out.
+    """Return the tiles of 400x400 of an image that train and those that are held out.
 
     Args:
-        width: of the image in pixels, at least 400; images narrower than two tiles only train.
-        height: of the image in pixels, at least 400.
-
-    Returns:
-        ``'train'`` and ``'val'`` -> tiles of 400x400.
+        width: Of the image in pixels, at least 400; images narrower than two tiles only train.
+        height: Of the image in pixels, at least 400.
     """
     border = width - TILE if width >= 2 * TILE else width
     return {
@@ -102,15 +99,7 @@ def plan_tiles(width: int, height: int) -> dict[str, list[Area]]:
 def clip_boxes(
     boxes: list[tuple[int, int, int, int]], tile: Area
 ) -> list[tuple[int, int, int, int]]:
-    """Return the boxes of which a tile shows 40 % or more, in the tile's own coordinates.
-
-    Args:
-        boxes: left, top, right, bottom in pixels of the image.
-        tile: the tile.
-
-    Returns:
-        The boxes, clipped.
-    """
+    """Return the boxes of which a tile shows 40 % or more, clipped, in the tile's coordinates."""
     clipped = []
     for left, top, right, bottom in boxes:
         shown = Area(
