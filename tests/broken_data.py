@@ -334,7 +334,13 @@ DEFECTS = (
            segmentation={"size": [288, 128], "counts": [288 * 128]})), "another size",
            "left out"),
     Defect("run lengths", DET, change_json(lambda c, i, a: a["segmentation"].update(counts=[7])),
-           "do not add up", "at start"),
+           "do not add up", "left out"),
+    Defect("far polygon", DET, change_json(lambda c, i, a: a.update(
+           segmentation=[[1, 1, 1e12, 5, 5, 9]])), "reaches far outside", "left out"),
+    Defect("endless polygon", DET, change_json(lambda c, i, a: a.update(
+           segmentation=[[0, 0, 190, 190] * 20_000])), "too long to be drawn", "left out"),
+    Defect("number for a mask", DET, change_json(lambda c, i, a: a.update(segmentation=7)),
+           "neither polygons nor run lengths", "left out"),
     Defect("short polygon", DET, change_json(lambda c, i, a: a.update(
            segmentation=[[1, 1, 5, 5]])), "without a polygon", "at start"),
     Defect("no mask", DET, change_json(lambda c, i, a: a.pop("segmentation")),

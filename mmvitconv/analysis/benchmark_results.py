@@ -19,6 +19,7 @@ import torch
 from mmengine.utils.dl_utils import collect_env
 from rich.table import Column, Table
 
+from mmvitconv.datasets.jsons import read_json
 from mmvitconv.errors import UserError
 from mmvitconv.version import __version__
 
@@ -119,9 +120,10 @@ def read_results(path: Path) -> list[Row]:
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}; give a results.csv of 'benchmark --out'")
     try:
-        text = path.read_text(encoding="utf-8")
-        is_json = path.suffix == ".json"
-        records = json.loads(text)["rows"] if is_json else csv.DictReader(text.splitlines())
+        if path.suffix == ".json":
+            records = read_json(path)["rows"]
+        else:
+            records = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
         rows = [_row(record) for record in records]
     except (csv.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error

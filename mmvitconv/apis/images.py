@@ -27,8 +27,8 @@ from mmvitconv.checks.samples import (
     count_pixels,
     is_cut_off,
     open_image,
-    what_is_there,
 )
+from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(

@@ -18,7 +18,7 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmvitconv.checks.annotations import Report, check_coco_file
+from mmvitconv.checks.annotations import FATAL, Report, check_coco_file
 from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
@@ -95,6 +95,7 @@ class GuardedPipeline(CheckedPipeline):
         self.size = len(dataset)
         self.journal = journal
         self.number = number
+        self.has_objects = hasattr(dataset, "cat_ids")
         self.known: set[tuple[str, str]] = set()
         self.left_out: set[str] = set()
         self.looked_at = bytearray(self.size)
@@ -137,6 +138,9 @@ class GuardedPipeline(CheckedPipeline):
     def _treat(self, bad: BadSampleError) -> None:
         """Leave a sample out, or stop."""
         problem = bad.problem
+        if self.has_objects and self.roots.source not in problem.detail:
+            detail = f"{problem.detail}; annotated in {self.roots.source}".removeprefix("; ")
+            problem = problem._replace(detail=detail)
         if self.policy != "skip":
             reason = f"no sample of the {self.split} data is left out, as that changes the metric"
             if self.split == "train":
@@ -295,6 +299,12 @@ class BadDataHook(Hook):
     def _begin(self, runner: Runner, loader: Any, split: str) -> None:
         """Guard the data of a split and look through its annotations."""
         self._guard(runner, loader, split)
+        if not len(loader.dataset):
+            files = [Roots(dataset).source for dataset in innermost(loader.dataset)]
+            raise BadDataError(
+                f"no sample of the {split} data is left in {shorten(files, FEW)}; give a file with "
+                f"images and annotations; {CHECK}"
+            )
         if self.survey and split not in self._surveyed and is_main_process():
             self._surveyed.add(split)
             for dataset in innermost(loader.dataset):
@@ -374,7 +384,7 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
         used.update(class_numbers(info))
         if evaluated:
             missing += [
-                path for path in paths_of(info) if not is_remote(path) and not os.path.exists(path)
+                path for path in paths_of(info) if not is_remote(path) and not os.path.isfile(path)
             ]
     if missing:
         raise BadDataError(
@@ -391,7 +401,15 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
     if not hasattr(dataset, "cat_ids") or is_remote(dataset.ann_file, backend):
         return
     report = Report()  # what mmdet left out of a COCO json without a word
-    if check_coco_file(report, Path(dataset.ann_file), classes) is None:
+    content = check_coco_file(report, Path(dataset.ann_file), classes, evaluated)
+    fatal = next((kind for kind in report.errors if kind in FATAL), None)
+    if evaluated and fatal is not None:
+        raise BadDataError(
+            f"{dataset.ann_file}: {fatal} ({len(report.errors[fatal])}x), the first is "
+            f"{report.errors[fatal][0]}; no annotation of the {split} data is left out, as that "
+            f"changes the metric: fix it; {CHECK}"
+        )
+    if content is None:
         return  # another format: nothing to say
     for kind, examples in {**report.warnings, **report.errors}.items():
         if kind.startswith("class is missing"):

@@ -37,6 +37,7 @@ from mmvitconv.checks.samples import (
     sample_infos,
 )
 from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets
+from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments
 from mmvitconv.errors import UserError
@@ -123,6 +124,7 @@ def check_datasets(
     Raises:
         UserError: If a dataset cannot be built.
     """
+    use_careful_listing()
     check = _Check(num_classes, sample, workers)
     for option, split, settings in datasets:
         check.add(option, split, settings)
@@ -220,7 +222,8 @@ class _Check:
         own = Report()
         has_json = hasattr(type(dataset), "COCOAPI") and isinstance(path, str)
         if has_json and not is_remote(path, vars(dataset)):
-            check_coco_file(own, Path(path), dataset.metainfo.get("classes") or ())
+            classes = dataset.metainfo.get("classes") or ()
+            check_coco_file(own, Path(path), classes, split != "train")
         for kind, examples in own.errors.items():
             # the test images of a benchmark have no annotations
             may_lack = split == "test" and kind in NO_ANNOTATIONS
@@ -269,7 +272,7 @@ class _Check:
         for path in sorted(path for info in infos for path in paths_of(info)):
             folder, name = os.path.split(path)
             if folder not in names:  # network drives are slow: one listing, not a question per file
-                names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+                names[folder] = _files_in(folder)
             if name not in names[folder] and not is_remote(path):
                 self.report.error("file is missing", path)
 
@@ -284,6 +287,17 @@ class _Check:
         if self.num_classes and len(classes) != self.num_classes:
             tell = self.report.error if len(classes) > self.num_classes else self.report.warn
             tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
+
+
+def _files_in(folder: str) -> set[str]:
+    """Return the names of the files in a folder, if there is one; folders and pipes are none."""
+    if not os.path.isdir(folder):
+        return set()
+    with os.scandir(folder) as entries:
+        # only links ask the disk again
+        return {
+            e.name for e in entries if (os.path.isfile(e.path) if e.is_symlink() else e.is_file())
+        }
 
 
 def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:

@@ -18,7 +18,9 @@ import numpy as np
 from mmengine.dataset import Compose
 from PIL import Image, UnidentifiedImageError
 
+from mmvitconv.checks.annotations import ANOTHER_SIZE, MAX_PIXELS, mask_problem
 from mmvitconv.datasets.layout import is_remote
+from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.errors import UserError
 
 __all__ = [
@@ -36,7 +38,6 @@ __all__ = [
 ]
 
 IGNORED_LABEL = 255
-MAX_PIXELS = 100_000_000  # of an image, by its header
 # Pillow starts programs of others, or asks for data elsewhere, to read some of its other formats
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
@@ -271,10 +272,11 @@ class CheckedPipeline(Compose):
         files = data.get("img_path"), data.get("seg_map_path")
         paths = paths_of(data)
         stated = data.get("height"), data.get("width")
+        instances = data.get("instances")
         masks = [
-            item["mask"]["size"]
-            for item in data.get("instances") or ()
-            if isinstance(item.get("mask"), dict) and "size" in item["mask"]
+            item["mask"]
+            for item in (instances if isinstance(instances, (list, tuple)) else ())
+            if isinstance(item, Mapping) and item.get("mask")
         ]
         name = next(iter(paths), f"sample {data.get('sample_idx', '?')}")
         if self.is_local:
@@ -293,7 +295,8 @@ class CheckedPipeline(Compose):
                     own = "ori_shape" in result
                     shape = tuple(result["ori_shape"] if own else np.shape(result["img"]))[:2]
                     self._check_files(*files)
-                    self._check_sizes(name, shape, stated, masks)
+                    self._check_sizes(name, shape, stated)
+                    self._check_masks(name, shape, masks)
                 self._check_loaded(name, result, shape, checked)
         except (BadSampleError, UserError):
             raise
@@ -336,17 +339,21 @@ class CheckedPipeline(Compose):
         ):
             self.complain(Problem("label map has numbers above 255", label_map))
 
-    def _check_sizes(
-        self, name: str, shape: tuple[int, ...], stated: Sequence[Any], masks: Sequence[Any]
-    ) -> None:
+    def _check_sizes(self, name: str, shape: tuple[int, ...], stated: Sequence[Any]) -> None:
         """Check the size of an image against what its annotations say."""
         if None not in stated and tuple(stated) != shape:
             found = f"{words(shape)}, annotated {words(stated)}{rotation_of(name)}"
             self.complain(Problem("image has another size than its annotations say", name, found))
+
+    def _check_masks(self, name: str, shape: tuple[int, ...], masks: Sequence[Any]) -> None:
+        """Refuse masks that C code would not survive, under any policy."""
         for mask in masks:
-            if tuple(mask) != shape:
-                found = f"{words(mask)}, image {words(shape)}"
-                self.complain(Problem("mask has another size than its image", name, found))
+            problem = mask_problem(mask, *shape)
+            if problem == ANOTHER_SIZE:
+                found = f"{words(mask['size'])}, image {words(shape)}"
+                self.complain(Problem(problem, name, found))
+            elif problem:
+                raise BadSampleError(Problem(problem, name, f"annotated in {self.roots.source}"))
 
     def _check_loaded(
         self,
@@ -446,19 +453,6 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     return Problem("sample cannot be loaded", name, f"{type(error).__name__}: {text}")
 
 
-def what_is_there(path: str | os.PathLike) -> str:
-    """Say what is in the place of a file; empty where nothing is.
-
-    Args:
-        path: Where no regular file is.
-    """
-    if os.path.isdir(path):
-        return "a folder"
-    if os.path.exists(path):
-        return "a pipe or device"
-    return "a link that points nowhere" if os.path.islink(path) else ""
-
-
 @cache
 def _formats() -> list[str]:
     """Return those of :data:`FORMATS` that the installed Pillow knows."""
@@ -546,7 +540,7 @@ def rotation_of(path: str) -> str:
 
 def words(shape: Sequence[int]) -> str:
     """Return (height, width) as people write it."""
-    return f"{shape[1]}x{shape[0]}"
+    return "x".join(map(str, reversed(shape)))
 
 
 def conversions(path: str) -> list[str]:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mmvitconv.datasets.listing import use_careful_listing, what_is_there
 from mmvitconv.errors import UserError
 
 __all__ = ["check_data", "find_missing", "is_remote", "leaf_datasets", "type_name"]
@@ -81,7 +82,7 @@ class Missing(NamedTuple):
 
 
 def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:
-    """Check that the data of a config exists, in milliseconds.
+    """Check that the data of a config exists, in milliseconds, before datasets list their files.
 
     Args:
         cfg: a config of mmdet, mmseg or mmpretrain: ``mmengine.Config`` or a plain dict.
@@ -92,6 +93,7 @@ def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"))
     Raises:
         UserError: one message with every missing path, the layout expected, and how to get it.
     """
+    use_careful_listing()
     if missing := find_missing(cfg, splits):
         raise UserError(missing_message(missing))
 
@@ -133,7 +135,7 @@ def find_missing(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val"
     found = [
         Missing(path, missing_parent(path), *rest)
         for path, *rest in needed
-        if not os.path.exists(path)
+        if not os.path.isdir(path) and not os.path.isfile(path)
     ]
     return sorted(found, key=lambda entry: (len(entry.parent), entry.parent))
 
@@ -165,6 +167,7 @@ def dataset_paths(dataset: Mapping[str, Any], scope: str) -> list[str]:
     folders = [prefix] if isinstance(prefix, str) else list(prefix.values())
     files = dataset.get("ann_file") or []
     files = [files] if isinstance(files, str) else list(files)
+    names = [dataset.get("classes"), (dataset.get("metainfo") or {}).get("classes")]
     root = dataset.get("data_root") or ""
     kind = str(dataset.get("type", ""))
     is_mmpretrain = kind.startswith("mmpretrain.") or (scope == "mmpretrain" and "." not in kind)
@@ -172,6 +175,7 @@ def dataset_paths(dataset: Mapping[str, Any], scope: str) -> list[str]:
     if is_mmpretrain:
         paths = map(os.path.expanduser, paths)
     paths = [path if is_remote(path) else os.path.join(root, path) for path in paths]
+    paths += [name for name in names if isinstance(name, str)]  # a file with a name in each line
     return list(dict.fromkeys(path for path in paths if path and not is_remote(path, dataset)))
 
 
@@ -201,7 +205,8 @@ def missing_message(missing: Sequence[Missing]) -> str:
     for parent in dict.fromkeys(entry.parent for entry in missing):
         paths = dict.fromkeys(e.path.rstrip("/") for e in missing if e.parent == parent)
         paths.pop(parent, None)
-        broken = " (a link that points nowhere)" if os.path.islink(parent) else ""
+        there = what_is_there(parent)
+        broken = f" ({there})" if there else ""
         inside = f"  (needed: {', '.join(paths)})" if paths else ""
         lines.append(f"  {parent}{broken}{inside}")
     # Two splits of one data set need its layout once.

@@ -407,7 +407,8 @@ def _dataset_class(kind: Any) -> Any:
 def _read_lines(path: str) -> list[str]:
     """Return the lines of a text file; none where there is no such file."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        file = Path(path).expanduser()  # a pipe may have no end
+        return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     except (OSError, ValueError):
         return []
 

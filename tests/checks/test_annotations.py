@@ -7,7 +7,7 @@ from mmvitconv.checks.annotations import Report, check_coco_file, explain_annota
 
 @pytest.fixture
 def coco_content():
-    annotation = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 3], "area": 12}
+    annotation = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 3], "area": 12, "iscrowd": 0}
     return {
         "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
         "annotations": [{"id": 1, **annotation}, {"id": 2, **annotation, "category_id": 7}],

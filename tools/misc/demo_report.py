@@ -36,6 +36,7 @@ from mmvitconv.apis.inference import Predictor
 from mmvitconv.apis.results import Detection
 from mmvitconv.cli import execute
 from mmvitconv.cli import run as run_command
+from mmvitconv.datasets.jsons import read_json
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
@@ -53,10 +54,7 @@ def read_metrics(source: Path) -> dict[str, float]:
             f"--metrics-from {source} holds no metrics of a test run; give the --work-dir of "
             "tools/test.py, or leave the option out to evaluate here"
         )
-    try:
-        metrics = json.loads(files[-1].read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{files[-1]} is not a json file with metrics: {error}") from error
+    metrics = read_json(files[-1], "json file with metrics")
     if not isinstance(metrics, Mapping):
         raise UserError(f"{files[-1]} holds a {type(metrics).__name__}, not a table of metrics")
     return dict(metrics)
@@ -66,7 +64,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
     """Return the metric for the title: mask AP50 if there, else box AP50."""
     for part, name in (("segm_mAP_50", "mask AP50"), ("bbox_mAP_50", "box AP50")):
         for key, value in metrics.items():
-            if key.rpartition("/")[2] == part and value is not None and math.isfinite(value):
+            is_number = isinstance(value, (int, float)) and math.isfinite(value)
+            if key.rpartition("/")[2] == part and is_number:
                 return f"{name} {value:.3f}"
     return "no AP50 in the metrics"
 

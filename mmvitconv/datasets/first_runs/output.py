@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmvitconv.datasets.first_runs.fetch import WheelSource
+from mmvitconv.datasets.jsons import read_json
 from mmvitconv.errors import UserError
 
 __all__ = ["Converter", "is_complete", "new_output", "read_manifest"]
@@ -56,8 +57,8 @@ class Converter:
 def read_manifest(out_dir: Path) -> dict | None:
     """Return the manifest that a converter left in ``out_dir``, None when there is none."""
     try:
-        manifest = json.loads((out_dir / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(out_dir / MANIFEST)
+    except UserError:
         return None
     known = isinstance(manifest, dict) and {"converter", "version", "files"} <= manifest.keys()
     return manifest if known else None
