@@ -236,7 +236,7 @@ def test_metrics_files(tool, tmp_path):
     with pytest.raises(UserError, match="not a table of metrics"):
         tool.read_metrics(path)
     path.write_text("{")
-    with pytest.raises(UserError, match="is not a json file"):
+    with pytest.raises(UserError, match="is not valid json"):
         tool.read_metrics(path)
     path.write_text('{"a": 1}')
     assert tool.read_metrics(path) == {"a": 1}
