@@ -215,6 +215,7 @@ class BadDataHook(Hook):
     """
 
     priority = "VERY_LOW"  # after the hooks that change the pipeline
+    keeps_state = False  # its attributes are of the journal of one start
 
     def __init__(
         self,

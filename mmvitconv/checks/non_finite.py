@@ -1,7 +1,8 @@
 """Stopping, or skipping a step, when the loss or the gradients are not finite.
 
 The good case costs one reduction per step; what went wrong is found afterwards, by repeating
-the bad iteration with hooks on every module (:mod:`mmvitconv.checks.diagnosis`).
+the bad iteration with hooks on every module (:mod:`mmvitconv.checks.diagnosis`). Before a
+checkpoint is written another reduction looks at all that it would hold.
 """
 
 from __future__ import annotations
@@ -58,17 +59,21 @@ class NonFiniteError(UserError):
 class NonFiniteHook(Hook):
     """Stops training, or skips the step, at a non-finite loss or gradient.
 
-    Nothing is ever updated with bad numbers: the check runs in front of the optimizer's step. The
+    Nothing is ever updated with bad numbers: the check runs in front of the optimizer's step. Where
+    an update makes weights, averages or the optimizer's state overflow although the gradients were
+    finite, no checkpoint is written and training stops: the last finite one stays. The
     message says the iteration and epoch as the log counts them, the bad entries of the loss, the
     files of the batch, and the first module that produced a value that is not finite. For that, the
     iteration is repeated with the same random numbers, module by module; in the backward pass the
     first module is the one that received finite gradients and returned others. Where the input,
     the annotations, a parameter or a buffer was bad beforehand, that is said instead.
 
-    Costs: per step one reduction over the gradients and one number read from the device, in a
-    distributed run also an all-reduce of three numbers (all ranks decide the same); per iteration a
-    copy of the model's buffers and of the random generators' states. Batches are kept until their
-    step. Only a bad step pays for its repetition, with the memory of an iteration.
+    Costs: per step one reduction over the gradients, in a distributed run also an all-reduce of
+    three numbers (all ranks decide the same); per iteration a copy of the model's buffers and of
+    the random generators' states. The device is waited for once per iteration, in front of the
+    step: the losses are read at the same time, for which MMEngine waits otherwise, once for each.
+    Batches are kept until their step. Only a bad step pays for its repetition, with the memory of
+    an iteration.
 
     With ``action='skip'`` weights, optimizer, buffers (BN statistics), EMA and the averages in the
     log stay as if the batch had not been there; the iteration counts, and learning-rate schedules
@@ -97,6 +102,7 @@ class NonFiniteHook(Hook):
 
     # Before all others: they see the restored buffers, and RuntimeInfoHook no bad loss.
     priority = "HIGHEST"
+    keeps_state = False  # its attributes are of one step; the counts are in the message hub
 
     def __init__(self, action: str = "stop", max_skips: int = 10) -> None:
         if action not in ("stop", "skip"):
@@ -112,6 +118,9 @@ class NonFiniteHook(Hook):
         self.window: list[Iteration] = []  # iterations since the last step
         self.window_size = 1
         self.pending: set[int] = set()  # optimizer wrappers with gradients that wait for a step
+        self.logs: dict[str, Any] = {}  # losses of the current iteration
+        self.read: dict[int, Tensor] = {}  # those that were read already, by the tensor's id
+        self.without: set[str] = set()  # buffers that are not finite by design
         self.finding: list[str] | None = None  # what is wrong in the current iteration
         self.is_collapsed = False  # the loss scale of mixed precision is too small
         self.is_rerun = False
@@ -131,6 +140,11 @@ class NonFiniteHook(Hook):
         for wrapper in wrappers:
             _patch(self.patches, wrapper, "backward", partial(self._backward, wrapper))
             _patch(self.patches, wrapper, "step", partial(self._step, runner, wrapper))
+        _patch(self.patches, runner, "save_checkpoint", partial(self._save, runner))
+        model = unwrap_model(runner.model)
+        if hasattr(model, "parse_losses") and not runner.cfg.get("compile"):
+            _patch(self.patches, model, "parse_losses", self._parse_losses)
+        self.without = {name for name, buffer in model.named_buffers() if is_bad(buffer)}
         for hook in runner.hooks if self.action == "skip" else ():
             if isinstance(hook, EMAHook):
                 _patch(self.patches, hook, "after_train_iter", self._average)
@@ -142,6 +156,7 @@ class NonFiniteHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Note what is needed to undo or repeat the iteration."""
         self.finding, self.is_collapsed = None, False
+        self.logs, self.read = {}, {}
         if not self.pending:
             self.window = []
             self.snapshot.take()
@@ -154,6 +169,7 @@ class NonFiniteHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Stop, or undo the iteration and drop its bad losses, when its step was not made."""
+        self._read_losses(outputs)
         self.window[-1].losses = bad_losses(outputs) if self.finding or self.pending else {}
         if self.finding is not None:
             self.snapshot.restore()
@@ -186,6 +202,49 @@ class NonFiniteHook(Hook):
                 f"{total} step(s) of this run were skipped because the loss or the gradients were "
                 "not finite"
             )
+
+    def _parse_losses(self, parse: Callable, losses: dict) -> tuple[Tensor, dict]:
+        """Keep what the model logs, so that the step can read it."""
+        total, logs = parse(losses)
+        if not self.is_rerun:
+            self.logs = logs
+        return total, logs
+
+    def _read_losses(self, outputs: Any) -> None:
+        """Put numbers on the CPU in the place of those on a device, waiting for it once at most.
+
+        MMEngine logs them by ``item()``, one after the other.
+        """
+        if not isinstance(outputs, dict):
+            return
+        tensors = [value for value in outputs.values() if _is_on_device(value)]
+        if left := [tensor for tensor in tensors if id(tensor) not in self.read]:
+            self._note(left, torch.stack([_wide(tensor).reshape(()) for tensor in left]).tolist())
+        for name, value in outputs.items():
+            outputs[name] = self.read.get(id(value), value)
+
+    def _note(self, tensors: list[Tensor], numbers: list[float]) -> None:
+        """Note what numbers tensors on a device hold."""
+        for tensor, number in zip(tensors, numbers, strict=True):
+            self.read[id(tensor)] = torch.tensor(number, dtype=tensor.dtype).reshape(tensor.shape)
+
+    @torch.no_grad()
+    def _save(self, runner: Runner, save: Callable, *args, **kwargs) -> None:
+        """Write a checkpoint if all numbers that it would hold are finite."""
+        tensors = dict(_saved_tensors(runner, self.without))
+        device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        flag = any_bad(list(tensors.values()), device).float()
+        all_reduce(flag, op="max")  # under FSDP each process has a part
+        if flag:
+            bad = [f"{name} ({count_bad(t)})" for name, t in tensors.items() if is_bad(t)]
+            what = shorten(bad, MAX_NAMES) if bad else "see another process"
+            raise NonFiniteError(
+                f"not finite after iteration {runner.message_hub.get_info('iter', 0) + 1}, though "
+                f"its gradients were: {what}: nothing is saved and the last checkpoint stays. "
+                "What to do: lower the learning rate or clip gradients (optim_wrapper.clip_grad="
+                "dict(max_norm=1.0)) and go on with --resume"
+            )
+        save(*args, **kwargs)
 
     def _backward(self, wrapper: Any, backward: Callable, loss: Tensor, **kwargs) -> None:
         """Call ``wrapper.backward`` and note the loss."""
@@ -225,11 +284,20 @@ class NonFiniteHook(Hook):
         gradients = [] if scaler else [parameter.grad for parameter in parameters]
         device = next((tensor.device for tensor in (*totals, *gradients)), torch.device("cpu"))
         is_dynamic = scaler is not None and getattr(wrapper, "_scale_update_param", None) is None
-        collapsed = torch.tensor(is_dynamic and scaler.get_scale() < MIN_LOSS_SCALE, device=device)
+        # get_scale() would wait for the device, and so would a tensor made of a Python number
+        scale = getattr(scaler, "_scale", None) if is_dynamic else None
+        nothing = torch.zeros((), dtype=torch.bool, device=device)
+        collapsed = nothing if scale is None else (scale < MIN_LOSS_SCALE).reshape(()).to(device)
         flags = [any_bad(totals, device), any_bad(gradients, device), collapsed]
         flags = torch.stack(flags).float()
         all_reduce(flags, op="max")  # does nothing in a single process
-        *are_bad, self.is_collapsed = (bool(flag) for flag in flags.tolist())
+        # Here the host waits for the device, the one time in a step. Training without this hook
+        # waits as well: MMEngine's RuntimeInfoHook calls item() on each of the losses after the
+        # step, and its clipping reads the norm in front of it. So the losses are read here too.
+        logs = [value for value in self.logs.values() if _is_on_device(value)]
+        numbers = torch.cat([_wide(flags), *(_wide(value).reshape(1) for value in logs)]).tolist()
+        self._note(logs, numbers[len(flags) :])
+        *are_bad, self.is_collapsed = (bool(flag) for flag in numbers[: len(flags)])
         words = list(compress(("loss", "gradients"), are_bad))
         if not words and not self.is_collapsed:
             return None
@@ -354,6 +422,42 @@ def _wrappers(runner: Runner) -> list[Any]:
     """Return the runner's optimizer wrappers."""
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _saved_tensors(runner: Runner, without: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a checkpoint holds and must be finite, with names."""
+    averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    models = [("", unwrap_model(runner.model)), *(("average of ", model) for model in averages)]
+    for prefix, model in models:
+        for name, parameter in model.named_parameters():
+            yield f"{prefix}parameter {name}", parameter
+        for place, module in model.named_modules():
+            for key in module._buffers.keys() - module._non_persistent_buffers_set:
+                name = f"{place}.{key}".lstrip(".")
+                buffer = module._buffers[key]
+                if buffer is not None and buffer.is_floating_point() and name not in without:
+                    yield f"{prefix}buffer {name}", buffer
+    names = {id(p): name for name, p in models[0][1].named_parameters()}
+    for wrapper in _wrappers(runner):
+        for parameter, state in getattr(wrapper.optimizer, "state", {}).items():
+            for key, value in state.items() if isinstance(state, dict) else ():
+                if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
+                    yield f"{key} of {names.get(id(parameter), '?')} in the optimizer", value
+
+
+def _is_on_device(value: Any) -> bool:
+    """Tell whether a value is a number that only a device knows."""
+    return (
+        isinstance(value, Tensor)
+        and value.device.type not in ("cpu", "meta")
+        and value.numel() == 1
+        and value.is_floating_point()
+    )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in a type that holds each of its numbers exactly."""
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def _patch(patches: ExitStack, owner: Any, name: str, replacement: Callable) -> None:

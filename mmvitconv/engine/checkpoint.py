@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce_params, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmvitconv.engine.hook_state import RUN_STATE, VERSION, HookStates, name_hooks
 from mmvitconv.engine.modules import unwrap_model
+from mmvitconv.engine.run_state import (
+    GRADIENTS,
+    check_run_state,
+    check_tensors,
+    optimizers_of,
+)
 from mmvitconv.errors import CheckpointError
 from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
 from mmvitconv.weights.downloads import SCHEMES
 
 KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
-GRADIENTS = "accumulated_gradients"
 TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer", GRADIENTS)
 PARTIAL_NAME = "checkpoint.partial"
+NUMBER_TYPES = {np.dtype(kind).name for kind in "?bBhHiIlLqQefdFD"}  # of arrays in a checkpoint
 PLAIN_TYPES = (
     *(bool, int, float, complex, str, bytes),
     *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
@@ -114,36 +123,65 @@ def from_plain(value: Any) -> Any:
         The value with all marked dicts replaced by their objects.
     """
     if isinstance(value, dict):
-        if value.get(KIND) == "HistoryBuffer":
-            return HistoryBuffer(
-                value["logs"].cpu().numpy(), value["counts"].cpu().numpy(), value["max_length"]
-            )
-        if value.get(KIND) == "ndarray":
-            values, dtype = value["values"].cpu().numpy(), value["dtype"]
-            known = np.sctypeDict.get(dtype, np.void)  # of numbers, none wider than what is stored
-            if not issubclass(known, (np.number, np.bool_)) or known().itemsize > values.itemsize:
-                raise CheckpointError(f"an array of {dtype!r} is not what a run has saved")
-            return values.astype(known).reshape(value["shape"])
+        if KIND in value:
+            return _rebuild(value)
         return type(value)((key, from_plain(item)) for key, item in value.items())
     if type(value) in (list, tuple):
         return type(value)(from_plain(item) for item in value)
     if type(value).__name__ == "HistoryBuffer" and not isinstance(value, HistoryBuffer):
         # the inert stand-in of load_file, for a checkpoint that plain MMEngine wrote
-        state = vars(value)
-        return HistoryBuffer(state["_log_history"], state["_count_history"], state["max_length"])
+        names = ("_log_history", "_count_history", "max_length")
+        return _curve(*(vars(value).get(name) for name in names))
     return value
 
 
+def _rebuild(marked: dict) -> Any:
+    """Make the object that a marked dict stands for, if it has what the object needs."""
+    if marked[KIND] == "HistoryBuffer":
+        return _curve(*(marked.get(name) for name in ("logs", "counts", "max_length")))
+    values, shape, dtype = (marked.get(name) for name in ("values", "shape", "dtype"))
+    values = _to_numpy(values)
+    is_array = marked[KIND] == "ndarray" and values is not None
+    is_shape = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    # nothing is made larger than the file has it
+    fits = is_array and is_shape and math.prod(shape) == values.size
+    known = fits and isinstance(dtype, str) and dtype in NUMBER_TYPES
+    if not known or np.dtype(dtype).itemsize > values.itemsize:
+        raise CheckpointError(f"an array of {dtype!r} is not what a run has saved")
+    return values.astype(dtype).reshape(shape)
+
+
+def _to_numpy(value: Any) -> np.ndarray | None:
+    """Return a tensor or an array as an array; None of what is neither."""
+    if not isinstance(value, Tensor):
+        return value if isinstance(value, np.ndarray) else None
+    with suppress(TypeError, RuntimeError):  # a type that NumPy lacks
+        return value.detach().cpu().numpy()
+    return None
+
+
+def _curve(logs: Any, counts: Any, max_length: Any) -> HistoryBuffer:
+    """Make a history buffer of two lists of numbers."""
+    arrays = [_to_numpy(value) for value in (logs, counts)]
+    if not all(a is not None and a.ndim == 1 and a.dtype.kind in "iuf" for a in arrays):
+        raise CheckpointError("an entry is marked as the curve of a log and is none")
+    if len(arrays[0]) != len(arrays[1]) or type(max_length) is not int or max_length < 1:
+        raise CheckpointError("the curve of a log has other numbers of values and of counts")
+    return HistoryBuffer(*arrays, max_length)
+
+
 class LateRemoval:
-    """A file backend that removes a file only when told to.
+    """A file backend that removes only files of one folder, and only when told to.
 
     MMEngine's ``CheckpointHook`` removes the checkpoint that is no longer wanted (the oldest, the
-    best until now) before it writes the new one: a run killed in between has lost it.
+    best until now) before it writes the new one: a run killed in between has lost it. It also
+    removes a folder of that name with all that it holds; here folders stay.
     """
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, folder: str) -> None:
         self.backend = backend
-        self.pending: list[tuple[Callable[[str], None], str]] = []
+        self.folder = folder
+        self.pending: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name == "backend":  # while it is copied or unpickled
@@ -152,17 +190,17 @@ class LateRemoval:
 
     def remove(self, path: str) -> None:
         """Remember a file."""
-        self.pending.append((self.backend.remove, path))
+        self.pending.append(path)
 
     def rmtree(self, path: str) -> None:
-        """Remember a folder."""
-        self.pending.append((self.backend.rmtree, path))
+        """Leave a folder where it is."""
+        print_log(f"the folder {path} is left where it is", "current", logging.WARNING)
 
     def remove_pending(self, kept: str) -> None:
         """Remove what was remembered, but for the path that was written since."""
-        for remove, path in self.pending:
-            if path != kept:
-                remove(path)
+        for path in self.pending:
+            if path != kept and os.path.dirname(path) == str(self.folder).rstrip("/"):
+                self.backend.remove(path)
         self.pending.clear()
 
 
@@ -184,12 +222,16 @@ class SafeCheckpointHook(Hook):
     from its own checkpoints otherwise. A file is written under a temporary name, brought to the
     disk and then renamed, and what it replaces is removed only afterwards: whenever a run is killed
     a whole checkpoint exists, once there was one. For that the disk needs room for one checkpoint
-    more than ``max_keep_ckpts``. Where ``accumulative_counts`` is in the middle of a step, the
-    gradients so far (their mean over all processes) are saved too.
+    more than ``max_keep_ckpts``. No folder is removed, and nothing outside the run's own. Where
+    ``accumulative_counts`` is in the middle of a step, the gradients so far of each process are
+    saved too, and so is what hooks have learnt (:mod:`mmvitconv.engine.hook_state`). MMEngine's
+    hook comes last of all, so that a checkpoint holds what the others do at the same event.
 
     Loading: the plain data become objects again, files in the layout of an architecture's original
     authors are translated, and the keys are compared with the model's. When resuming or testing all
-    must agree, for ``load_from`` in training those of the backbone.
+    must agree, for ``load_from`` in training those of the backbone. When resuming, all that the
+    file says about the run is checked before anything is touched, see
+    :mod:`mmvitconv.engine.run_state`.
 
     Raises:
         CheckpointError: While loading, when keys or shapes differ, or when a file to resume from
@@ -200,16 +242,23 @@ class SafeCheckpointHook(Hook):
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
-        self.gradients: dict[str, Tensor] = {}
+        self.gradients: list[dict[str, Tensor]] = []
+        self.hook_states: HookStates | None = None
+        self.restored: list[dict] = []  # the states of hooks from a checkpoint, by process
+        self.collected: list[dict] = []
+        self.unsaved: list[str] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Make the runner write its checkpoints atomically."""
+        """Make the runner write its checkpoints atomically, and after all other hooks."""
         if getattr(runner.save_checkpoint, "atomic", False):
             return
+        # a new list: the runner is walking through the old one
+        runner._hooks = sorted(runner.hooks, key=lambda hook: isinstance(hook, CheckpointHook))
         save_checkpoint = runner.save_checkpoint
 
         def save_atomically(out_dir: str, filename: str, *args, **kwargs) -> None:
             self.gradients = collect_gradients(runner)
+            self._collect_hooks(runner)
             if "://" in str(out_dir):  # an object store has no half-written files
                 save_checkpoint(out_dir, filename, *args, **kwargs)
                 return
@@ -235,6 +284,16 @@ class SafeCheckpointHook(Hook):
         save_atomically.atomic = True
         runner.save_checkpoint = save_atomically
 
+    def _collect_hooks(self, runner: Runner) -> None:
+        """Gather what the hooks of all processes have learnt."""
+        own, unsaved = self.hook_states.collect() if self.hook_states else ({}, [])
+        for name in set(unsaved) - set(self.unsaved):
+            runner.logger.warning(
+                f"{name} changes while training and cannot be saved: resuming may be inexact"
+            )
+        self.unsaved = unsaved
+        self.collected = all_gather_object(to_plain(own))
+
     def before_train(self, runner: Runner) -> None:
         """Tell MMEngine's hook that the checkpoint from which the run goes on is its last one.
 
@@ -244,12 +303,20 @@ class SafeCheckpointHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.last_ckpt is None:
                 hook.last_ckpt = last
+        pointer = Path(runner.work_dir, "last_checkpoint")
+        if is_main_process() and pointer.is_symlink():  # of a copy made of links
+            pointer.unlink()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make MMEngine's hook write first and remove then."""
+        """Make MMEngine's hook write first and remove then, and give hooks their states back."""
+        if self.hook_states is None:
+            self.hook_states = HookStates(runner)
+            if self.restored:
+                rank = get_rank() if len(self.restored) == get_world_size() else 0
+                self.hook_states.restore(self.restored[rank])
         for hook in find_checkpoint_hooks(runner):  # which opens its backend in before_train
             if not isinstance(hook.file_backend, LateRemoval):
-                hook.file_backend = LateRemoval(hook.file_backend)
+                hook.file_backend = LateRemoval(hook.file_backend, hook.out_dir)
             if is_main_process():  # what a killed run left behind
                 Path(hook.out_dir, PARTIAL_NAME).unlink(missing_ok=True)
 
@@ -258,8 +325,10 @@ class SafeCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace everything in the checkpoint that a safe reader refuses."""
-        if self.gradients:
+        if any(self.gradients):
             checkpoint[GRADIENTS] = self.gradients
+        checkpoint["meta"][RUN_STATE] = VERSION
+        checkpoint[RUN_STATE] = self._describe_run(runner, checkpoint)
         for key in checkpoint.keys() - set(TENSOR_STATES) - {"message_hub"}:
             checkpoint[key] = to_plain(checkpoint[key])
         hub = dict(checkpoint["message_hub"])
@@ -277,6 +346,26 @@ class SafeCheckpointHook(Hook):
         hub["resumed_keys"] = {k: keep for k, keep in hub["resumed_keys"].items() if k in known}
         checkpoint["message_hub"] = to_plain(hub)
 
+    def _describe_run(self, runner: Runner, checkpoint: dict) -> dict[str, Any]:
+        """Return what this hook adds to a checkpoint."""
+        names = list(name_hooks(runner))
+        ranks = self.collected[: 1 if self.collected[1:] == self.collected[:-1] else None]
+        entries = {}
+        for place in optimizers_of(runner) if "optimizer" in checkpoint else ():
+            state: Any = checkpoint
+            for key in place.split("."):
+                state = state[key]
+            if "state" in state:
+                entries[place] = len(state["state"])
+        return {
+            "names": names,
+            "hooks": {name: [rank.get(name, {}) for rank in ranks] or [{}] for name in names},
+            "unsaved": self.unsaved,
+            "stop_training": bool(getattr(runner.train_loop, "stop_training", False)),
+            "accumulating": GRADIENTS in checkpoint,
+            "entries": entries,
+        }
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Translate the checkpoint into the model's layout and compare the keys."""
         model = unwrap_model(runner.model)
@@ -288,6 +377,8 @@ class SafeCheckpointHook(Hook):
                 f"(no {', '.join(sorted(missing))}): start from it with "
                 "--cfg-options load_from=PATH instead of --resume"
             )
+        if resuming:
+            check_tensors(checkpoint, str(runner._load_from))
         training = isinstance(runner._train_loop, BaseLoop)
         scope = "backbone" if training and not resuming else "all"
         # under FSDP a process has its own part of each tensor only
@@ -300,8 +391,22 @@ class SafeCheckpointHook(Hook):
         except CheckpointError as error:
             raise CheckpointError(f"{runner._load_from}: {error}") from error
         for key in adapted.keys() - set(TENSOR_STATES):
-            adapted[key] = from_plain(adapted[key])
-        restore_gradients(model, adapted.pop(GRADIENTS, {}) if resuming else {})
+            try:
+                adapted[key] = from_plain(adapted[key])
+            except CheckpointError as error:
+                raise CheckpointError(f"{runner._load_from}: {key}: {error}") from error
+        if resuming:
+            for note in check_run_state(runner, adapted, str(runner._load_from)):
+                runner.logger.warning(note)
+            restore_gradients(model, adapted.pop(GRADIENTS, []))
+            state = adapted.pop(RUN_STATE, None)
+            if state is not None:
+                runner.train_loop.stop_training = state["stop_training"]
+                length = max(map(len, state["hooks"].values()), default=0)
+                self.restored = [
+                    {name: ranks[rank] for name, ranks in state["hooks"].items()}
+                    for rank in range(length)
+                ]
         checkpoint.clear()  # the runner goes on with the very dict it passed
         checkpoint.update(adapted)
 
@@ -329,21 +434,46 @@ def is_disk_error(error: Exception) -> bool:
     return isinstance(error, OSError) or any(word in str(error) for word in words)
 
 
-def collect_gradients(runner: Runner) -> dict[str, Tensor]:
-    """Return the gradients of a step that is still being accumulated, averaged over processes."""
-    if getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 1:
-        return {}
-    gradients = {
-        name: parameter.grad.detach().clone()
-        for name, parameter in unwrap_model(runner.model).named_parameters()
-        if parameter.grad is not None
-    }
-    all_reduce_params(list(gradients.values()), op="mean")
-    return {name: gradient.cpu() for name, gradient in gradients.items()}
+def collect_gradients(runner: Runner) -> list[dict[str, Tensor]]:
+    """Return the gradients of a step that is still being accumulated.
+
+    Each process has a part of its own until the last iteration of the step; only with the very
+    parts do the sums come out the same again.
+
+    Returns:
+        By process on the main one, [] on the others and where nothing is accumulated.
+    """
+    wrappers = optimizers_of(runner).values()
+    if all(getattr(wrapper, "_accumulative_counts", 1) == 1 for wrapper in wrappers):
+        return []
+    parts: list[dict[str, Tensor]] = [{} for _ in range(get_world_size())]
+    for name, parameter in unwrap_model(runner.model).named_parameters():
+        own = parameter.grad
+        gradients = [None if own is None else own.detach().cpu().clone()]
+        if len(parts) > 1:  # one parameter at a time: memory for one more only
+            (gradient,), gradients = gradients, [None] * len(parts)
+            distributed.gather_object(gradient, gradients if is_main_process() else None)
+        for part, gradient in zip(parts, gradients, strict=True):
+            if gradient is not None:
+                part[name] = gradient
+    return parts if is_main_process() else []
 
 
-def restore_gradients(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
-    """Give parameters the gradients that :func:`collect_gradients` returned."""
-    parameters = dict(model.named_parameters())
-    for name in gradients.keys() & parameters.keys():
-        parameters[name].grad = gradients[name].to(parameters[name])
+def restore_gradients(model: nn.Module, parts: list[dict[str, Tensor]] | dict) -> None:
+    """Give parameters the gradients that :func:`collect_gradients` returned.
+
+    Args:
+        model: The model.
+        parts: By process. With another number of processes each gets the mean of all; so it is
+            with the one dict that earlier versions saved.
+    """
+    parts = [parts] if isinstance(parts, dict) else parts
+    if len(parts) == get_world_size():
+        parts = [parts[get_rank()]]
+    for name, parameter in model.named_parameters():
+        gradients = [part[name].to(parameter) for part in parts if name in part]
+        if gradients:
+            total = gradients[0]  # alone it stays as it is to the last bit
+            for gradient in gradients[1:]:
+                total = total + gradient
+            parameter.grad = total / len(parts) if len(parts) > 1 else total

@@ -29,6 +29,7 @@ class CompileBackboneHook(Hook):
     """
 
     priority = "VERY_LOW"  # after every hook that copies or changes the model
+    keeps_state = False  # its attributes are of one process
 
     def __init__(
         self, mode: str | None = None, dynamic: bool | None = None, backend: str = "inductor"

@@ -11,38 +11,42 @@ NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
 def find_resumable(
-    work_dir: str | Path, written_after: float = 0.0
+    work_dir: str | Path, written_after: float = 0.0, out_dir: str | Path | None = None
 ) -> tuple[Path | None, list[str]]:
     """Find the latest checkpoint of a work directory that is whole.
 
     MMEngine's file ``last_checkpoint`` names it. An ``epoch_*.pth`` or ``iter_*.pth`` of a higher
     number and no earlier date wins: the run was killed before it could name that one. When the
-    named checkpoint is gone or damaged, the newest whole one is taken.
+    named checkpoint is gone or damaged, the newest whole one is taken. Of the path in
+    ``last_checkpoint`` the name counts alone: in a copy of a work directory it is that of the
+    original.
 
     Args:
         work_dir: Directory of an earlier run; it need not exist.
         written_after: Leave out older files, in seconds since 1970.
+        out_dir: Where the run writes its checkpoints, if that is another directory.
 
     Returns:
         The checkpoint, ``None`` when there is none, and warnings for the user.
     """
     work_dir = Path(work_dir)
+    folder = Path(work_dir if out_dir is None else out_dir)
     # no folders, pipes or links that point nowhere
-    numbered = [p for p in work_dir.glob("*.pth") if NUMBERED.fullmatch(p.name) and p.is_file()]
+    numbered = [p for p in folder.glob("*.pth") if NUMBERED.fullmatch(p.name) and p.is_file()]
     candidates = sorted(numbered, key=_age, reverse=True)
     warnings = []
     pointer = work_dir / "last_checkpoint"
     if pointer.is_file():
         text = pointer.read_text(errors="replace").strip()
-        # the second place is for a work directory that was moved
-        places = [Path(text), work_dir / Path(text).name] if text else []
-        named = next((place for place in places if place.is_file()), None)
-        if named is not None:
+        named = folder / Path(text).name
+        if text and is_file(named):
             later = [path for path in candidates if _is_later(path, named)]
             rest = [path for path in candidates if path not in later and not path.samefile(named)]
             candidates = [*later, named, *rest]
         else:
-            warnings.append(f"{pointer} names {text or '(nothing)'}, which is missing")
+            warnings.append(
+                f"{pointer} names {text[:300] or '(nothing)'}, which is missing in {folder}"
+            )
     for candidate in candidates:
         if candidate.stat().st_mtime < written_after:
             continue
@@ -74,6 +78,14 @@ def find_damage(path: Path) -> str | None:
         return "incomplete" if "not a zip" in str(error) else str(error)
     except (OSError, EOFError, NotImplementedError, zlib.error) as error:
         return str(error)
+
+
+def is_file(path: str | Path) -> bool:
+    """Tell whether there is a regular file, whatever the path is made of."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
 
 
 def _is_later(path: Path, named: Path) -> bool:

@@ -120,7 +120,8 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
         # this may be a start after a process died: go on from what this run has written, not from
         # what an earlier one had left in the work directory (torchrun's own count of restarts does
         # not grow on the machines that survived)
-        written, _ = find_resumable(cfg.work_dir, float(os.environ[STARTED_VARIABLE]))
+        begin = float(os.environ[STARTED_VARIABLE])
+        written, _ = find_resumable(cfg.work_dir, begin, _checkpoint_folder(cfg, cfg.work_dir))
         resume = resume if written is None else str(written)
     if resume is None and not cfg.get("resume"):
         if cfg.get("load_from"):
@@ -137,7 +138,7 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
         cfg.load_from = check_checkpoint(named, "--resume")
         return [f"resuming from {cfg.load_from}"]
     place = Path(named or cfg.work_dir)
-    found, warnings = find_resumable(place)
+    found, warnings = find_resumable(place, out_dir=_checkpoint_folder(cfg, place))
     notes = [f"warning: {warning}" for warning in warnings]
     cfg.resume = found is not None
     if found is not None:
@@ -147,6 +148,13 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
     if cfg.get("load_from"):
         source = f"from {check_checkpoint(cfg.load_from, 'load_from')}"
     return [*notes, f"no checkpoint to resume from in {place}: training starts {source}"]
+
+
+def _checkpoint_folder(cfg: Config, work_dir: str | Path) -> Path | None:
+    """Return where the runs of a config write their checkpoints, None for the work directory."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    out_dir = hook.get("out_dir")
+    return Path(out_dir, Path(work_dir).name) if out_dir else None
 
 
 def check_pretrained(cfg: Config) -> None:
