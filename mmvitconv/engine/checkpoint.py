@@ -377,19 +377,25 @@ class SafeCheckpointHook(Hook):
                 f"(no {', '.join(sorted(missing))}): start from it with "
                 "--cfg-options load_from=PATH instead of --resume"
             )
-        if resuming:
+        # under FSDP a process has its own part of each tensor only
+        sharded = any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules())
+        if resuming and not sharded:
             check_tensors(checkpoint, str(runner._load_from))
         training = isinstance(runner._train_loop, BaseLoop)
         scope = "backbone" if training and not resuming else "all"
-        # under FSDP a process has its own part of each tensor only
-        sharded = any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules())
         try:
-            adapted = dict(checkpoint) if sharded else adapt_checkpoint(checkpoint, model)
+            adapted = dict(checkpoint)
+            # of a run of this very model nothing is translated
+            if not sharded and not (resuming and _has_keys_of(model, checkpoint)):
+                adapted = adapt_checkpoint(checkpoint, model)
             if not sharded:
                 source = str(runner._load_from)
                 check_match(adapted["state_dict"], model, scope=scope, source=source)
         except CheckpointError as error:
             raise CheckpointError(f"{runner._load_from}: {error}") from error
+        if isinstance(adapted.get("meta"), dict):
+            # MMEngine runs this text as a config when it resumes
+            adapted["meta"] = {k: v for k, v in adapted["meta"].items() if k != "config"}
         for key in adapted.keys() - set(TENSOR_STATES):
             try:
                 adapted[key] = from_plain(adapted[key])
@@ -420,6 +426,11 @@ class SafeCheckpointHook(Hook):
             f"checkpoint: {fitting} of the model's {len(own)} tensors are loaded; "
             f"checked: {'the backbone' if scope == 'backbone' else 'all keys'}"
         )
+
+
+def _has_keys_of(model: nn.Module, checkpoint: dict) -> bool:
+    """Tell whether weights have the names that a model's have."""
+    return checkpoint["state_dict"].keys() == model.state_dict().keys()
 
 
 def find_checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:

@@ -81,6 +81,8 @@ class Field:
         is_name = isinstance(key, str) and key.isidentifier()
         inner = f".{key}" if is_name else f"[{str(key)[:80]!r}]" if isinstance(key, str) else None
         place = (self.place + (inner or f"[{str(key)[:80]}]")).lstrip(".")
+        if not isinstance(self.value, (dict, list, tuple)):
+            self.wrong("a dict or a list")
         try:
             return Field(self.value[key], self.file, place)
         except (KeyError, IndexError, TypeError):
@@ -104,7 +106,7 @@ class Field:
         if not isinstance(self.value, (list, tuple)):
             self.wrong("a list")
         if length is not None and len(self.value) != length:
-            self.fail(f"has {len(self.value)} entries where this run has {length}")
+            self.fail(f"has {len(self.value)} entries instead of {length}")
         return [self[index] for index in range(len(self.value))]
 
     def text(self) -> str:
@@ -604,8 +606,10 @@ def _check_hooks(root: Field, runner: Runner) -> list[str]:
     counts = max(getattr(w, "_accumulative_counts", 1) for w in optimizers_of(runner).values())
     if node["accumulating"].like(True) != (GRADIENTS in root) and counts > 1:
         node["accumulating"].fail(f"does not agree with {GRADIENTS}")
+    length = None
     for name, field in states.items():
-        ranks = field.sequence()
+        length = len(field.sequence()) if length is None else length
+        ranks = field.sequence(length)
         if not ranks:
             field.fail("is empty")
         for part in ranks:

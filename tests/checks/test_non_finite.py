@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 import torch
 from broken_data import CLASSIFIER
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvitconv.checks.non_finite import NonFiniteError, NonFiniteHook
+from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -585,6 +587,101 @@ def run_tool(
         text=True,
         timeout=300,
     )
+
+
+class Overflow(Hook):
+    """Makes one of the things that a checkpoint holds infinite after the third step."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter != 2:
+            return
+        model = unwrap_model(runner.model)
+        average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
+        momentum = next(iter(runner.optim_wrapper.optimizer.state.values()))["momentum_buffer"]
+        with torch.no_grad():
+            {
+                "parameter head.weight": model.head.weight,
+                "buffer backbone.norm.running_var": model.backbone.norm.running_var,
+                "average of parameter head.weight": average.head.weight,
+                "momentum_buffer of backbone.conv.weight in the optimizer": momentum,
+            }[self.what].view(-1)[1] = math.inf
+
+
+@pytest.mark.parametrize("hook", [HOOK, SKIP])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "parameter head.weight",
+        "buffer backbone.norm.running_var",
+        "average of parameter head.weight",
+        "momentum_buffer of backbone.conv.weight in the optimizer",
+    ],
+)
+def test_what_is_not_finite_is_never_saved(tmp_path: Path, what: str, hook: dict) -> None:
+    hooks = [{"type": "mmvitconv.SafeCheckpointHook"}, {"type": "EMAHook"}, Overflow(what), hook]
+    runner = build_runner(tmp_path, make_data(5, {}), hooks)
+    with pytest.raises(NonFiniteError) as caught:
+        runner.train()
+    assert f"not finite after iteration 3, though its gradients were: {what} (1 infinite of " in (
+        str(caught.value)
+    )
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["iter_1.pth", "iter_2.pth"]
+    assert (tmp_path / "last_checkpoint").read_text().endswith("iter_2.pth")
+
+
+def test_an_update_that_overflows_is_not_saved(tmp_path: Path) -> None:
+    optimizer = {"optimizer": {"type": "SGD", "lr": 1e38, "weight_decay": 1e5}}
+    runner = build_runner(tmp_path, make_data(5, {}), [HOOK], optim_wrapper=optimizer)
+    with pytest.raises(NonFiniteError, match=r"not finite after iteration 1, .*parameter .*infin"):
+        runner.train()
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_buffers_that_are_infinite_by_design_are_saved(tmp_path: Path) -> None:
+    model = Model()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    train(tmp_path, make_data(2, {}), [HOOK], model=model)
+    assert (tmp_path / "iter_2.pth").is_file()
+
+
+@pytest.mark.parametrize("settings", [{}, {"optim_wrapper": {"accumulative_counts": 3}}])
+def test_the_device_is_waited_for_once_an_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    """The CPU plays the device: every operator that gives its numbers to Python is counted."""
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names.append(str(function))
+            return function(*args, **kwargs or {})
+
+    waits: list[int] = []
+    module = sys.modules[NonFiniteHook.__module__]
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(module, "_is_on_device", lambda value: isinstance(value, Tensor))
+    monkeypatch.setattr(module, "bad_losses", lambda outputs: {})  # of numbers that were read
+    monkeypatch.setattr(Tensor, "tolist", lambda t: waits.append(1) or original(t))
+
+    class Spy(Hook):
+        priority = "HIGHEST"
+
+        def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            self.mode, waits[:] = Counter(), []
+            self.mode.names = []
+            self.mode.__enter__()
+
+        def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+            self.mode.__exit__(None, None, None)
+            seen.append((len(waits), sum("_local_scalar_dense" in n for n in self.mode.names)))
+
+    seen: list[tuple[int, int]] = []
+    guard = NonFiniteHook()
+    train(tmp_path, make_data(4, {}), [guard, Spy()], **settings)
+    assert seen == [(1, 0)] * 4
+    assert len(guard.logs) == 3  # the sum and two losses, all read in that one go
 
 
 @pytest.mark.slow

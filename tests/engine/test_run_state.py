@@ -1,22 +1,32 @@
 """Run state is data: whatever a checkpoint says, a run goes on rightly or ends in one sentence."""
 
 import copy
+import logging
 import os
 import random
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_file_backend
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmvitconv.engine.checkpoint import LateRemoval
+from mmvitconv.engine.loops import VALIDATED_AT
+from mmvitconv.engine.resume import find_resumable
 from mmvitconv.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("safe_loading")
@@ -92,7 +102,12 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
             {"type": "mmvitconv.SafeCheckpointHook"},
             {"type": "mmvitconv.NonFiniteHook"},
             {"type": "EMAHook", "momentum": 0.5},
-            {"type": "EarlyStoppingHook", "monitor": "score", "rule": "greater", "patience": 99},
+            {
+                "type": "EarlyStoppingHook",
+                "monitor": "score",
+                "rule": "greater",
+                "patience": settings.pop("patience", 99),
+            },
             *settings.pop("hooks", []),
         ],
         experiment_name=f"run_state_{build.count}_{work_dir.name}",
@@ -287,6 +302,237 @@ def test_any_field_may_be_anything(trained: Path, tmp_path: Path, count: Any) ->
     """To try others: run this file as a script, with a number and a seed."""
     assert run_fuzzer(trained, tmp_path, 60, seed=0) == []
     count("fields of checkpoints changed", 60)
+
+
+def copy_of(trained: Path, folder: Path, epochs: int = 2) -> Path:
+    """A copy of the work directory as it was after some epochs."""
+    folder.mkdir(parents=True)
+    for name in (*(f"epoch_{n}.pth" for n in range(1, epochs + 1)), "best_score_epoch_1.pth"):
+        shutil.copy2(trained / name, folder / name)
+    (folder / "last_checkpoint").write_text(str(trained / f"epoch_{epochs}.pth"))
+    return folder
+
+
+def with_notes(file: Path, target: Path, **notes: Any) -> Path:
+    """Write a checkpoint whose message hub says something else."""
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["message_hub"]["runtime_info"].update(notes)
+    checkpoint["message_hub"]["resumed_keys"].update(dict.fromkeys(notes, True))
+    torch.save(checkpoint, target)
+    return target
+
+
+BETTER = {"best_score": -1.0}  # so that the first validation finds a better one, and removes
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{out}/precious",
+        "{out}/precious/notes.txt",
+        "{out}/precious/{name}_1.pth",
+        "../out/precious",
+        "/",
+        "",
+        ".",
+    ],
+)
+@pytest.mark.parametrize("key", ["best_ckpt", "last_ckpt"])
+def test_paths_in_a_file_never_remove_anything(
+    trained: Path, tmp_path: Path, key: str, place: str
+) -> None:
+    outside = tmp_path / "out"
+    (outside / "precious" / "best_score_epoch_1.pth").mkdir(parents=True)
+    (outside / "precious" / "notes.txt").write_text("years of work")
+    before = snapshot(outside)
+    work = copy_of(trained, tmp_path / "work")
+    name = "best_score_epoch" if key == "best_ckpt" else "epoch"
+    notes = {**BETTER, key: place.format(out=outside, name=name)}
+    file = with_notes(trained / "epoch_2.pth", work / "epoch_2.pth", **notes)
+    if place.endswith(".pth"):  # a name that this run might have given
+        build(work, file, checkpoint={"max_keep_ckpts": 1}).train()
+    else:
+        with pytest.raises(CheckpointError, match=f"epoch_2.pth: .*runtime_info.{key} is "):
+            build(work, file).train()
+    assert snapshot(outside) == before
+    assert list(work.glob("best_*.pth"))
+
+
+def test_folders_in_the_work_directory_stay(trained: Path, tmp_path: Path) -> None:
+    work = copy_of(trained, tmp_path / "work")
+    (work / "best_score_epoch_1.pth").unlink()
+    for name in ("best_score_epoch_1.pth", "epoch_1.pth/deep"):
+        shutil.rmtree(work / name.split("/")[0], ignore_errors=True)
+        (work / name.split("/")[0]).unlink(missing_ok=True)
+        (work / name).mkdir(parents=True)
+    notes = {**BETTER, "best_ckpt": str(work / "best_score_epoch_1.pth"), "keep_ckpt_ids": [1, 2]}
+    file = with_notes(trained / "epoch_2.pth", work / "epoch_2.pth", **notes)
+    build(work, file, checkpoint={"max_keep_ckpts": 1}).train()
+    assert (work / "best_score_epoch_1.pth").is_dir()
+    assert (work / "epoch_1.pth" / "deep").is_dir()
+
+
+def test_a_folder_is_never_removed_late_either(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("file", "other/file"):
+        (tmp_path / name).write_text("")
+    backend = LateRemoval(get_file_backend(str(tmp_path)), str(tmp_path))
+    backend.rmtree(str(tmp_path / "folder"))
+    backend.remove(str(tmp_path / "other" / "file"))
+    backend.remove(str(tmp_path / "file"))
+    backend.remove_pending(kept="")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "other"]
+
+
+@pytest.mark.parametrize("way", ["fork", "copy", "links"])
+def test_the_original_stays_as_it_was(trained: Path, tmp_path: Path, way: str) -> None:
+    original = copy_of(trained, tmp_path / "original")
+    (original / "last_checkpoint").write_text(str(original / "epoch_2.pth"))
+    notes = {**BETTER, "best_ckpt": str(original / "best_score_epoch_1.pth")}
+    with_notes(trained / "epoch_2.pth", original / "epoch_2.pth", **notes, keep_ckpt_ids=[1, 2])
+    before = snapshot(original)
+    other = tmp_path / "other"
+    if way == "copy":
+        shutil.copytree(original, other)
+    elif way == "links":
+        other.mkdir()
+        for path in original.iterdir():
+            (other / path.name).symlink_to(path)
+    file = original / "epoch_2.pth" if way == "fork" else find_resumable(other)[0]
+    assert way == "fork" or file.parent == other
+    build(other, file, checkpoint={"max_keep_ckpts": 1}).train()
+    assert snapshot(original) == before
+    # in its own folder a run removes what it has replaced
+    names = sorted(path.name for path in other.glob("*.pth"))
+    assert names == ["best_score_epoch_2.pth", f"epoch_{EPOCHS}.pth"]
+    assert (other / "last_checkpoint").read_text() == str(other / f"epoch_{EPOCHS}.pth")
+
+
+def test_settings_come_from_the_config(trained: Path, tmp_path: Path) -> None:
+    """A file cannot change how a run trains; what it says otherwise is named."""
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    for group in checkpoint["optimizer"]["param_groups"]:
+        group.update(weight_decay=1e9, betas=(0.0, 0.5), initial_lr=7.0)
+    checkpoint["param_schedulers"][1].update(eta_min=9.0, T_max=1, param_name="weight_decay")
+    assert try_file(trained, tmp_path, checkpoint, ("a",), final_state(trained)) is None
+
+
+class Learning(Hook):
+    """Has attributes of all kinds."""
+
+    def __init__(self) -> None:
+        self.count, self.sums, self.seen, self.window = 0, {}, torch.zeros(2), deque(maxlen=3)
+        self.flag, self.word, self.thing, self.best = False, "a", SimpleNamespace(n=0), None
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.count += 1
+        self.sums[runner.iter] = self.sums.get(runner.iter - 1, 0.0) + self.count
+        self.seen += self.count
+        self.window.append(runner.iter)
+        self.flag, self.word, self.best = True, self.word + "b", self.count / 3
+        self.thing.n += 1
+
+
+def test_hooks_keep_what_they_have_learnt(tmp_path: Path) -> None:
+    whole, rest = Learning(), Learning()
+    build(tmp_path / "whole", hooks=[whole]).train()
+    log = StringIO()
+    handler = logging.StreamHandler(log)
+    runner = build(tmp_path / "rest", tmp_path / "whole" / "epoch_2.pth", hooks=[rest])
+    runner.logger.setLevel(logging.WARNING)
+    runner.logger.addHandler(handler)
+    runner.train()
+    for name in ("count", "sums", "window", "best"):
+        assert getattr(rest, name) == getattr(whole, name), name
+    assert rest.window.maxlen == 3
+    assert torch.equal(rest.seen, whole.seen)
+    # named when the run goes on, and when the first checkpoint is written
+    assert "does not hold Learning.flag, Learning.word, Learning.thing" in log.getvalue()
+    assert rest.thing.n < whole.thing.n
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
+def test_early_stopping_goes_on_waiting(
+    tmp_path: Path, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [1.0, 2.0, 1.5, 1.9, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+    def compute(self: Metric, results: list) -> dict:
+        done = MessageHub.get_current_instance().get_info(VALIDATED_AT)
+        return {"score": scores[done // PER_EPOCH - 1]}
+
+    monkeypatch.setattr(Metric, "compute_metrics", compute)
+
+    def train(work: Path, resume: Path | None = None) -> tuple[int, int, float]:
+        runner = build(work, resume, epochs=9, patience=3)
+        runner.train()
+        hook = next(hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook))
+        return runner.epoch, hook.wait_count, hook.best_score
+
+    expected = train(tmp_path / "whole")
+    assert expected == (5, 3, 2.0)
+    assert train(tmp_path / "rest", tmp_path / "whole" / f"epoch_{epoch}.pth") == expected
+
+
+def test_a_stopped_run_stays_stopped(tmp_path: Path) -> None:
+    class Stop(Hook):
+        def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+            runner.train_loop.stop_training = True
+
+    build(tmp_path, hooks=[Stop()]).train()
+    runner = build(tmp_path, tmp_path / "epoch_1.pth", hooks=[Stop()])
+    runner.train()
+    assert runner.epoch == 1
+
+
+def test_older_files_still_resume(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    del checkpoint["run_state"], checkpoint["meta"]["run_state"]
+    expected = final_state(trained)
+    del expected["run_state"]
+    assert try_file(trained, tmp_path, checkpoint, ("run_state",), expected) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("meta", "iter"), 10**18),
+        (("meta", "iter"), -1),
+        (("meta", "epoch"), "2"),
+        (("meta", "epoch"), EPOCHS + 1),
+        (("optimizer", "state", 0, "exp_avg_sq"), torch.full((4, 3), NAN)),
+        (("optimizer", "state", 0, "exp_avg_sq"), torch.full((4, 3), -1e-9)),
+        (("optimizer", "state", 0, "exp_avg"), torch.zeros(5)),
+        (("optimizer", "state", 0), REMOVED),
+        (("optimizer", "param_groups", 0, "lr"), REMOVED),
+        (("optimizer", "param_groups", 0, "lr"), NAN),
+        (("optimizer", "param_groups", 0, "lr"), 10**18),
+        (("param_schedulers", 0), []),
+        (("param_schedulers", 0, "_global_step"), 9),
+        (("param_schedulers",), REMOVED),
+        (("ema_state_dict",), REMOVED),
+        (("ema_state_dict", "module.head.weight"), torch.full((1, 4), INFINITE)),
+        (("run_state",), REMOVED),
+        (("run_state", "hooks", "EarlyStoppingHook"), REMOVED),
+        (("run_state", "hooks", "EarlyStoppingHook", 0, "wait_count"), "1"),
+        (("message_hub", "runtime_info", "keep_ckpt_ids"), ["../1"]),
+        (("message_hub", "log_scalars", "train/loss", "counts"), torch.zeros(3)),
+        (("accumulated_gradients",), []),
+    ],
+)
+def test_known_fields(trained: Path, tmp_path: Path, place: tuple, value: Any) -> None:
+    work = copy_of(trained, tmp_path / "work")
+    file = (
+        trained / "epoch_1.pth" if place[0] == "accumulated_gradients" else trained / "epoch_2.pth"
+    )
+    torch.save(mutate(torch.load(file, weights_only=True), place, value), work / file.name)
+    before = snapshot(work)
+    with pytest.raises(CheckpointError) as caught:
+        build(work, work / file.name).train()
+    assert f"{work / file.name}: " in str(caught.value)
+    assert place[0] in str(caught.value)
+    assert snapshot(work) == before
 
 
 if __name__ == "__main__":

@@ -22,14 +22,18 @@ from families import FAMILIES, shallow
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank, is_distributed
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, METRICS, MODEL_WRAPPERS
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from torch import distributed, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+
+from mmvitconv.engine.checkpoint import use_safe_loading
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +198,54 @@ def evaluate_task(task: str, batch_size: int) -> dict[str, float]:
     return evaluator.evaluate(len(dataset))
 
 
+class Counting(Hook):
+    """Learns something else in each process."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+
+    def after_train_iter(
+        self, runner: Runner, *args: Any, outputs: Any = None, **kwargs: Any
+    ) -> None:
+        self.sum += float(outputs["loss"])
+
+
+def train_accumulated(work_dir: str, resume: str | None = None) -> dict[str, Any]:
+    """Train 3 epochs of 4 iterations, of which every third makes a step."""
+    model = copy.deepcopy(build("ConvMixer", seed=0)).float()
+    model.backbone.norm_eval = True
+    inputs = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    dataset = [{"inputs": image, "labels": index % CLASSES} for index, image in enumerate(inputs)]
+    counting = Counting()
+    runner = Runner(
+        MODEL_WRAPPERS.build({"type": "mmvitconv.CPUDistributedDataParallel", "module": model}),
+        work_dir,
+        train_dataloader={
+            "dataset": dataset,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "batch_size": 2,
+            "num_workers": 0,
+            "collate_fn": {"type": "default_collate"},
+        },
+        train_cfg={"type": "mmvitconv.ResumableEpochLoop", "max_epochs": 3},
+        optim_wrapper={"optimizer": {"type": "AdamW", "lr": 1e-3}, "accumulative_counts": 3},
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}},
+        custom_hooks=[{"type": "mmvitconv.SafeCheckpointHook"}, counting],
+        randomness={"seed": 0},
+        experiment_name=Path(work_dir).name,
+        resume=resume is not None,
+        load_from=resume,
+        log_level="ERROR",
+    )
+    runner.train()
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    return {"weights": weights, "sum": counting.sum, "iterations": runner.iter}
+
+
+def resume_accumulated(epoch: int) -> dict[str, Any]:
+    return train_accumulated(f"rest_{epoch}", f"whole/epoch_{epoch}.pth")
+
+
 def work(rank: int) -> None:
     """What each of the two processes does; a failure is kept for the test that it belongs to."""
     store = Path("store").absolute().as_uri()
@@ -221,6 +273,10 @@ def work(rank: int) -> None:
     for task in TASKS:
         for batch_size in (1, 2):
             note((task, batch_size), evaluate_task, task, batch_size)
+    use_safe_loading()
+    note("whole", train_accumulated, "whole")
+    for epoch in (1, 2):
+        note(("rest", epoch), resume_accumulated, epoch)
     torch.save(results, f"rank{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -307,6 +363,17 @@ def test_metrics_of_two_processes_are_those_of_one(
     assert any(value > 0 for value in alone.values())
     for found in look_up(ranks, (task, batch_size)):
         assert found == pytest.approx(alone, nan_ok=True)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])  # after 4 and 8 iterations: within a step of 3
+def test_accumulated_steps_go_on_exactly(ranks: list[dict], epoch: int) -> None:
+    sums = []
+    for whole, rest in zip(look_up(ranks, "whole"), look_up(ranks, ("rest", epoch)), strict=True):
+        assert rest["iterations"] == whole["iterations"] == 12
+        torch.testing.assert_close(rest["weights"], whole["weights"], rtol=0, atol=0)
+        assert rest["sum"] == whole["sum"]
+        sums.append(whole["sum"])
+    assert sums[0] != sums[1]
 
 
 if __name__ == "__main__":

@@ -86,11 +86,20 @@ own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
 ## What is promised
 
 - A run resumes from its last complete checkpoint and ends with the same bits, on the same machine
-  with `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`).
+  with `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`),
+  also in the middle of an accumulated step of several processes. Numbers that hooks learn on the
+  way (`EarlyStoppingHook` and any other) are in the checkpoint. What cannot be saved, such as flags
+  and objects of a hook of your own, is named in the log when a run goes on.
 - A checkpoint is either complete or absent; the one that it replaces is removed afterwards.
+- A checkpoint says where a run was, not what to do. Before anything is touched, all of it is
+  compared with the run that goes on; what does not fit is one sentence with the file and the field
+  (`mmvitconv/engine/run_state.py`). Settings come from the config, and where those in the file
+  differ the log says so. A run removes files of its own in its own work directory and no folder: a
+  copy of a work directory, or `--resume A/epoch_2.pth --work-dir B`, leaves the original as it is.
 - Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
 - Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
-- Non-finite numbers never reach the weights.
+- Non-finite gradients never reach the weights, and weights, averages or optimizer states that
+  are not finite never reach a checkpoint: the last finite one stays.
 - Ctrl-C ends every command with exit code 130 and without a traceback, whatever it is doing.
 - Accidents of the machine (a full disk or `/dev/shm`, a folder that is gone, a killed worker) end a
   run with exit code 1 and one sentence.
