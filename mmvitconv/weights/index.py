@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -80,7 +80,7 @@ class Weights:
         published_in: Where these stand.
         sources: Where the file is, in the order in which places are tried.
         config: The shipped config whose model the weights fill; empty if there is none.
-        mixer: The backbone's argument ``mixer``, where the weights need one.
+        backbone: Arguments of the backbone, beside ``arch``, that the weights need.
         loads: False where the layout of the file is not known, so that it is a link only.
     """
 
@@ -90,11 +90,11 @@ class Weights:
     dataset: str
     licence: str
     input: Input
-    published: Mapping[str, float]
+    published: Mapping[str, float] = field(hash=False)
     published_in: str
     sources: tuple[Source, ...]
     config: str = ""
-    mixer: str = ""
+    backbone: Mapping[str, Any] = field(default_factory=dict, hash=False)
     loads: bool = True
 
     @property

@@ -60,7 +60,8 @@ def test_entries_say_what_their_config_says(name):
     config = load_config(resource_root() / entry.config)
     backbone = config.model.backbone
     assert f"{backbone.type}:{backbone.arch}" == f"mmvitconv.{entry.architecture}"
-    assert backbone.get("mixer", "") == entry.mixer
+    assert all(backbone[key] == value for key, value in entry.backbone.items())
+    assert backbone.get("mixer") == entry.backbone.get("mixer")
     assert TASKS[config.default_scope] == entry.task
     mean, std, is_rgb = input_norm(config)
     assert (mean, std, is_rgb) == (entry.input.mean, entry.input.std, entry.input.colours == "RGB")

@@ -78,14 +78,14 @@ def conv_bias(name: str, *shape: int) -> dict[str, Tensor]:
             f"{name}.block.conv.bias": torch.rand(shape[0])}  # fmt: skip
 
 
-def encoder() -> StateDict:
+def encoder(name: str = "xs") -> StateDict:
     """What the detector and the segmentor have of the network, alias included."""
-    trunk = without(parc_net(), r"^(conv_1x1_exp|classifier)\.")
+    trunk = without(parc_net(name), r"^(conv_1x1_exp|classifier)\.")
     return {f"encoder.{key}": value for key, value in trunk.items()}
 
 
-def ssd() -> StateDict:
-    state_dict = encoder()
+def ssd(name: str = "xs") -> StateDict:
+    state_dict = encoder(name)
     for stride, channels, out in ((64, 160, 256), (128, 256, 128), (256, 128, 128)):
         state_dict |= conv_norm(f"extra_layers.os_{stride}.dw_conv", channels, 1, 3, 3)
         state_dict |= conv_norm(f"extra_layers.os_{stride}.pw_conv", out, channels, 1, 1)
@@ -99,8 +99,8 @@ def ssd() -> StateDict:
     return state_dict | conv_bias("ssd_heads.5.loc_cls_layer", 4 * 85, 64, 1, 1)
 
 
-def deeplab() -> StateDict:
-    state_dict = encoder()
+def deeplab(name: str = "xs") -> StateDict:
+    state_dict = encoder(name)
     aspp = "seg_head.aspp.aspp_layer"
     for i in range(4):
         kernel = 3 if i else 1
