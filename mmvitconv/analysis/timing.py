@@ -103,9 +103,7 @@ class _LiveStorages(TorchDispatchMode):
         self.peak = 0
         self._sizes: dict[int, int] = {}  # of all that are alive; those from before cost nothing
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what is new."""
         self._note((args, kwargs), counts=False)
         # Under inference mode composite operators (linear, attention) arrive whole.

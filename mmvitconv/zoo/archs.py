@@ -27,7 +27,6 @@ __all__ = [
     "match_arch",
     "names_of",
     "plain",
-    "smallest_of",
     "table_of",
 ]
 
@@ -64,17 +63,6 @@ def names_of(cls: type[Backbone]) -> dict[str, list[str]]:
         first = next((key for key in groups if table_of(cls)[key] == sizes), name)
         groups.setdefault(first, []).append(name)
     return groups
-
-
-def smallest_of(cls: type[Backbone]) -> str:
-    """Return the family's architecture with the fewest parameters."""
-    import torch
-
-    def size(arch: str) -> int:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in cls(arch).parameters())
-
-    return min(names_of(cls), key=size)
 
 
 def plain(name: str) -> str:

@@ -24,36 +24,22 @@ _DEFAULT_PROPOSALS = 1000  # test_cfg.rpn.max_per_img of every published two-sta
 
 @dataclass(frozen=True)
 class PartComplexity:
-    """What a child of the model costs.
+    """What a child of the model costs."""
 
-    Args:
-        name: Attribute of the model (``'backbone'``, ``'roi_head'``).
-        kind: Its class.
-        params: Number of parameters.
-        macs: Multiply-adds; zero if inference does not run it (auxiliary heads).
-    """
-
-    name: str
-    kind: str
+    name: str  # attribute of the model ('backbone', 'roi_head')
+    kind: str  # its class
     params: int
-    macs: Macs
+    macs: Macs  # zero if inference does not run it (auxiliary heads)
 
 
 @dataclass(frozen=True)
 class ConfigComplexity:
-    """What the model of a config costs for one image.
+    """What the model of a config costs for one image."""
 
-    Args:
-        shape: Height and width of the image in pixels.
-        parts: The model's children, in the model's order.
-        model: The whole model, with the breakdown by module and operator.
-        notes: What was assumed, one sentence each.
-    """
-
-    shape: tuple[int, int]
-    parts: tuple[PartComplexity, ...]
-    model: Complexity
-    notes: tuple[str, ...]
+    shape: tuple[int, int]  # height and width of the image in pixels
+    parts: tuple[PartComplexity, ...]  # the model's children, in the model's order
+    model: Complexity  # the whole model, with the breakdown by module and operator
+    notes: tuple[str, ...]  # what was assumed, one sentence each
 
 
 def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> ConfigComplexity:

@@ -35,7 +35,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,15 +50,10 @@ __all__ = ["Complexity", "Macs", "count_complexity"]
 
 
 class Macs(NamedTuple):
-    """Multiply-adds in two columns; ``+`` and ``sum`` add column by column.
+    """Multiply-adds in two columns; ``+`` and ``sum`` add column by column."""
 
-    Args:
-        layers: Products with weights (convolutions and linear layers).
-        products: Products between activations (attention, similarities, FFT).
-    """
-
-    layers: int = 0
-    products: int = 0
+    layers: int = 0  # products with weights (convolutions and linear layers)
+    products: int = 0  # products between activations (attention, similarities, FFT)
 
     @property
     def total(self) -> int:
@@ -75,22 +70,13 @@ class Macs(NamedTuple):
 
 @dataclass(frozen=True)
 class Complexity:
-    """What one forward pass of a module costs.
+    """What one forward pass of a module costs."""
 
-    Args:
-        params: Number of parameters (shared ones once, buffers not).
-        macs: Multiply-adds of the whole module.
-        by_module: Multiply-adds of each submodule that has any, including its children, by its
-            name in ``named_modules()``.
-        by_operator: Multiply-adds of each operator, by its name (``'aten.convolution'``).
-        uncounted: Operators that do arithmetic but have no formula, with the number of calls.
-    """
-
-    params: int
-    macs: Macs
-    by_module: Mapping[str, Macs] = field(default_factory=dict)
-    by_operator: Mapping[str, Macs] = field(default_factory=dict)
-    uncounted: Mapping[str, int] = field(default_factory=dict)
+    params: int  # shared ones once, buffers not
+    macs: Macs  # of the whole module
+    by_module: Mapping[str, Macs]  # of each submodule that has any, with its children, by its name
+    by_operator: Mapping[str, Macs]  # by names as 'aten.convolution'
+    uncounted: Mapping[str, int]  # calls of operators that do arithmetic but have no formula
 
 
 def count_complexity(
@@ -262,10 +248,6 @@ class _Constants(TorchDispatchMode):
     """Follows the storages that the input has no influence on, and notes uncounted operators.
 
     The storages are held, so that no address is given to another tensor; there are few of them.
-
-    Args:
-        module: Its parameters and buffers are the first constants.
-        counted: The operators that have a formula.
     """
 
     def __init__(self, module: nn.Module, counted: Any) -> None:
@@ -280,13 +262,7 @@ class _Constants(TorchDispatchMode):
         storage = self._storage(tensor)
         return storage is not None and storage._cdata in self._storages
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator; what it makes of constants only is constant."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)

@@ -23,17 +23,11 @@ __all__ = ["ReadConfig", "family_of", "folders_of", "read_entries"]
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """A shipped config and what it is about.
-
-    Attributes:
-        config: The config.
-        model: Its model.
-        paper: What its metafile names.
-    """
+    """A shipped config and what it is about."""
 
     config: ShippedConfig
     model: Mapping[str, Any]
-    paper: Paper
+    paper: Paper  # what its metafile names
 
 
 def family_of(backbone: Mapping[str, Any]) -> str:
@@ -49,14 +43,7 @@ def folders_of(family: str) -> list[str]:
 
 
 def read_entries(families: Collection[str]) -> list[ReadConfig]:
-    """Read the shipped configs of families, and their metafiles, with a progress bar.
-
-    Args:
-        families: Names of registered backbones.
-
-    Returns:
-        One entry for each config whose backbone is of these families, by path.
-    """
+    """Read the shipped configs whose backbone is of these families, and their metafiles."""
     root = resource_root()
     index = yaml.safe_load((root / "model-index.yml").read_text("utf-8"))
     metafiles = {

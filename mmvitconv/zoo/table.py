@@ -22,87 +22,52 @@ SCOPE = "mmvitconv"
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a family comes from.
-
-    Attributes:
-        title: Title of the paper.
-        url: Its address.
-        code: Address of the original code; empty when there is none.
-    """
+    """Where a family comes from."""
 
     title: str
     url: str
-    code: str
+    code: str  # address of the original code; empty when there is none
 
 
 @dataclass(frozen=True)
 class Result:
-    """A published number.
+    """A published number."""
 
-    Attributes:
-        task: As in the metafile: ``'Image Classification'``.
-        dataset: ``'COCO'``.
-        metric: ``'box AP'``.
-        value: The number.
-        source: Who published it, and that it was not reproduced here.
-    """
-
-    task: str
-    dataset: str
-    metric: str
+    task: str  # as in the metafile: 'Image Classification'
+    dataset: str  # 'COCO'
+    metric: str  # 'box AP'
     value: float
-    source: str
+    source: str  # who published it, and that it was not reproduced here
 
 
 @dataclass(frozen=True)
 class ShippedConfig:
-    """A config whose backbone is an architecture.
+    """A config whose backbone is an architecture."""
 
-    Attributes:
-        path: ``'configs/fcvit/fcvit_s12_imagenet.py'``, legal in any folder.
-        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
-        results: What is published for it.
-    """
-
-    path: str
-    task: str
-    results: tuple[Result, ...]
+    path: str  # 'configs/fcvit/fcvit_s12_imagenet.py', legal in any folder
+    task: str  # 'classification', 'detection' or 'segmentation'
+    results: tuple[Result, ...]  # what is published for it
 
 
 @dataclass(frozen=True)
 class Arch:
-    """An architecture of a family, as its backbone with default arguments.
+    """An architecture of a family, as its backbone with default arguments."""
 
-    Attributes:
-        family: Name of the registered class, ``'FCViT'``.
-        arch: What its argument ``arch`` takes.
-        aliases: Other names of the same.
-        parameters: Parameters of the backbone, without a classifier's head.
-        macs: Multiply-adds of the backbone for one image, by its size ``'224x224'`` (height first);
-            None where the backbone refuses the size.
-        strides: Of its outputs, in pixels.
-        out_channels: Channels of its outputs.
-        tasks: What shipped configs use it for.
-        paper: Where it comes from; None if no config uses the family.
-        configs: The shipped configs that use it.
-        unit: What its parts are called, ``'stages'`` or ``'blocks'``.
-        part_parameters: Parameters of each of them; a stem in front of all belongs to none.
-        snippet: Python code that puts it into a detection config, with the family's neck.
-    """
-
-    family: str
-    arch: str
-    aliases: tuple[str, ...]
-    parameters: int
+    family: str  # name of the registered class, 'FCViT'
+    arch: str  # what its argument ``arch`` takes
+    aliases: tuple[str, ...]  # other names of the same
+    parameters: int  # of the backbone, without a classifier's head
+    # Multiply-adds of the backbone for one image, by its size '224x224' (height first); None where
+    # the backbone refuses the size.
     macs: Mapping[str, int | None] = field(hash=False)
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # of its outputs, in pixels
     out_channels: tuple[int, ...]
-    tasks: tuple[str, ...]
-    paper: Paper | None
-    configs: tuple[ShippedConfig, ...]
-    unit: str = "stages"
-    part_parameters: tuple[int, ...] = ()
-    snippet: str = ""
+    tasks: tuple[str, ...]  # what shipped configs use it for
+    paper: Paper | None  # None if no config uses the family
+    configs: tuple[ShippedConfig, ...]  # the shipped configs that use it
+    unit: str = "stages"  # what its parts are called, or "blocks"
+    part_parameters: tuple[int, ...] = ()  # of each part; a stem in front of all belongs to none
+    snippet: str = ""  # Python code that puts it into a detection config, with the family's neck
 
     @property
     def type(self) -> str:
@@ -130,26 +95,16 @@ class Arch:
 
 @dataclass(frozen=True)
 class Family:
-    """A registered backbone.
+    """A registered backbone."""
 
-    Attributes:
-        default: The architecture of a config that names none.
-        folders: Folders of configs in which it occurs.
-        archs: Its architectures.
-    """
-
-    default: str
-    folders: tuple[str, ...]
+    default: str  # the architecture of a config that names none
+    folders: tuple[str, ...]  # folders of configs in which it occurs
     archs: tuple[Arch, ...]
 
 
 @cache
 def read_table() -> dict[str, Family]:
-    """Read the table.
-
-    Returns:
-        Families by registered name, in the order of the registry.
-    """
+    """Return the families by registered name, in the order of the registry."""
     return {
         name: Family(
             entry["default"], tuple(entry["folders"]), tuple(map(_read_arch, entry["archs"]))
@@ -159,11 +114,7 @@ def read_table() -> dict[str, Family]:
 
 
 def to_json(families: Mapping[str, Family]) -> str:
-    """Return the text of the table.
-
-    Args:
-        families: By registered name.
-    """
+    """Return the text of the table, from families by registered name."""
     return json.dumps({name: asdict(family) for name, family in families.items()}, indent=1) + "\n"
 
 

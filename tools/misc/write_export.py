@@ -27,7 +27,8 @@ from mmvitconv.export.graphs import FORMATS
 from mmvitconv.export.run import export_subject
 from mmvitconv.export.subject import Subject, backbone_subject, fill_statistics, load_subject
 from mmvitconv.models.base import Backbone
-from mmvitconv.zoo.archs import list_families, smallest_of, table_of
+from mmvitconv.zoo.archs import list_families, table_of
+from mmvitconv.zoo.table import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENTOR = ROOT / "configs/fcvit/upernet_fcvit_tiny_nuclei.py"
@@ -43,7 +44,7 @@ HEADERS = {
 
 def build_backbone(name: str, cls: type[Backbone]) -> Subject:
     """Build the family's smallest architecture with one block of each kind per stage."""
-    smallest = smallest_of(cls)
+    smallest = min(read_table()[name].archs, key=lambda arch: arch.parameters).arch
     arch = table_of(cls)[smallest]
     sizes: dict[str, Any] = {field.name: getattr(arch, field.name) for field in fields(arch)}
     if "depth" in sizes:
