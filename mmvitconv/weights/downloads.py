@@ -660,7 +660,7 @@ def _gdown(place: Place, source: Source, identifier: str) -> Path:
             quiet=not sys.stderr.isatty(),
             resume=True,
             timeout=TIMEOUT,
-            retries=ATTEMPTS - 1,
+            retries=2,
         )
     return _publish(partial, place.folder / source.file, source, source.address)
 
@@ -677,6 +677,8 @@ def _drive_errors() -> Iterator[Any]:
     try:
         yield gdown
     except Exception as error:  # requests' and beautifulsoup's as well
+        if "Max retries exceeded" in str(error):
+            raise _FailureError("cannot be reached") from error
         raise _FailureError(f"is not given by Google Drive ({_text(error)})") from error
 
 
