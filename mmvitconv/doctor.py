@@ -90,14 +90,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def stack_of(installed: Mapping[str, str]) -> str:
-    """Return which OpenMMLab stack is installed.
-
-    Args:
-        installed: Version by distribution name.
-
-    Returns:
-        'upstream', 'onedl', 'mixed' or 'none'.
-    """
+    """Return which OpenMMLab stack is installed: 'upstream', 'onedl', 'mixed' or 'none'."""
     found = [stack for stack, names in STACKS.items() if any(name in installed for name in names)]
     return "mixed" if len(found) > 1 else next(iter(found), "none")
 
@@ -110,7 +103,7 @@ def find_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]
         probes: What version numbers do not say.
 
     Returns:
-        The problems, causes before consequences; empty when all is well.
+        The problems, causes before consequences.
     """
     stack = stack_of(installed)
     problems = [*_torch_problems(installed, probes)]
@@ -131,28 +124,23 @@ def find_problems(installed: Mapping[str, str], probes: Probes) -> list[Problem]
 def _torch_problems(installed: Mapping[str, str], probes: Probes) -> Iterator[Problem]:
     """Yield what is wrong with torch and torchvision."""
     torch = installed.get("torch")
+    broken = [name for name in ("torch", "torchvision") if name in probes.import_errors]
     if torch is None:
         yield Problem("torch is not installed.", "pip install torch torchvision")
     elif release(torch) < MINIMUM_TORCH:
-        yield Problem(
-            f"torch {torch} is too old: {'.'.join(map(str, MINIMUM_TORCH))} or newer is needed.",
-            "pip install --upgrade torch torchvision",
-        )
+        what = f"torch {torch} is too old: {'.'.join(map(str, MINIMUM_TORCH))} or newer is needed."
+        yield Problem(what, "pip install --upgrade torch torchvision")
     elif "torchvision" not in installed:
-        yield Problem(
-            "torchvision is not installed: timm, mmpretrain and the operators need it.",
-            # Unpinned, pip could replace torch to suit the newest torchvision.
-            f"pip install torchvision torch=={torch}",
+        what = "torchvision is not installed: timm, mmpretrain and the operators need it."
+        # Unpinned, pip could replace torch to suit the newest torchvision.
+        yield Problem(what, f"pip install torchvision torch=={torch}")
+    elif broken:
+        what = (
+            f"{broken[0]} {installed[broken[0]]} cannot be imported "
+            f"({probes.import_errors[broken[0]]}); torch {torch} and torchvision must come from "
+            "the same index and belong together."
         )
-    else:
-        broken = [name for name in ("torch", "torchvision") if name in probes.import_errors]
-        for package in broken[:1]:
-            yield Problem(
-                f"{package} {installed[package]} cannot be imported "
-                f"({probes.import_errors[package]}); torch {torch} and torchvision must come from "
-                "the same index and belong together.",
-                "pip install --force-reinstall torch torchvision",
-            )
+        yield Problem(what, "pip install --force-reinstall torch torchvision")
 
 
 def _stack_problems(installed: Mapping[str, str], stack: str) -> Iterator[Problem]:
@@ -248,30 +236,24 @@ def installed_versions() -> dict[str, str]:
 
 
 def probe(installed: Mapping[str, str], full: bool = False) -> Probes:
-    """Look at what cannot be read from version numbers.
+    """Look at what cannot be read from version numbers; no error is raised.
 
     Args:
         installed: Version by distribution name.
         full: Import the packages, run two operators and ask torch for its GPUs, which takes
             seconds. Otherwise only files are looked at.
-
-    Returns:
-        What was found out; no error is raised.
     """
     present = {DISTRIBUTIONS[name] for name in _openmmlab(installed)}
     packages = ("torch", "torchvision", *sorted(present))
     errors = {name: error for name in packages if (error := _import_error(name, full))}
-    operators, operators_error = "", ""
+    operators = ("", "")
     if "mmcv" in present - errors.keys():
-        operators, operators_error = _try_operators() if full else (_find_operators(), "")
+        operators = _try_operators() if full else (_find_operators(), "")
     device = NO_GPU
     if "torch" not in errors:
         device = _ask_torch_for_gpus() if full else _find_gpus()
     has_pkg_resources = util.find_spec("pkg_resources") is not None
-    start_up = _find_start_up()
-    return Probes(
-        operators, operators_error, errors, has_pkg_resources, device, start_up, is_full=full
-    )
+    return Probes(*operators, errors, has_pkg_resources, device, _find_start_up(), is_full=full)
 
 
 def _openmmlab(installed: Mapping[str, str]) -> list[str]:
@@ -360,16 +342,7 @@ def _find_start_up() -> str:
 
 
 def report(installed: Mapping[str, str], probes: Probes, problems: list[Problem]) -> str:
-    """Return the screen as text.
-
-    Args:
-        installed: Version by distribution name.
-        probes: What version numbers do not say.
-        problems: What :func:`find_problems` found.
-
-    Returns:
-        Aligned lines, the problems last.
-    """
+    """Return the screen as text: aligned lines, then what :func:`find_problems` found."""
     words = {"compiled": "compiled mmcv", "stand-in": "stand-in of mmvitconv on torchvision"}
     operators = words.get(probes.operators, "none works")
     if probes.operators:
@@ -412,11 +385,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the screen.
-
-    Returns:
-        1 when something is wrong, 0 otherwise.
-    """
+    """Print the screen; return 1 when something is wrong, 0 otherwise."""
     warnings.simplefilter("ignore")  # deprecations inside OpenMMLab would bury the screen
     installed = installed_versions()
     probes = probe(installed, options.full)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmvitconv.export.graphs import Runner
 
-__all__ = ["TOLERANCE", "Check", "check_graph", "find_least_side", "inputs_of"]
+__all__ = ["TOLERANCE", "Check", "compare", "find_least_side", "inputs_of"]
 
 # Of the largest value: graphs reorder float32 sums, wrong layers show in the first digits.
 TOLERANCE = 1e-4
@@ -19,21 +19,13 @@ _SIDES = (1, 2, 4, 8, 16, 32, 33, 48, 64, 65, 96)
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of a file with the model.
+    """One comparison of a file with the model."""
 
-    Attributes:
-        batch: Images.
-        shape: Their height and width in pixels.
-        absolute: Largest difference of any output.
-        relative: The same over the largest value of that output.
-        error: Why the file did not run, empty if it did.
-    """
-
-    batch: int
-    shape: tuple[int, int]
-    absolute: float
-    relative: float
-    error: str = ""
+    batch: int  # images
+    shape: tuple[int, int]  # their height and width in pixels
+    absolute: float = math.nan  # largest difference of any output
+    relative: float = math.nan  # the same over the largest value of that output
+    error: str = ""  # why the file did not run, empty if it did
 
     @property
     def passed(self) -> bool:
@@ -68,28 +60,11 @@ def inputs_of(batch: int, shape: tuple[int, int], dynamic: str) -> list[tuple[in
     return list(dict.fromkeys(pairs))
 
 
-def check_graph(
-    runner: Runner, module: nn.Module, channels: int, inputs: Sequence[tuple[int, int, int]]
-) -> tuple[Check, ...]:
-    """Compare a file with the model.
-
-    Args:
-        runner: From :func:`mmvitconv.export.graphs.load_runner`.
-        module: The model.
-        channels: Of the images.
-        inputs: Batches, heights and widths.
-
-    Returns:
-        A check for each input.
-    """
-    return tuple(_compare(runner, module, channels, *each) for each in inputs)
-
-
 def find_least_side(runner: Runner, module: nn.Module, channels: int) -> int:
     """Return the smallest side that a file takes, for squares and for stripes.
 
     Args:
-        runner: The file.
+        runner: The file, from :func:`mmvitconv.export.graphs.load_runner`.
         module: The model.
         channels: Of the images.
 
@@ -104,14 +79,15 @@ def find_least_side(runner: Runner, module: nn.Module, channels: int) -> int:
                     module(torch.zeros(1, channels, *shape))
         except (ValueError, RuntimeError):  # the model itself refuses
             continue
-        if all(_compare(runner, module, channels, 1, *shape).passed for shape in shapes):
+        if all(compare(runner, module, channels, 1, *shape).passed for shape in shapes):
             return side
     return _SIDES[-1] + 1  # the sizes of check_graph passed
 
 
-def _compare(
+def compare(
     runner: Runner, module: nn.Module, channels: int, batch: int, height: int, width: int
 ) -> Check:
+    """Compare a file with the model on random images."""
     generator = torch.Generator().manual_seed(batch + height + width)
     x = torch.randn(batch, channels, height, width, generator=generator)
     with torch.no_grad():
@@ -122,15 +98,15 @@ def _compare(
         outs = runner(x)
     except Exception as error:  # each runtime has its own
         reason = " ".join(str(error).split())[:200]
-        return Check(batch, shape, float("nan"), float("nan"), f"does not run ({reason})")
+        return Check(batch, shape, error=f"does not run ({reason})")
     if [out.shape for out in outs] != [out.shape for out in expected]:
         shapes = [tuple(out.shape) for out in outs]
-        return Check(batch, shape, float("nan"), float("nan"), f"gives outputs of shapes {shapes}")
+        return Check(batch, shape, error=f"gives outputs of shapes {shapes}")
     absolute = [float((a - b).abs().max()) for a, b in zip(outs, expected, strict=True)]
     relative = [
         difference / max(float(b.abs().max()), 1e-12)
         for difference, b in zip(absolute, expected, strict=True)
     ]
-    if any(value != value for value in absolute):
-        return Check(batch, shape, float("nan"), float("nan"), "gives NaN")
+    if any(map(math.isnan, absolute)):
+        return Check(batch, shape, error="gives NaN")
     return Check(batch, shape, max(absolute), max(relative))

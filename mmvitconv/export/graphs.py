@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -35,18 +36,14 @@ FORMATS = ("torch", "onnx", "torchscript")
 # would record that nothing is resized; no stored length belongs to these primes.
 TRACED_SHAPE = (307, 397)
 # Circular convolutions: the one exact form without complex numbers, whatever the length.
-_ALGORITHM = ("MMVITCONV_CIRCULAR_CONV", "concat")
+_ALGORITHM = {"MMVITCONV_CIRCULAR_CONV": "concat"}
 _AXES = {"batch": (0,), "size": (2, 3), "both": (0, 2, 3), "none": ()}
 
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
 def require_packages(format: str) -> None:
-    """Raise a UserError when a format cannot be written with what is installed.
-
-    Args:
-        format: One of :data:`FORMATS`.
-    """
+    """Raise a UserError when a format cannot be written with what is installed."""
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; give one of {', '.join(FORMATS)}")
     if format != "onnx":
@@ -88,7 +85,7 @@ def write_graph(
     Raises:
         Exception: Whatever tracers and exporters raise when they cannot express the module.
     """
-    with quiet(), torch.no_grad(), _one_algorithm():
+    with quiet(), torch.no_grad(), patch.dict(os.environ, _ALGORITHM):
         if format == "torchscript":
             torch.jit.trace(module, example, check_trace=False, strict=False).save(str(path))
             return
@@ -106,12 +103,9 @@ def write_graph(
             input_names=["images"],
             output_names=list(outputs),
         )
-        graph.model.metadata_props.update(
-            {
-                key: value if isinstance(value, str) else json.dumps(value)
-                for key, value in metadata.items()
-            }
-        )
+        for key, value in metadata.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            graph.model.metadata_props[key] = text
         graph.save(path, external_data=False)
     written = read_opset(path)
     if opset is not None and written != opset:
@@ -164,11 +158,7 @@ def _load_onnx(path: Path, threads: int | None) -> Runner:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters print and log to themselves.
-
-    Yields:
-        Nothing.
-    """
+    """Keep what exporters print and log to themselves."""
     before = logging.root.manager.disable
     sink = io.StringIO()
     logging.disable(logging.ERROR)
@@ -191,9 +181,6 @@ def time_limit(seconds: int | None) -> Iterator[None]:
     Args:
         seconds: None for no limit.
 
-    Yields:
-        Nothing.
-
     Raises:
         TookTooLongError: Time was up.
     """
@@ -212,17 +199,3 @@ def time_limit(seconds: int | None) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _one_algorithm() -> Iterator[None]:
-    name, value = _ALGORITHM
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

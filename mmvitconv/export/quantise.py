@@ -22,21 +22,13 @@ _OPERATORS = ("MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Quantised:
-    """An 8-bit file beside its float32 original.
+    """An 8-bit file beside its float32 original."""
 
-    Attributes:
-        size: Bytes of the file over those of the original.
-        latency: Median time of a call over that of the original; below 1 is faster.
-        relative: Largest difference of any output over the largest value.
-        cosine: Cosine between the outputs of both, 1 for equal directions; the least of all.
-        agreement: Share of images with the same largest logit; None for feature maps.
-    """
-
-    size: float
-    latency: float
-    relative: float
-    cosine: float
-    agreement: float | None
+    size: float  # bytes of the file over those of the original
+    latency: float  # median time of a call over that of the original; below 1 is faster
+    relative: float  # largest difference of any output over the largest value
+    cosine: float  # least cosine between the outputs of both, 1 for equal directions
+    agreement: float | None  # share of images with the same largest logit; None for feature maps
 
     def __str__(self) -> str:
         """Return one sentence."""
@@ -47,13 +39,12 @@ class Quantised:
         )
 
 
-def quantise(source: Path, path: Path, operators: tuple[str, ...] = _OPERATORS) -> None:
+def quantise(source: Path, path: Path) -> None:
     """Write a copy of an ONNX file with 8-bit weights; activations are quantised as they come.
 
     Args:
         source: File in float32.
         path: File to write.
-        operators: What is quantised.
 
     Raises:
         UserError: onnxruntime cannot quantise it.
@@ -75,7 +66,7 @@ def quantise(source: Path, path: Path, operators: tuple[str, ...] = _OPERATORS) 
             quantize_dynamic(
                 str(folded),
                 str(path),
-                op_types_to_quantize=list(operators),
+                op_types_to_quantize=list(_OPERATORS),
                 per_channel=True,
                 weight_type=QuantType.QInt8,
             )
@@ -95,22 +86,15 @@ def compare_quantised(source: Path, path: Path, images: Tensor, rounds: int = 7)
         path: File in 8 bits.
         images: A batch that both take.
         rounds: Calls of each that are timed.
-
-    Returns:
-        What was measured.
     """
     threads = torch.get_num_threads()
     plain, small = (load_runner(file, "onnx", threads) for file in (source, path))
     expected, outs = plain(images), small(images)
     times = take_turns({"plain": lambda: plain(images), "small": lambda: small(images)}, rounds)
-    relative = max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-        for a, b in zip(outs, expected, strict=True)
-    )
-    cosine = min(
-        float(torch.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
-        for a, b in zip(outs, expected, strict=True)
-    )
+    flat = [[out.flatten().double() for out in several] for several in (outs, expected)]
+    pairs = list(zip(*flat, strict=True))
+    relative = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
+    cosine = min(float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairs)
     agreement = None
     if len(outs) == 1 and outs[0].dim() == 2:
         agreement = float((outs[0].argmax(1) == expected[0].argmax(1)).double().mean())

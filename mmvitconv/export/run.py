@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from mmvitconv.engine.runner import require_writable
 from mmvitconv.errors import UserError
-from mmvitconv.export.check import Check, check_graph, find_least_side, inputs_of
+from mmvitconv.export.check import Check, compare, find_least_side, inputs_of
 from mmvitconv.export.graphs import (
     TRACED_SHAPE,
     TookTooLongError,
@@ -44,35 +43,19 @@ TIME_LIMIT = 120
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how it was checked.
-
-    Attributes:
-        path: The file.
-        format: ``'torch'``, ``'onnx'`` or ``'torchscript'``.
-        dynamic: ``'batch'``, ``'size'``, ``'both'`` or ``'none'``: what may differ between calls.
-        shape: Height and width that were asked for, or the model's usual ones.
-        batch: The same of images in a call.
-        opset: Of an ONNX file, else None.
-        least_side: Smallest height and width that the file takes, where the size is dynamic.
-        checks: Comparisons with the model in PyTorch.
-        metadata: What the file says about itself.
-        int8: How an 8-bit file differs from the one in float32.
-        notes: What was assumed or could not be had, one sentence each.
-        seconds: How long it took.
-    """
+    """What was written and how it was checked."""
 
     path: Path
-    format: str
-    dynamic: str
-    shape: tuple[int, int]
-    batch: int
-    opset: int | None
-    least_side: int | None
-    checks: tuple[Check, ...]
-    metadata: Mapping[str, Any]
-    int8: Quantised | None = None
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
+    format: str  # 'torch', 'onnx' or 'torchscript'
+    dynamic: str  # 'batch', 'size', 'both' or 'none': what may differ between calls
+    shape: tuple[int, int]  # height and width that were asked for, or the model's usual ones
+    batch: int  # images in a call
+    opset: int | None  # of an ONNX file
+    least_side: int | None  # smallest sides that the file takes, where the size is dynamic
+    checks: tuple[Check, ...]  # comparisons with the model in PyTorch
+    metadata: Mapping[str, Any]  # what the file says about itself
+    int8: Quantised | None = None  # how an 8-bit file differs from the one in float32
+    notes: tuple[str, ...] = ()  # what was assumed or could not be had, one sentence each
 
     @property
     def difference(self) -> float:
@@ -141,7 +124,6 @@ def export_model(
         UserError: Arguments that cannot work, weights that do not belong to the model, or a file
             that could not be made as asked or does not give what the model gives.
     """
-    started = time.perf_counter()
     out = Path(out)
     _check_arguments(format, shape, batch, dynamic, opset, int8)
     if out.is_dir():
@@ -151,8 +133,7 @@ def export_model(
     subject = load_subject(source, checkpoint, backbone_only, cfg_options)
     if fold:
         subject.traced = fold_model(subject.module)
-    report = export_subject(subject, out, format, shape, batch, dynamic, opset, int8=int8, say=say)
-    return replace(report, seconds=time.perf_counter() - started)
+    return export_subject(subject, out, format, shape, batch, dynamic, opset, int8=int8, say=say)
 
 
 def export_subject(
@@ -185,8 +166,11 @@ def export_subject(
             report = replace(report, int8=compare_quantised(file, small, images))
             file = small
         os.replace(file, out)
-    if format != "onnx":
-        _write_json(out, report.metadata)
+        if format != "onnx":  # these files have no room for metadata
+            beside = Path(scratch) / "metadata"
+            text = json.dumps(report.metadata, indent=2, ensure_ascii=False)
+            beside.write_text(f"{text}\n", "utf-8")
+            os.replace(beside, out.with_name(f"{out.name}.json"))
     return report
 
 
@@ -253,7 +237,7 @@ def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) 
     runner = load_runner(file, request.format)
     inputs = inputs_of(request.batch, request.shape, dynamic)
     request.say(f"checking {len(inputs)} inputs against PyTorch")
-    checks = check_graph(runner, subject.module, subject.channels, inputs)
+    checks = tuple(compare(runner, subject.module, subject.channels, *each) for each in inputs)
     least = None
     if is_sized and all(check.passed for check in checks):
         least = find_least_side(runner, subject.module, subject.channels)
@@ -332,11 +316,3 @@ def _advice(asked: str | None) -> str:
     if asked in ("size", "both"):
         return "; --dynamic batch keeps the size fixed, without --dynamic the tool decides"
     return "; --format has others" if asked != "batch" else "; --dynamic none fixes it"
-
-
-def _write_json(out: Path, metadata: Mapping[str, Any]) -> None:
-    """Write the metadata beside a file that has no room for them."""
-    path = out.with_name(f"{out.name}.json")
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(scratch, path)

@@ -28,33 +28,23 @@ _NO_DETECTORS = (
 
 @dataclass
 class Subject:
-    """A module that can be exported.
+    """A module that can be exported."""
 
-    Attributes:
-        module: In evaluation mode, on the CPU; takes (B, channels, H, W), gives a tensor or a
-            tuple of tensors.
-        channels: Of the input.
-        outputs: Names of the outputs.
-        shape: Height and width that papers or the config use.
-        metadata: What somebody who runs the file must know.
-        notes: What was assumed, one sentence each.
-        traced: The module that is written, where that is the same in a faster form.
-    """
-
+    # In evaluation mode, on the CPU; takes (B, channels, H, W), gives one or several tensors.
     module: nn.Module
     channels: int
-    outputs: tuple[str, ...]
-    shape: tuple[int, int]
-    metadata: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    traced: nn.Module | None = None
+    outputs: tuple[str, ...]  # their names
+    shape: tuple[int, int]  # height and width that papers or the config use
+    metadata: dict[str, Any]  # what somebody who runs the file must know
+    notes: list[str] = field(default_factory=list)  # what was assumed, one sentence each
+    traced: nn.Module | None = None  # what is written, where that is the same in a faster form
 
 
 class Logits(nn.Module):
-    """Logits of a classifier, without preprocessing and softmax.
+    """Logits of a classifier or segmentor (at the image's size), without softmax.
 
     Args:
-        model: mmpretrain's ``ImageClassifier``.
+        model: mmpretrain's ``ImageClassifier`` or mmseg's ``EncoderDecoder``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,24 +52,11 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of preprocessed images (B, C, H, W)."""
-        return self.model.head(self.model.extract_feat(x))
-
-
-class SegmentationLogits(nn.Module):
-    """Logits of a segmentor at the size of the image, without preprocessing and softmax.
-
-    Args:
-        model: mmseg's ``EncoderDecoder``.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of preprocessed images (B, C, H, W)."""
-        logits = self.model.decode_head(self.model.extract_feat(x))
+        """Logits (B, classes) or (B, classes, H, W) of preprocessed images (B, C, H, W)."""
+        features = self.model.extract_feat(x)
+        if not hasattr(self.model, "decode_head"):
+            return self.model.head(features)
+        logits = self.model.decode_head(features)
         corners = self.model.decode_head.align_corners
         return F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=corners)
 
@@ -97,9 +74,6 @@ def load_subject(
         checkpoint: Weights; None for random ones.
         backbone_only: Of a config, take the backbone alone.
         cfg_options: Changes of the config, dotted keys and their values.
-
-    Returns:
-        The module and its description.
 
     Raises:
         UserError: Unknown names, a whole detector, a model that cannot be built, or a checkpoint
@@ -146,7 +120,6 @@ def _whole_subject(loaded: LoadedModel) -> Subject:
     """Describe a classifier or segmentor."""
     if loaded.task == "detection":
         raise UserError(_NO_DETECTORS.format(source=loaded.name))
-    wrapper = Logits if loaded.task == "classification" else SegmentationLogits
     model = loaded.module
     head = getattr(model, "head" if loaded.task == "classification" else "decode_head", None)
     # the heads of a cascade are a list
@@ -156,9 +129,8 @@ def _whole_subject(loaded: LoadedModel) -> Subject:
             "one head; --backbone-only exports its backbone"
         )
     metadata = {"source": loaded.name, "task": loaded.task, "classes": list(loaded.classes)}
-    subject = Subject(
-        wrapper(model).eval(), loaded.in_channels, ("logits",), loaded.shape, metadata
-    )
+    logits = Logits(model).eval()
+    subject = Subject(logits, loaded.in_channels, ("logits",), loaded.shape, metadata)
     if (loaded.config.model.get("test_cfg") or {}).get("mode") == "slide":
         subject.notes.append(
             "the config slides a window over large images, the file takes an image at once"
@@ -169,15 +141,12 @@ def _whole_subject(loaded: LoadedModel) -> Subject:
 def backbone_subject(
     backbone: nn.Module, name: str, shape: tuple[int, int] = _ARCH_SHAPE
 ) -> Subject:
-    """Describe a backbone of ours.
+    """Describe a backbone of ours in evaluation mode.
 
     Args:
-        backbone: In evaluation mode.
+        backbone: What is exported.
         name: Where it comes from.
         shape: Height and width that are usual for it.
-
-    Returns:
-        What :func:`mmvitconv.export.run.export_subject` takes.
 
     Raises:
         UserError: It is another one.
