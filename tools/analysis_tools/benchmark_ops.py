@@ -6,18 +6,17 @@ Prints a table, and writes every measurement to DIR/OP.csv and a log-log picture
 """
 
 import argparse
-import csv
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from mmvitconv import ops
 from mmvitconv.analysis.benchmark import LAYOUTS
@@ -28,41 +27,56 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
-from shared import measure
+from shared import measure, print_table, write_csv
 
 circular_module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has its name
 
 KERNEL_SIZES = (3, 5, 7, 8, 9, 11, 13, 15, 21, 31)
+AXES = {"H": 2, "W": 3}
 LENGTHS, CHANNELS = (7, 14, 28, 56, 112, 224), (64, 128, 256)
 
 
-def depthwise_conv(args: argparse.Namespace) -> list[dict]:
-    """Measure all algorithms over kernel sizes, layouts and passes."""
-    rows = []
-    channels = (args.channels or [256])[0]
-    cases = [(size, layout) for size in args.sizes or KERNEL_SIZES for layout in LAYOUTS]
-    for kernel_size, layout in track(cases, description="depthwise_conv", transient=True):
-        shape = (args.batch, channels, args.side, args.side)
-        x = torch.randn(shape, device=args.device).contiguous(memory_format=LAYOUTS[layout])
-        weight = torch.randn(channels, 1, kernel_size, kernel_size, device=args.device)
-        for title in ("forward", "training"):
-            x = x.detach().requires_grad_(title == "training")
-            weight = weight.detach().requires_grad_(title == "training")
+class Operator(NamedTuple):
+    """What is measured of an operator."""
 
-            def run(algorithm: str, x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
-                out = depthwise_conv2d(x, weight, algorithm=algorithm)
-                if out.requires_grad:
-                    torch.autograd.grad(out, (x, weight), out.detach())
+    keys: tuple[str, ...]  # what its cases are made of, the first on the x axis
+    cases: Callable[[argparse.Namespace], Iterable[tuple]]
+    shapes: Callable[..., tuple[tuple[int, ...], tuple[int, ...]]]  # of input and weight
+    names: Callable[..., Iterable[str]]  # algorithms of a case
+    call: Callable[..., torch.Tensor]  # of an algorithm, input, weight and case
+    choose: Callable[..., str]  # the algorithm of the rule for input, weight, pass and case
+    summary: Callable[[list[dict]], None] = lambda rows: None
 
-            names = [n for n in depthwise_module.ALGORITHMS if n != "unfold" or kernel_size <= 15]
-            functions = {name: (lambda name=name: run(name)) for name in names}
-            medians = measure(functions, args.rounds)
-            chosen = depthwise_module._choose(x, kernel_size, None)
-            for name, value in medians.items():
-                row = {"kernel_size": kernel_size, "layout": layout, "pass": title}
-                row |= {"algorithm": name, "ms": round(value, 3), "rule": name == chosen}
-                rows.append(row)
-    return rows
+    def measure(self, args: argparse.Namespace) -> list[dict]:
+        """Measure all algorithms over cases and passes."""
+        rows = []
+        for case in track(list(self.cases(args)), description=args.op, transient=True):
+            x, weight = (
+                torch.randn(shape, device=args.device) for shape in self.shapes(args, case)
+            )
+            if case[1] in LAYOUTS:
+                x = x.contiguous(memory_format=LAYOUTS[case[1]])
+            for title in ("forward", "training"):
+                x, weight = (t.detach().requires_grad_(title == "training") for t in (x, weight))
+                functions = {
+                    name: partial(run, partial(self.call, name, x, weight, case), (x, weight))
+                    for name in self.names(case)
+                }
+                medians = measure(functions, args.rounds, least=2e-3)
+                chosen = self.choose(x, weight, title, case)
+                known = {**dict(zip(self.keys, case, strict=False)), "pass": title}
+                for name, value in medians.items():
+                    row = {"algorithm": name, "ms": round(value, 4), "rule": name == chosen}
+                    rows.append(known | row)
+        return rows
+
+
+def run(call: Callable[[], torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> None:
+    """Call an operator, and its backward pass where the inputs need gradients."""
+    with torch.set_grad_enabled(inputs[0].requires_grad):
+        out = call()
+    if out.requires_grad:
+        torch.autograd.grad(out, inputs, out.detach())
 
 
 def plain_fft(x: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:
@@ -71,42 +85,17 @@ def plain_fft(x: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.fft.irfft(torch.fft.rfft(x, dim=axis) * spectrum, n=x.shape[axis], dim=axis)
 
 
-def circular_conv(args: argparse.Namespace) -> list[dict]:
-    """Measure all algorithms over lengths, channels, directions and passes, on square maps."""
-    rows = []
-    cases = list(itertools.product(args.sizes or LENGTHS, args.channels or CHANNELS, "HW"))
-    for length, channels, direction in track(cases, description="circular_conv", transient=True):
-        x = torch.randn(args.batch, channels, length, length, device=args.device)
-        weight = torch.randn(channels, length, device=args.device)
-        for title in ("forward", "training"):
-            x = x.detach().requires_grad_(title == "training")
-            weight = weight.detach().requires_grad_(title == "training")
+def call_circular(name: str, x: torch.Tensor, weight: torch.Tensor, case: tuple) -> torch.Tensor:
+    """Run an algorithm of circular convolution."""
+    if name == "plain fft":
+        return plain_fft(x, weight, AXES[case[2]])
+    return ops.circular_conv(x, weight, case[2], algorithm=name)
 
-            def run(
-                name: str,
-                x: torch.Tensor = x,
-                weight: torch.Tensor = weight,
-                direction: str = direction,
-            ) -> None:
-                with torch.set_grad_enabled(x.requires_grad):
-                    if name == "plain fft":
-                        out = plain_fft(x, weight, 2 if direction == "H" else 3)
-                    else:
-                        out = ops.circular_conv(x, weight, direction, algorithm=name)
-                    if out.requires_grad:
-                        torch.autograd.grad(out, (x, weight), out.detach())
 
-            names = ["auto", *circular_module.ALGORITHMS, "plain fft"]
-            functions = {name: (lambda name=name: run(name)) for name in names}
-            medians = measure(functions, args.rounds, least=2e-3)
-            use = "training" if title == "training" else "inference"
-            axis = 2 if direction == "H" else 3
-            chosen = circular_module._choose(x, weight.shape, axis, False, use, "auto")
-            for name, value in medians.items():
-                row = {"length": length, "channels": channels, "direction": direction}
-                row |= {"pass": title, "algorithm": name, "ms": round(value, 4)}
-                rows.append(row | {"rule": name == chosen})
-    return rows
+def choose_circular(x: torch.Tensor, weight: torch.Tensor, title: str, case: tuple) -> str:
+    """Return what the rule takes."""
+    use = "training" if title == "training" else "inference"
+    return circular_module._choose(x, weight.shape, AXES[case[2]], False, use, "auto")
 
 
 def summary_of_circular_conv(rows: list[dict]) -> None:
@@ -128,28 +117,39 @@ def summary_of_circular_conv(rows: list[dict]) -> None:
         print(f"sum of {name}: {value:.1f} ms, {value / total['auto']:.2f} times auto's")
 
 
-# Function, what its cases are made of (the first on the x axis), its own summary.
 OPERATORS = {
-    "depthwise_conv": (depthwise_conv, ("kernel_size", "layout", "pass"), None),
-    "circular_conv": (
-        circular_conv,
+    "depthwise_conv": Operator(
+        ("kernel_size", "layout", "pass"),
+        lambda args: itertools.product(args.sizes or KERNEL_SIZES, LAYOUTS),
+        lambda args, case: (
+            (args.batch, (args.channels or [256])[0], args.side, args.side),
+            ((args.channels or [256])[0], 1, case[0], case[0]),
+        ),
+        lambda case: [n for n in depthwise_module.ALGORITHMS if n != "unfold" or case[0] <= 15],
+        lambda name, x, weight, case: depthwise_conv2d(x, weight, algorithm=name),
+        lambda x, weight, title, case: depthwise_module._choose(x, case[0], None),
+    ),
+    "circular_conv": Operator(
         ("length", "channels", "direction", "pass"),
+        lambda args: itertools.product(args.sizes or LENGTHS, args.channels or CHANNELS, AXES),
+        lambda args, case: ((args.batch, case[1], case[0], case[0]), (case[1], case[0])),
+        lambda case: ["auto", *circular_module.ALGORITHMS, "plain fft"],
+        call_circular,
+        choose_circular,
         summary_of_circular_conv,
     ),
 }
 
 
-def print_table(rows: list[dict], keys: Sequence[str], title: str) -> None:
+def show(rows: list[dict], keys: Sequence[str], title: str) -> None:
     """Print a table with a line for each case; the rule's choice is bold."""
     names = list(dict.fromkeys(row["algorithm"] for row in rows))
     cases: dict[tuple, dict[str, str]] = {}
     for row in rows:
         text = f"[bold]{row['ms']}[/bold]" if row["rule"] else str(row["ms"])
         cases.setdefault(tuple(row[key] for key in keys), {})[row["algorithm"]] = text
-    table = Table(*keys, *names, title=f"{title}, ms (bold: the rule's choice)")
-    for case, cells in cases.items():
-        table.add_row(*map(str, case), *[cells.get(name, "-") for name in names])
-    Console(width=140).print(table)
+    cells = [[*map(str, case), *(c.get(n, "-") for n in names)] for case, c in cases.items()]
+    print_table(f"{title}, ms (bold: the rule's choice)", [*keys, *names], cells, width=140)
 
 
 def plot(rows: list[dict], keys: Sequence[str], path: Path, title: str) -> None:
@@ -209,20 +209,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    run, keys, summary = OPERATORS[args.op]
-    rows = run(args)
+    operator = OPERATORS[args.op]
+    rows, keys = operator.measure(args), operator.keys
     where = (
         torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} threads"
     )
     title = f"{args.op}, batch {args.batch}, {where}, torch {torch.__version__}"
-    print_table(rows, keys, title)
-    if summary is not None:
-        summary(rows)
+    show(rows, keys, title)
+    operator.summary(rows)
     args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / f"{args.op}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.out / f"{args.op}.csv", list(rows[0]), [list(row.values()) for row in rows])
     plot(rows, keys, args.out / f"{args.op}.png", title)
     print(f"wrote {args.out / args.op}.csv and .png")
 
