@@ -220,14 +220,11 @@ class _Group:
     ) -> dict[Variant, tuple[Call, float]]:
         """Return all variants of a model that run, with the seconds of a first call."""
         found: dict[Variant, tuple[Call, float]] = {}
-        for layout in self.plan.layout:
-            laid_out = self.attempt(f"{name} {layout}", _lay_out, model, images, LAYOUTS[layout])
-            for mode, dtype in product(self.plan.mode, self.plan.dtype) if laid_out else ():
-                variant = (name, dtype, layout, mode)
-                call = self.function(variant, *laid_out)
-                seconds = self.attempt(" ".join(variant), timing.clock, call)
-                if seconds is not None:
-                    found[variant] = (call, seconds)
+        for layout, mode, dtype in product(self.plan.layout, self.plan.mode, self.plan.dtype):
+            variant = (name, dtype, layout, mode)
+            ready = self.attempt(" ".join(variant), self.start, variant, model, images)
+            if ready is not None:
+                found[variant] = ready
         fastest = min((seconds for _, seconds in found.values()), default=0.0)
         limit = max(HOPELESS_SECONDS, HOPELESS_RATIO * fastest)
         for variant, (call, first) in list(found.items()):
@@ -240,17 +237,18 @@ class _Group:
                 del found[variant]
         return found
 
-    def function(self, variant: Variant, model: nn.Module, x: Tensor) -> Call:
-        """Return what is timed; the first call compiles, and any may lack memory."""
-        call: Call | None = None
+    def start(self, variant: Variant, model: nn.Module, images: Tensor) -> tuple[Call, float]:
+        """Return what is timed, and the seconds of its first call, which compiles."""
+        form = LAYOUTS[variant[2]]
+        model = copy.deepcopy(model).to(self.plan.device, memory_format=form)
+        x = images.contiguous(memory_format=form)
+        call = _make_call(model, x, variant, self.pass_ == "training")
 
         def run() -> object:
-            nonlocal call
-            self.busy_with = " ".join(variant)
-            call = call or _make_call(model, x, variant, self.pass_ == "training")
+            self.busy_with = " ".join(variant)  # any call may lack memory
             return call()
 
-        return run
+        return run, timing.clock(run)
 
     def row(self, variant: Variant, call: Call, first: float, seconds: Sequence[float]) -> Row:
         """Return the row of a variant."""
@@ -284,14 +282,6 @@ class _Group:
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             folded=int(self.plan.folds and self.pass_ == "inference"),
         )
-
-
-def _lay_out(
-    model: nn.Module, images: Tensor, form: torch.memory_format
-) -> tuple[nn.Module, Tensor]:
-    """Return a copy of a model on the device of its images, both in one memory format."""
-    copied = copy.deepcopy(model).to(images.device, memory_format=form)
-    return copied, images.contiguous(memory_format=form)
 
 
 def _make_call(model: nn.Module, x: Tensor, variant: Variant, trains: bool) -> Call:

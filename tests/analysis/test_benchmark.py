@@ -373,7 +373,7 @@ def test_weights_that_do_not_fit(batch: int):
     [[result]], said = measure(plan(heavy, trunk("a"), batch=(batch,)))
     assert (result.model, result.batch) == ("a", 1)
     assert len(said) == batch
-    assert "heavy nchw does not fit into memory; left out" in said[-1]
+    assert "heavy fp32 nchw eager does not fit into memory; left out" in said[-1]
 
 
 def test_a_model_that_cannot_be_built_for_lack_of_memory():
