@@ -89,14 +89,18 @@ def find_absent(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _flatten(values: Iterable[object]) -> Iterator[object]:
     """Yield the values, and those within lists, tuples and dicts."""
-    for value in values:
+    seen, waiting = set(), [*values]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
         if isinstance(value, Mapping):
-            yield value
-            yield from _flatten(value.values())
+            waiting.extend(value.values())
         elif isinstance(value, (list, tuple)):
-            yield from _flatten(value)
-        else:
-            yield value
+            waiting.extend(value)
+            continue
+        yield value
 
 
 class _Search:
@@ -154,20 +158,23 @@ class _Search:
         asks_for_gpu = "is_cuda" in code.co_names or "cuda" in code.co_consts
         if asks_for_gpu and not self.on_gpu and str(names.get("__name__")).startswith(_OPS):
             return
-        current: object = None
+        current: object = None  # what the last step has put onto the stack
+        package: object = None  # what the last import statement is about
         for step in dis.get_instructions(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 current = names.get(step.argval)
             elif step.opname == "IMPORT_NAME":
-                current = sys.modules.get(step.argval)
-            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                current = package = sys.modules.get(step.argval)
+            elif step.opname == "IMPORT_FROM":
+                current = getattr(package, step.argval, None)
+            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
                 if current is self.extension and step.argval not in self.known:
                     self.known.add(step.argval)
                     yield step.argval
                 is_namespace = isinstance(current, (ModuleType, type))
                 current = vars(current).get(step.argval) if is_namespace else None
             else:
-                continue
+                current = None
             yield from self.of_value(current)
         for constant in code.co_consts:
             if isinstance(constant, CodeType):

@@ -64,6 +64,7 @@ class ByObject(nn.Module):
     def __init__(self):
         super().__init__()
         self.coders = {"first": [Coder()]}
+        self.coders["itself"] = self.coders
 
 
 class ByAttribute(nn.Module):
@@ -111,6 +112,18 @@ def test_offered_suppression_in_settings(kind):
 def test_absent_suppression_in_settings():
     with pytest.raises(MissingOperatorError, match="'nms_quadri'"):
         absent.check_model(Head("nms_quadri"))
+
+
+class WithNameOfItsOwn(nn.Module):
+    def forward(self, x):
+        return self.border_align(mmcv.ops, self.border_align(x))
+
+    def border_align(self, x):
+        return x
+
+
+def test_own_names_are_no_alarm():
+    absent.check_model(WithNameOfItsOwn())
 
 
 class WithFormula(nn.Module):

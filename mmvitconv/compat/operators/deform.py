@@ -13,7 +13,7 @@ from mmvitconv.errors import UserError
 
 # mmcv's names in torchvision's order; what else mmcv says (kernel size, im2col_step) is not needed.
 _GEOMETRY = ("dH", "dW", "padH", "padW", "dilationH", "dilationW")
-_FAR = 2.0**30  # pixels
+_FAR = 2.0**30  # pixels: outside any map, and a whole number in every dtype
 _MODULATED_GEOMETRY = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
 
 
