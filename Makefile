@@ -22,7 +22,7 @@ DEMO_CONFIG := configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py
 DEMO_DIR := work_dirs/demo
 BEGIN := $(shell date +%s)
 
-.PHONY: help setup demo test test-all test-cpus docs lint clean
+.PHONY: help setup demo test test-all test-cpus peers docs lint clean
 .NOTPARALLEL:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make test    run the tests but for slow ones; with STACK=onedl the smoke part"
 	@echo "make test-all    run all tests, those of every compiled and exported model included"
 	@echo "make test-cpus   run the numerical tests under other instruction sets; QUICK=1: some"
+	@echo "make peers   run OpenMMLab's own code on the stand-in for mmcv's operators (an hour)"
 	@echo "make docs    write the documentation into site/"
 	@echo "make lint    check the style (ruff)"
 	@echo "make clean   remove caches, builds and the demo's results, keep environments and data"
@@ -80,6 +81,9 @@ test test-all: setup
 
 test-cpus: setup
 	$(BIN)/python tests/cpus.py $(if $(QUICK),--quick)
+
+peers: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tools/misc/peers.py
 
 # Strict: a warning is an error. The variable is about the future of MkDocs, not about these pages.
 docs: setup

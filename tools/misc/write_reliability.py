@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -158,6 +159,14 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
     return json.loads(path.read_text()), last
 
 
+def keep_peers(path: Path, page: str) -> str:
+    """Return the page with the section that tools/misc/peers.py has written into the old one."""
+    heading = "## What is promised"
+    old = path.read_text() if path.is_file() else ""
+    section = re.search(rf"^## On the stand-in.*?(?=^{heading})", old, re.DOTALL | re.MULTILINE)
+    return page.replace(heading, f"{section.group()}{heading}") if section else page
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -199,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts="\n".join(f"| {name} | {number} |" for name, number in counts.items()),
         passed=f"pytest says: {passed}.",
     )
-    options.out.write_text(page)
+    options.out.write_text(keep_peers(options.out, page))
     print(f"written: {options.out}")
     return 0
 
