@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 REFUSALS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there"),
     **dict.fromkeys(
-        (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP),
+        (errno.ENOENT, errno.ESTALE, errno.ELOOP),
         "it was removed, renamed, or never there",
     ),
     **dict.fromkeys(
-        (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
         "something else is in its place: move that away",
     ),
     **dict.fromkeys(
@@ -34,19 +34,19 @@ REFUSALS = {
     ),
 }
 MEMORY = REFUSALS[errno.ENOMEM]
-# The same for what PyTorch words itself.
+# The same by words, first what PyTorch words itself: that says more.
 ACCIDENTS = {
     r"DataLoader worker .*(Bus error|shared memory)": "its shared memory is full: enlarge /dev/shm "
     "(docker run --shm-size=8g), or use fewer workers (train_dataloader.num_workers)",
-    r"DataLoader worker .*killed by signal": "when the system did that, memory ran out: use fewer "
-    "workers (train_dataloader.num_workers), smaller batches or smaller images",
-    r"DataLoader worker .*exited unexpectedly": "see what it printed above, or use no workers "
-    "(train_dataloader.num_workers=0) to see why",
+    r"DataLoader worker .*(killed by signal|exited unexpectedly)": "if the system did that, memory "
+    "ran out: use fewer workers (train_dataloader.num_workers; 0 shows any other reason), smaller "
+    "batches or smaller images",
     r"received \d+ items of ancdata": REFUSALS[errno.EMFILE],
     r"out of memory|can't allocate memory": MEMORY,
     r"PytorchStreamWriter failed|unexpected pos|file write failed": REFUSALS[errno.ENOSPC],
     r"Parent directory .* does not exist": REFUSALS[errno.ENOENT],
     r"gloo|NCCL|Connection closed by peer": REFUSALS[errno.ECONNRESET],
+    **{re.escape(os.strerror(number)): advice for number, advice in REFUSALS.items()},
 }
 
 
@@ -143,22 +143,27 @@ def describe_accident(error: BaseException) -> str | None:
     Returns:
         The words of the operating system or of PyTorch and what to do; None for any other error.
     """
-    for cause in reversed([*_causes(error)]):
-        if isinstance(cause, io.UnsupportedOperation):  # an OSError that the code makes
-            continue
-        # PyTorch sends a worker's error with its traceback; the last line is the error
+    kinds = (OSError, MemoryError, RuntimeError)
+    causes = [cause for cause in _causes(error) if isinstance(cause, kinds)]
+    texts = []
+    for cause in reversed(causes):
         text = str(cause).strip()
+        if isinstance(cause, MemoryError):
+            text = f"{text}: out of memory".removeprefix(": ")
+        # PyTorch sends a worker's error with its traceback; the last line is the error
         if "in DataLoader worker process" in text:
             text = text.splitlines()[-1].partition(": ")[2]
-        text = " ".join(text.split())
-        if isinstance(cause, MemoryError):
-            return f"{text}: {MEMORY}".removeprefix(": ")
-        if isinstance(cause, (OSError, RuntimeError)):
-            advice = [what for number, what in REFUSALS.items() if os.strerror(number) in text]
-            advice += [what for words, what in ACCIDENTS.items() if re.search(words, text)]
-            if advice or isinstance(cause, OSError):
-                return ": ".join([text or type(cause).__name__, *advice[:1]])
-    return None
+        texts.append(" ".join(text.split()) or type(cause).__name__)
+    for words, advice in ACCIDENTS.items():
+        for text in texts:
+            if re.search(words, text):
+                return f"{text.rstrip('. ')}: {advice}"
+    # the code makes an UnsupportedOperation itself, although it is an OSError
+    is_told = any(
+        isinstance(cause, OSError) and not isinstance(cause, io.UnsupportedOperation)
+        for cause in causes
+    )
+    return texts[0] if is_told else None
 
 
 def message_of(error: BaseException) -> str:

@@ -73,8 +73,8 @@ OF_WORKER = "DataLoader worker (pid 7) is killed by signal: "
         ),
         (RuntimeError("[1] gloo/pair.cc:534] Connection closed by peer"), "[1]", "has ended"),
         (wrapped_like_mmengine(OSError("no file 'x'")), "no file 'x'", ""),
-        (MemoryError(), "memory ran out", ""),
-        (MemoryError("Unable to allocate 9 GiB"), "9 GiB", "memory ran out"),
+        (MemoryError(), "out of memory", "smaller"),
+        (MemoryError("Unable to allocate 9 GiB"), "9 GiB", "smaller"),
     ],
 )
 def test_accidents_of_the_machine_keep_its_words(error: Exception, words: str, advice: str) -> None:

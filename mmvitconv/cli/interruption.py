@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from mmvitconv.errors import describe_accident
+
 INTERRUPTED = 130  # what shells return for a program that Ctrl-C has ended
 LOOK_SECONDS = 0.5  # how often it is looked whether the program is on its way out
 PATIENCE_SECONDS = 10.0  # for that way, after which the program is ended where it is
@@ -100,8 +102,11 @@ class CtrlC:
             raise Interruption
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Replace Python's report of what was lost in a destructor, if it is ours."""
-        if not issubclass(unraisable.exc_type, Interruption):
+        """Leave out Python's report of what a destructor lost, if it is told in another way."""
+        error = unraisable.exc_value or unraisable.exc_type()
+        # PyTorch raises the death of a worker wherever the program is, and then once more
+        is_told = isinstance(error, Interruption) or describe_accident(error) is not None
+        if not is_told and self.code is None:  # nor what falls apart after an error
             self.hook(unraisable)
 
     def _alarm(self, seconds: float) -> None:

@@ -261,8 +261,10 @@ def build(
     from mmvitconv.engine.checkpoint import use_safe_loading
     from mmvitconv.engine.distributed import prepare_distributed
     from mmvitconv.engine.loop_marker import LoopMarker
+    from mmvitconv.engine.workers import send_errors_of_workers
 
     use_safe_loading()
+    send_errors_of_workers()
     prepare_distributed(cfg, cfg.launcher)
     wanted = ["mmvitconv.SafeCheckpointHook", "mmvitconv.BadDataHook", "mmvitconv.NonFiniteHook"]
     wrapper = cfg.get("optim_wrapper") or {}

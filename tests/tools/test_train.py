@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,9 @@ class SpyHook(Hook):
                 iter=runner.iter, epoch=runner.epoch, history=len(history.data[0]),
                 momentum=momentum, lr=runner.optim_wrapper.get_lr()['lr'][0],
                 loss=float(outputs['loss']))) + '\\n')
+        at, accident = os.environ.get('ACCIDENT', '-1:').split(':')
+        if runner.iter == int(at):
+            exec(accident)
         at, name = os.environ.get('STOP', '-1:SIGKILL').split(':')
         if runner.iter == int(at):
             os.kill(os.getpid(), getattr(signal, name))
@@ -199,6 +203,32 @@ def test_stopped_run_goes_on_as_if_nothing_had_happened(
     ours = torch.load(work / "epoch_3.pth", weights_only=True)["state_dict"]
     theirs = torch.load(trained[0] / "work_whole" / "epoch_3.pth", weights_only=True)["state_dict"]
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("accident", "words"),
+    [
+        ("import shutil; shutil.rmtree(runner.work_dir)", "No such file or directory"),
+        ("import shutil; shutil.rmtree(runner.log_dir)", "No such file or directory"),
+        ("import pathlib; pathlib.Path(runner.work_dir, 'checkpoint.partial').mkdir()", "director"),
+        (
+            "import multiprocessing; multiprocessing.active_children()[0].kill()",
+            "DataLoader worker|other process has ended",  # its sockets close before it is dead
+        ),
+    ],
+)
+def test_accidents_are_one_sentence(
+    trained, call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str, words: str
+) -> None:
+    monkeypatch.setenv("ACCIDENT", f"8:{accident}")  # in the second epoch
+    workers = ("--cfg-options", "train_dataloader.num_workers=1")
+    code, error = call("train", trained[1], "--work-dir", tmp_path / "work", *workers)
+    assert code == 1
+    assert error.count("error: ") == 1
+    assert re.search(words, error)
+    assert "Go on from the last checkpoint: " in error
+    if "rmtree(runner.work_dir)" not in accident:
+        torch.load(tmp_path / "work" / "epoch_1.pth", weights_only=True)
 
 
 def test_resume_auto_falls_back_to_a_readable_checkpoint(trained, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Kill a training run again and again and see whether it ends as if nothing had happened.
 
 python tools/misc/chaos_train.py configs/fcvit/fcvit_tiny_mnist.py --kills 5 [--processes 2]
-    [--seed 0] [--work-dir work_dirs/chaos] [--cfg-options KEY=VALUE ...]
+    [--combine [all]] [--seed 0] [--work-dir work_dirs/chaos] [--cfg-options KEY=VALUE ...]
 
 The config is trained twice with the same seed and deterministic operators: once in one go, once
 with all its processes killed (SIGKILL) K times, at random places, and started again with
 ``--resume``. Every second kill comes at a moment at which a checkpoint is being written. Then the
 two last checkpoints are compared bit by bit: weights, averages, optimizer, schedules, all
 curves. The exit code is 1 when anything differs. Linux only.
+
+With ``--combine``, short trainings of a config with epochs combine weight averages, accumulated
+gradients, two processes, early stopping and a loop of iterations: as few as it takes for any two of
+these to meet in all four ways, or with ``--combine all`` each of the 32.
 """
 
 from __future__ import annotations
@@ -26,14 +30,15 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import combinations, compress, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmvitconv.cli import execute
-from mmvitconv.cli.arguments import positive
+from mmvitconv.cli import execute, parse
+from mmvitconv.cli.arguments import positive, read_config
 from mmvitconv.engine.checkpoint import PARTIAL_NAME
 from mmvitconv.engine.resume import NUMBERED, find_resumable
 from mmvitconv.errors import UserError
@@ -43,6 +48,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "MMVITCONV_CHAOS"  # in the environment of every process of a run
 # what depends on the clock, the machine's load or the state of a git folder, not on the training
 CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name|mmengine_version")
+FEATURES = ("EMA", "accumulation", "two processes", "early stopping", "iteration loop")
+# A metric for early stopping, by the task's scope
+MONITORS = {"mmpretrain": "accuracy/top1", "mmdet": "coco/bbox_mAP", "mmseg": "mIoU"}
+BATCHES, ROUNDS = 10, 6  # of a combined training
 
 
 @dataclass
@@ -51,6 +60,8 @@ class Report:
 
     config: str
     processes: int
+    features: list[str] = field(default_factory=list)  # of FEATURES
+    end: int = 0  # iterations that were trained
     seconds: float = 0.0  # of the run in one go
     first_checkpoint: float = 0.0  # seconds from its start
     kills: int = 0
@@ -189,12 +200,79 @@ def state_of(work_dir: Path) -> dict[str, Any]:
     return {**checkpoint, "meta": meta, "message_hub": curves, "file": path.name}
 
 
-def shake(options: argparse.Namespace) -> Report:
+def choose_combinations(seed: int, every: bool) -> list[tuple[bool, ...]]:
+    """Choose for which of :data:`FEATURES` to train together.
+
+    Args:
+        seed: Of the order in which they are tried.
+        every: All of them, instead of as few as it takes for any two features to meet in all ways.
+
+    Returns:
+        Which features are on, for one training after the other; first all of them.
+    """
+    rows = list(product((True, False), repeat=len(FEATURES)))
+    if every:
+        return rows
+
+    def pairs(row: tuple[bool, ...]) -> set[tuple]:
+        return set(combinations(enumerate(row), 2))
+
+    chosen, rest = rows[:1], random.Random(seed).sample(rows[1:], len(rows) - 1)
+    wanted = set().union(*map(pairs, rows)) - pairs(rows[0])
+    while wanted:
+        best = max(rest, key=lambda row: len(wanted & pairs(row)))
+        chosen.append(best)
+        wanted -= pairs(best)
+    return chosen
+
+
+def combine(options: argparse.Namespace, features: Sequence[str]) -> argparse.Namespace:
+    """Write a short training of a config with some of :data:`FEATURES`.
+
+    Args:
+        options: Of the command line; their config has epochs.
+        features: Which.
+
+    Returns:
+        The options for this training alone.
+    """
+    given = ["--cfg-options", *options.cfg_options] if options.cfg_options else []
+    cfg = read_config(parse("train", options.config, *given))
+    cfg.train_dataloader.num_batch_per_epoch = BATCHES
+    # not a divisor of the batches, nor a multiple of what is accumulated
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
+    cfg.train_cfg.update(max_epochs=ROUNDS, val_interval=1)
+    hooks = list(cfg.get("custom_hooks") or [])
+    if "EMA" in features:
+        hooks.append({"type": "EMAHook", "momentum": 0.01})
+    if "early stopping" in features:  # after the fourth validation: nothing improves that much
+        monitor = MONITORS[cfg.default_scope]
+        settings = {"monitor": monitor, "rule": "greater", "min_delta": 1e6, "patience": 3}
+        hooks.append({"type": "EarlyStoppingHook", **settings})
+    if "accumulation" in features:
+        cfg.optim_wrapper.accumulative_counts = 3
+    if "iteration loop" in features:
+        iterations = BATCHES * ROUNDS
+        cfg.train_cfg = {"by_epoch": False, "max_iters": iterations, "val_interval": BATCHES}
+        cfg.log_processor = {"by_epoch": False}
+        cosine = {"type": "CosineAnnealingLR", "T_max": iterations, "by_epoch": False}
+        cfg.param_scheduler = [cosine]
+    cfg.custom_hooks = hooks
+    name = "_".join([Path(options.config).stem, "with", *(features or ["nothing"])])
+    path = Path(options.work_dir, "configs", name.replace(" ", "_") + ".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cfg.dump(path)
+    processes = 2 if "two processes" in features else 1
+    changes = {"config": str(path), "cfg_options": [], "processes": processes}
+    return argparse.Namespace(**{**vars(options), **changes})
+
+
+def shake(options: argparse.Namespace, features: Sequence[str] = ()) -> Report:
     """Train a config with and without kills, compare, and write the report."""
     name = Path(options.config).stem
     folder = Path(options.work_dir, name)
     shutil.rmtree(folder, ignore_errors=True)
-    report = Report(options.config, options.processes)
+    report = Report(options.config, options.processes, list(features))
     begin = time.monotonic()
     run = Run(options, folder / "whole")
     while run.process.poll() is None and not last_number(folder / "whole"):
@@ -225,9 +303,22 @@ def shake(options: argparse.Namespace) -> Report:
         report.kills += 1
         report.kills_while_writing += killed == "writing"
         print(f"kill {report.kills} while {killed}; began from {report.starting_points[-1]}")
-    compare(state_of(folder / "whole"), state_of(work_dir), report)
+    whole = state_of(folder / "whole")
+    report.end = whole["meta"]["iter"]
+    compare(whole, state_of(work_dir), report)
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=2))
     return report
+
+
+def tell(report: Report) -> int:
+    """Print what happened; returns the exit code."""
+    for place in report.differing[:20]:
+        print(f"differs: {place}")
+    print(
+        f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
+        f"written; {len(report.differing)} of {report.compared} values differ"
+    )
+    return int(bool(report.differing))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -242,17 +333,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=0, help="of the training and of the kills (default: 0)"
     )
     parser.add_argument("--work-dir", default="work_dirs/chaos", help="default: %(default)s")
+    parser.add_argument(
+        "--combine",
+        nargs="?",
+        const="pairs",
+        choices=("pairs", "all"),
+        help="train short combinations of features instead",
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
 
     def work() -> int:
-        report = shake(parser.parse_args(arguments))
-        for place in report.differing[:20]:
-            print(f"differs: {place}")
-        print(
-            f"{report.kills} kills, {report.kills_while_writing} of them while a checkpoint was "
-            f"written; {len(report.differing)} of {report.compared} values differ"
-        )
-        return int(bool(report.differing))
+        options = parser.parse_args(arguments)
+        if options.combine is None:
+            return tell(shake(options))
+        code = 0
+        for row in choose_combinations(options.seed, every=options.combine == "all"):
+            features = [*compress(FEATURES, row)]
+            code |= tell(shake(combine(options, features), features))
+        return code
 
     return execute(parser, work)
 
