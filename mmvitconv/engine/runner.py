@@ -5,9 +5,12 @@ Functions that return nothing change the config.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -279,8 +282,26 @@ def build(
     cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     check_model(runner.model)
+    end_run_when_log_fails(runner.logger)
     runner.register_hook(LoopMarker(on_loop))
     return runner
+
+
+def end_run_when_log_fails(logger: logging.Logger) -> None:
+    """Raise what goes wrong with a log's file, instead of a traceback for each of its lines.
+
+    Args:
+        logger: Its handlers are changed.
+    """
+
+    def handle_error(record: logging.LogRecord, others: Callable[..., None]) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            raise
+        others(record)
+
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(handle_error, others=handler.handleError)
 
 
 def check_batch_size(runner: Runner) -> None:

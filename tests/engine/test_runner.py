@@ -1,3 +1,7 @@
+import errno
+import io
+import logging
+
 import pytest
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
@@ -46,3 +50,21 @@ def test_weights_with_an_address_are_fetched_at_once(monkeypatch) -> None:
     assert fetched == ["mmvitconv://fcvit_s12", "https://a.b/c.pth"]
     with pytest.raises(UserError, match="--resume goes on from a checkpoint of a training run"):
         choose_start(cfg, "mmvitconv://fcvit_s12")
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_without_room_ends_the_run(tmp_path, capsys) -> None:
+    logger = logging.Logger("run")
+    handler = logging.FileHandler(tmp_path / "log.txt")
+    logger.addHandler(handler)
+    runner.end_run_when_log_fails(logger)
+    logger.info("%d", "no number")  # a mistake of the code stays one
+    assert "Logging error" in capsys.readouterr().err
+    handler.close()
+    handler.stream = Full()
+    with pytest.raises(OSError, match="No space left"):
+        logger.info("words")

@@ -59,13 +59,3 @@ def die(path: Path) -> None:
 def test_a_failure_stays_alone(function, message, monkeypatch) -> None:
     monkeypatch.setitem(peers["run_alone"].__globals__, "SECONDS", 60 if function != wait else 0.1)
     assert peers["run_alone"](function, Path("a.py")) == message
-
-
-def test_the_other_script_keeps_the_section(tmp_path) -> None:
-    keep = runpy.run_path(str(ROOT / "tools/misc/write_reliability.py"))["keep_peers"]
-    page = tmp_path / "page.md"
-    new = "# New\n\n## What is promised\n\nMuch.\n"
-    assert keep(page, new) == new
-    section = "## On the stand-in for operators\n\n| a |\n\n"
-    page.write_text(f"# Old\n\n{section}## What is promised\n\nLess.\n")
-    assert keep(page, new) == f"# New\n\n{section}## What is promised\n\nMuch.\n"

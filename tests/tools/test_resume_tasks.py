@@ -1,8 +1,10 @@
 """Training that is killed and goes on, for the three tasks, as a user starts it."""
 
+import argparse
 import importlib.util
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,42 @@ def test_killed_training_ends_with_the_same_bits(
     assert report["kills"] >= 1  # on a busy machine the second may come too late
     assert report["starting_points"][0] == "the start"
     assert report["starting_points"][-1].startswith("iter_")
+
+
+@pytest.mark.usefixtures("mnist_root")
+def test_killed_training_with_all_features_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    tool = load_tool()
+    settings = {"train_dataloader.batch_size": 2, "train_dataloader.num_workers": 1}
+    settings |= {"val_dataloader.num_batch_per_epoch": 1, "model.backbone.drop_path_rate": 0.1}
+    options = argparse.Namespace(
+        config=str(ROOT / "configs/convmixer/convmixer_256_8_mnist.py"),
+        cfg_options=[f"{key}={value}" for key, value in settings.items()],
+        work_dir=str(tmp_path),
+        kills=2,
+        seed=0,
+    )
+    report = tool.shake(tool.combine(options, tool.FEATURES), tool.FEATURES)
+    assert report.differing == []
+    assert report.compared > 300
+    assert report.processes == 2
+    assert report.end == 40  # early stopping, at the same place
+    assert report.kills >= 1
+
+
+def test_any_two_features_meet_in_all_four_ways() -> None:
+    tool = load_tool()
+    for seed in range(5):
+        chosen = tool.choose_combinations(seed, every=False)
+        assert chosen[0] == (True,) * 5
+        assert len(chosen) <= 8
+        for one, other in combinations(range(5), 2):
+            assert len({(row[one], row[other]) for row in chosen}) == 4
+    assert len(set(tool.choose_combinations(0, every=True))) == 32
 
 
 def test_failing_run_is_shown(tmp_path: Path) -> None:

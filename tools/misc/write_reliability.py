@@ -1,10 +1,10 @@
-"""Measure what docs/reliability.md claims, and write it.
+"""Measure what docs/reliability.md claims, and write its tables.
 
-python tools/misc/write_reliability.py [--kills 6] [--seed 0] [--out docs/reliability.md]
+python tools/misc/write_reliability.py [--only killed combined tests] [--kills 3] [--seed 0]
 
-Kills trainings of the three tasks (tools/misc/chaos_train.py) and runs the tests of reliability,
-which count what they try. Takes about half an hour on two cores. The exit code is 1, and nothing is
-written, when a run differs or a test fails.
+Kills trainings of the three tasks and of combined features (tools/misc/chaos_train.py) and runs the
+tests of reliability, which count what they try. Takes about 40 minutes on two cores. The exit code
+is 1, and nothing is written, when a run differs or a test fails.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,8 @@ RUNS = (
     ("configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py", 1, EPOCHS),
     ("configs/fcvit/upernet_fcvit_tiny_nuclei.py", 1, ITERATIONS),
 )
+# with epochs; small, as it is trained often
+COMBINED = "configs/convmixer/convmixer_256_8_mnist.py"
 TESTS = (
     "tests/engine/test_loops.py",
     "tests/engine/test_resume.py",
@@ -60,53 +61,6 @@ TESTS = (
     "tests/models/plugin/test_replace_properties.py",
     "tests/models/necks/test_properties.py",
 )
-PAGE = """# Reliability
-
-Written by `python tools/misc/write_reliability.py {arguments}` on {date}: {machine}.
-
-## Killed trainings
-
-Each config is trained twice: once in one go, and once with SIGKILL to all its processes at random
-times, every second kill while a checkpoint is being written. The last checkpoints are compared bit
-by bit: weights, optimizer, schedules, random seeds, curves and best scores. To try it on your
-own config: `python tools/misc/chaos_train.py CONFIG --kills 5`.
-
-| config | processes | in one go | kills | while writing | resumed from | compared | differing |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{rows}
-
-## Tried by the tests
-
-| what | number |
-| --- | --- |
-{counts}
-
-{passed} Other random cases: `pytest FILE --hypothesis-seed=N`, ten times as many:
-`--hypothesis-profile=explore`.
-
-## What is promised
-
-- A run resumes from its last complete checkpoint and ends with the same bits, on the same machine
-  with `randomness.deterministic=True`, with any number of workers (`mmvitconv/engine/loops.py`),
-  also in the middle of an accumulated step of several processes. Numbers that hooks learn on the
-  way (`EarlyStoppingHook` and any other) are in the checkpoint. What cannot be saved, such as flags
-  and objects of a hook of your own, is named in the log when a run goes on.
-- A checkpoint is either complete or absent; the one that it replaces is removed afterwards.
-- A checkpoint says where a run was, not what to do. Before anything is touched, all of it is
-  compared with the run that goes on; what does not fit is one sentence with the file and the field
-  (`mmvitconv/engine/run_state.py`). Settings come from the config, and where those in the file
-  differ the log says so. A run removes files of its own in its own work directory and no folder: a
-  copy of a work directory, or `--resume A/epoch_2.pth --work-dir B`, leaves the original as it is.
-- Files from strangers are read as data only ([SECURITY.md](../SECURITY.md)).
-- Bad samples are named, counted, and skipped or refused ([bad_data.md](bad_data.md)).
-- Non-finite gradients never reach the weights, and weights, averages or optimizer states that
-  are not finite never reach a checkpoint: the last finite one stays.
-- Ctrl-C ends every command with exit code 130 and without a traceback, whatever it is doing.
-- Accidents of the machine (a full disk or `/dev/shm`, a folder that is gone, a killed worker) end a
-  run with exit code 1 and one sentence.
-- Several processes and machines: [distributed.md](distributed.md).
-- Two stacks: [stacks.md](stacks.md).
-"""
 
 
 def run_chaos(kills: int, seed: int, folder: Path) -> list[dict]:
@@ -159,12 +113,70 @@ def run_tests(folder: Path) -> tuple[dict[str, int], str]:
     return json.loads(path.read_text()), last
 
 
-def keep_peers(path: Path, page: str) -> str:
-    """Return the page with the section that tools/misc/peers.py has written into the old one."""
-    heading = "## What is promised"
-    old = path.read_text() if path.is_file() else ""
-    section = re.search(rf"^## On the stand-in.*?(?=^{heading})", old, re.DOTALL | re.MULTILINE)
-    return page.replace(heading, f"{section.group()}{heading}") if section else page
+def run_combined(kills: int, seed: int, folder: Path) -> list[dict]:
+    """Kill trainings of :data:`COMBINED` with combined features.
+
+    Args:
+        kills: Kills per run.
+        seed: Of the trainings and the kills, and of the choice.
+        folder: Where they write.
+
+    Returns:
+        The reports of ``chaos_train.py --combine``, those with the most features first.
+    """
+    command = [sys.executable, "tools/misc/chaos_train.py", COMBINED, "--combine"]
+    command += ["--kills", str(kills), "--seed", str(seed), "--work-dir", str(folder)]
+    command += ["--cfg-options", "train_dataloader.batch_size=4", *COMMON]
+    done = folder / "combined.done"
+    if not done.is_file():
+        subprocess.run(command, cwd=ROOT, check=True)
+        done.touch()
+    reports = [json.loads(path.read_text()) for path in folder.glob("*_with_*/report.json")]
+    return sorted(reports, key=lambda report: (-len(report["features"]), report["features"]))
+
+
+def make_table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+KILLS_HEAD = ("kills", "while writing", "resumed from", "compared", "differing")
+
+
+def describe_kills(report: dict) -> tuple[object, ...]:
+    """Return the columns of :data:`KILLS_HEAD` for a training; raise if it ended differently."""
+    if report["differing"]:
+        raise subprocess.CalledProcessError(1, ["chaos_train.py", report["config"]])
+    counts = (report["kills"], report["kills_while_writing"])
+    return (*counts, ", ".join(report["starting_points"]), report["compared"], 0)
+
+
+def describe_killed(options: argparse.Namespace, folder: Path) -> str:
+    """Measure and return the table of killed trainings."""
+    rows = [
+        (Path(r["config"]).stem, r["processes"], f"{r['seconds']} s", *describe_kills(r))
+        for r in run_chaos(options.kills, options.seed, folder)
+    ]
+    return make_table(("config", "processes", "in one go", *KILLS_HEAD), rows)
+
+
+def describe_combined(options: argparse.Namespace, folder: Path) -> str:
+    """Measure and return the table of combined features."""
+    rows = [
+        (", ".join(r["features"]) or "none", r["end"], *describe_kills(r))
+        for r in run_combined(options.kills, options.seed, folder)
+    ]
+    return make_table(("features", "iterations", *KILLS_HEAD), rows)
+
+
+def describe_tests(_: argparse.Namespace, folder: Path) -> str:
+    """Run the tests and return the table of what they tried."""
+    counts, passed = run_tests(folder)
+    return f"{make_table(('what', 'number'), [*counts.items()])}\n\npytest says: {passed}."
+
+
+SECTIONS = {"killed": describe_killed, "combined": describe_combined, "tests": describe_tests}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=6, help="per run (default: %(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=[*SECTIONS], help="default: all of them"
+    )
+    parser.add_argument("--kills", type=int, default=3, help="per run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--work-dir",
@@ -181,34 +196,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            place = options.work_dir or Path(folder)
-            place.mkdir(parents=True, exist_ok=True)
-            reports = run_chaos(options.kills, options.seed, place)
-            counts, passed = run_tests(place)
-        except subprocess.CalledProcessError as error:
-            print(f"failed: {' '.join(error.cmd)}", file=sys.stderr)
-            return 1
-    if any(report["differing"] for report in reports):
-        print(f"runs differ: see the report.json files in {place}", file=sys.stderr)
-        return 1
-    rows = [
-        f"| {Path(r['config']).stem} | {r['processes']} | {r['seconds']} s | {r['kills']} | "
-        f"{r['kills_while_writing']} | {', '.join(r['starting_points'])} | {r['compared']} | "
-        f"{len(r['differing'])} |"
-        for r in reports
-    ]
-    page = PAGE.format(
-        arguments=f"--kills {options.kills} --seed {options.seed}",
-        date=date.today().isoformat(),
-        machine=f"{os.cpu_count()} CPU cores, {platform.system()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}",
-        rows="\n".join(rows),
-        counts="\n".join(f"| {name} | {number} |" for name, number in counts.items()),
-        passed=f"pytest says: {passed}.",
+    page = options.out.read_text("utf-8")
+    machine = (
+        f"{os.cpu_count()} CPU cores, {platform.system()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
     )
-    options.out.write_text(keep_peers(options.out, page))
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.only:
+            folder = (options.work_dir or Path(temporary)).resolve() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                table = SECTIONS[name](options, folder)
+            except subprocess.CalledProcessError as error:
+                print(f"failed, or ended differently: {' '.join(error.cmd)}", file=sys.stderr)
+                return 1
+            command = f"write_reliability.py --only {name} --kills {options.kills}"
+            source = (
+                f"Measured by `python tools/misc/{command} --seed {options.seed}`\n"
+                f"on {date.today().isoformat()}: {machine}."
+            )
+            begin, end = (f"<!-- {name}: {word} -->" for word in ("begin", "end"))
+            before, _, rest = page.partition(begin)
+            after = rest.partition(end)[2]
+            page = f"{before}{begin}\n\n{source}\n\n{table}\n\n{end}{after}"
+    options.out.write_text(page, "utf-8")
     print(f"written: {options.out}")
     return 0
 
