@@ -38,7 +38,7 @@ from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
 from mmvitconv.runtime import fold as fold_model
-from mmvitconv.weights.downloads import address_of
+from mmvitconv.weights.addresses import address_of
 from mmvitconv.zoo.loading import find_test_dataset, load_model
 
 # What a model of the task leaves in its output.

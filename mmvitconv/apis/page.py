@@ -20,7 +20,7 @@ from mmvitconv.apis.images import UnreadableImageError, read_content
 from mmvitconv.apis.inference import DETECTION_THRESHOLD, Predictor
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
 from mmvitconv.errors import UserError, printable
-from mmvitconv.weights.downloads import title_of
+from mmvitconv.weights.addresses import title_of
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -31,7 +31,7 @@ def convert_file(family: str, source: str | Path, target: Path) -> str:
     import torch
 
     from mmvitconv.weights import check_values, convert_state_dict, load_file
-    from mmvitconv.weights.downloads import title_of
+    from mmvitconv.weights.addresses import title_of
 
     if target.exists():
         raise UserError(f"{str(target)!r} exists already; give another name or delete it first")

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.weights.downloads import address_of, cached_file, fetch, find_place, read_record
+from mmvitconv.weights.addresses import address_of, find_place
+from mmvitconv.weights.downloads import cached_file, fetch, read_record
 from mmvitconv.weights.index import Weights, find_weights, read_index
 
 RULE = (

@@ -30,7 +30,7 @@ from mmvitconv.engine.run_state import (
 from mmvitconv.errors import CheckpointError
 from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
-from mmvitconv.weights.downloads import SCHEMES
+from mmvitconv.weights.addresses import SCHEMES
 
 KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
 TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer", GRADIENTS)

@@ -21,7 +21,8 @@ from mmvitconv.engine.configuration import find_class, walk
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.engine.torchrun import STARTED_VARIABLE
 from mmvitconv.errors import UserError
-from mmvitconv.weights.downloads import SCHEMES, address_of, fetch
+from mmvitconv.weights.addresses import SCHEMES, address_of
+from mmvitconv.weights.downloads import fetch
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmvitconv.errors import UserError
 from mmvitconv.models.base import Backbone
-from mmvitconv.weights.downloads import title_of
+from mmvitconv.weights.addresses import title_of
 from mmvitconv.zoo.loading import LoadedModel, load_model
 
 __all__ = ["Subject", "backbone_subject", "fill_statistics", "load_subject"]

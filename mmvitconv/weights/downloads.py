@@ -1,4 +1,4 @@
-"""Checkpoints by address: fetched once per machine into a cache, whole or not at all.
+"""The cache of checkpoints that have an address: fetched once per machine, whole or not at all.
 
 A file of the index is cached as ``HOME/NAME/FILE``, one of any other address as
 ``HOME/HASH-OF-THE-ADDRESS/FILE``. Beside it a small json says where it came from and which sha256
@@ -7,134 +7,29 @@ it had. The same folder is where a file that was fetched by a browser is found.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from difflib import get_close_matches
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from threading import Thread
-from typing import IO, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import parse_qs, quote, unquote, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import Any
+from urllib.parse import quote
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.version import __version__
-from mmvitconv.weights.index import Source, find_weights, read_index
+from mmvitconv.weights.addresses import HOME_VARIABLE, Place, drive_id, find_place
+from mmvitconv.weights.hubs import SUFFIXES, choose_in_folder, download_from_drive, find_on_timm
+from mmvitconv.weights.index import Source
+from mmvitconv.weights.transfer import TransferError, discard, download
 
-__all__ = [
-    "SCHEMES",
-    "Place",
-    "address_of",
-    "cache_home",
-    "cached_file",
-    "fetch",
-    "find_place",
-    "read_record",
-    "title_of",
-]
+__all__ = ["MIRROR_VARIABLE", "cached_file", "fetch", "read_record"]
 
-SCHEMES = ("mmvitconv", "timm", "https", "http")
-HOME_VARIABLE = "MMVITCONV_HOME"
 MIRROR_VARIABLE = "MMVITCONV_MIRROR"
-SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
-TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
-GOOGLE = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-
-TIMEOUT = 10.0  # seconds in which a server has to say something
-WINDOW = 30.0  # seconds in which it has to send LEAST bytes
-LEAST = 30_000
-ATTEMPTS = 5  # in a row that bring less than PROGRESS bytes
-PROGRESS = 1 << 20
-PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
-LARGEST = 8 << 30  # bytes of a file whose size nobody says in advance
-CHUNK = 1 << 16
-# What only the local disk says, never the network.
-LOCAL_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
-     errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-)  # fmt: skip
-
-
-class _FailureError(Exception):
-    """Why one source does not give the file."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a file is cached, and where it can be had.
-
-    Attributes:
-        title: What messages call it: an index name or an address.
-        folder: Its folder in the cache.
-        sources: Where it is, in the order in which places are tried.
-        mirrored: What a mirror calls each of the sources, below its own address.
-    """
-
-    title: str
-    folder: Path
-    sources: tuple[Source, ...]
-    mirrored: tuple[str, ...]
-
-    def advice(self) -> str:
-        """Return how a user gets the file by hand."""
-        first = self.sources[0]
-        name = "the file" if first.named == "here" else first.file
-        page = first.address.replace("timm://", "https://huggingface.co/timm/")
-        return f"fetch {page} with a browser and put {name} into {self.folder}"
-
-
-def address_of(checkpoint: str | os.PathLike) -> str:
-    """Return the address that a checkpoint is named by.
-
-    Args:
-        checkpoint: A path or an address, also one that :class:`pathlib.Path` has taken a slash
-            from.
-
-    Returns:
-        The address, ``'mmvitconv://fcvit_s12'``; empty for a path.
-    """
-    text = os.fsdecode(checkpoint)
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(?=[^/])", text)
-    if found is None or not (found[2] or found[1].lower() in SCHEMES):
-        return ""
-    return f"{found[1].lower()}://{text[found.end() :]}"
-
-
-def title_of(checkpoint: str | os.PathLike) -> str:
-    """Return what titles call a checkpoint: its file's name, or its name in an index.
-
-    Args:
-        checkpoint: A path or an address.
-
-    Examples:
-        >>> title_of("runs/best.pth"), title_of("mmvitconv://fcvit_s12")
-        ('best.pth', 'mmvitconv://fcvit_s12')
-    """
-    address = address_of(checkpoint)
-    if not address:
-        return Path(checkpoint).name
-    name = Path(unquote(urlsplit(address).path)).name
-    return name if address.startswith("http") and name else address
-
-
-def cache_home() -> Path:
-    """Return the folder of the cache: MMVITCONV_HOME, else XDG_CACHE_HOME/mmvitconv or ~/.cache."""
-    given = os.environ.get(HOME_VARIABLE)
-    if given:
-        return Path(os.path.expanduser(given)).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base), "mmvitconv").absolute()
+LARGEST = 4 << 30  # bytes of a file whose size nobody says in advance
 
 
 def fetch(address: str) -> Path:
@@ -173,68 +68,6 @@ def fetch(address: str) -> Path:
         with suppress(OSError):
             failed.unlink(missing_ok=True)
         return found
-
-
-def find_place(address: str) -> Place:
-    """Return where the file of an address is, in the cache and elsewhere.
-
-    Args:
-        address: As for :func:`fetch`.
-
-    Raises:
-        UserError: There is no such name.
-        CheckpointError: The address is of another kind.
-    """
-    scheme, _, rest = address.partition("://")
-    home = cache_home()
-    if scheme == "mmvitconv":
-        entry = find_weights(rest)
-        paths = tuple(f"{entry.name}/{source.file}" for source in entry.sources)
-        return Place(entry.name, home / entry.name, entry.sources, paths)
-    for entry in read_index().values():
-        for source in entry.sources:
-            if _drive_id(source.address) == _drive_id(address) != "" or source.address == address:
-                path = f"{entry.name}/{source.file}"
-                return Place(address, home / entry.name, (source,), (path,))
-    source, path = _foreign_source(scheme, rest, address)
-    folder = home / hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()[:16]
-    return Place(address, folder, (source,), (path,))
-
-
-def _foreign_source(scheme: str, rest: str, address: str) -> tuple[Source, str]:
-    """Return the source of an address that is not in the index, and a mirror's name for it."""
-    drive = _drive_id(address)
-    if drive:
-        kind = "drive-folder" if "/folders/" in address else "drive-file"
-        return Source(kind, address, f"{drive}.pth", named="here"), f"drive.google.com/{drive}"
-    if scheme == "timm" and rest:
-        return Source("timm", address, TIMM_FILES[0]), f"timm/{rest}/{TIMM_FILES[0]}"
-    host, path = _split(address)
-    if scheme not in ("http", "https") or not host:
-        raise CheckpointError(
-            f"{address!r} is no address that checkpoints are read from; give the path of a file, "
-            "mmvitconv://NAME ('mmvitconv weights list' shows the names), timm://MODEL or https://"
-        )
-    name = re.sub(r"[^\w.+-]", "_", Path(unquote(path)).name)[-120:].lstrip(".")
-    return Source("direct", address, name or "checkpoint"), f"{host}{unquote(path)}"
-
-
-def _split(address: str) -> tuple[str, str]:
-    """Return host and path of an address; an empty host where it has none."""
-    try:
-        parts = urlsplit(address)
-        return parts.netloc.rpartition("@")[2], parts.path
-    except ValueError:  # brackets that do not close
-        return "", ""
-
-
-def _drive_id(address: str) -> str:
-    """Return Google's id of a file or folder; empty for other addresses."""
-    host, path = _split(address)
-    if host not in GOOGLE:
-        return ""
-    found = re.search(r"/(?:d|folders)/([\w-]+)", path)
-    return found[1] if found else parse_qs(urlsplit(address).query).get("id", [""])[0]
 
 
 def cached_file(place: Place) -> Path | None:
@@ -280,27 +113,28 @@ def _verify(file: Path, source: Source) -> None:
     seen = {"size": state.st_size, "modified": state.st_mtime_ns}
     if record is not None and seen.items() <= record.items():
         return
-    digest = _sha256(file)
-    wrong = _hash_mismatch(digest, source, record)
+    digest, wrong = _examine(file, file, source)
     if wrong:
         raise CheckpointError(f"{str(file)!r} {wrong}; delete it, and it is fetched again")
     with suppress(OSError):  # a cache that may only be read
         _write_record(file, {"address": source.address, **(record or {}), **seen}, digest)
 
 
-def _hash_mismatch(digest: str, source: Source, record: dict[str, Any] | None) -> str:
-    """Return how a file's hash differs from what is known, or nothing."""
-    if not digest.startswith(source.sha256):
-        return (
+def _examine(content: Path, file: Path, source: Source) -> tuple[str, str]:
+    """Return the hash of what is or shall become a cached file, and what is wrong with it."""
+    digest, record = _sha256(content), read_record(file)
+    wrong = _describe_content(content)
+    if not wrong and not digest.startswith(source.sha256):
+        wrong = (
             f"is damaged or another file: its sha256 begins with {digest[:8]}, that of the "
             f"published one with {source.sha256}"
         )
-    if record is not None and record["sha256"] != digest:
-        return (
+    elif not wrong and record is not None and record["sha256"] != digest:
+        wrong = (
             f"has changed: its sha256 is {digest}, but was {record['sha256']} when it was first "
-            "fetched"
+            f"fetched (to accept it, delete {_record_path(file)})"
         )
-    return ""
+    return digest, wrong
 
 
 def _record_path(file: Path) -> Path:
@@ -369,14 +203,12 @@ def _fetch_first(place: Place) -> Path:
     for source, path in zip(place.sources, place.mirrored, strict=True):
         address = f"{mirror}/{quote(path)}" if mirror else source.address
         try:
-            if mirror or source.kind == "direct":
-                return _fetch_direct(address, place, source)
-            return _FETCHERS[source.kind](place, source)
-        except _FailureError as failure:
+            return _fetch_from(address, place, source)
+        except TransferError as failure:
             failures[address] = str(failure)
         except OSError as error:  # of the folder, not of the network
             with suppress(OSError):
-                _discard(place.folder / f"{source.file}.partial")
+                discard(place.folder / f"{source.file}.partial")
             raise CheckpointError(
                 f"{place.title} cannot be written into {str(place.folder)!r} "
                 f"({error.strerror or error}); set {HOME_VARIABLE} to another folder"
@@ -388,32 +220,50 @@ def _fetch_first(place: Place) -> Path:
     raise CheckpointError(f"{place.title} cannot be fetched: {reasons}; {advice}")
 
 
-def _fetch_direct(address: str, place: Place, source: Source) -> Path:
-    """Fetch a file by http; a part that an earlier attempt has left is continued."""
-    partial = place.folder / f"{source.file}.partial"
-    limit = LARGEST if source.size is None else int(2e6 * source.size) + PROGRESS
+def _fetch_from(address: str, place: Place, source: Source) -> Path:
+    """Fetch a file from one address."""
+    file = place.folder / source.file
+    partial = file.with_name(f"{file.name}.partial")
+    if address.startswith("timm://"):
+        found = find_on_timm(address.removeprefix("timm://"))
+        if isinstance(found, Path):
+            return _link(found, file, source)
+        address = found
+    if source.kind.startswith("drive") and address == source.address:
+        identifier = drive_id(address)
+        if source.kind == "drive-folder":
+            identifier = choose_in_folder(identifier, source.file)
+        download_from_drive(identifier, partial)
+        return _publish(partial, file, source, address)
+    limit = LARGEST if source.size is None else int(2e6 * source.size)
     resumed = partial.is_file()
     while True:
         with _bar(place.title) as show:
-            _download(address, partial, limit, show)
+            download(address, partial, limit, show)
         try:
-            return _publish(partial, place.folder / source.file, source, address)
-        except _FailureError:
+            return _publish(partial, file, source, address)
+        except TransferError:
             if not resumed:
                 raise
             resumed = False  # once more from its beginning
 
 
+def _link(found: Path, file: Path, source: Source) -> Path:
+    """Make a file of Hugging Face's cache be found in ours the next time."""
+    if found.suffix != file.suffix:
+        return found
+    file.unlink(missing_ok=True)
+    file.symlink_to(found.absolute())
+    _verify(file, source)
+    return file
+
+
 def _publish(partial: Path, file: Path, source: Source, address: str) -> Path:
     """Check a whole download, and give it its name."""
     try:
-        wrong = _describe_content(partial)
-        digest, record = _sha256(partial), read_record(file)
-        wrong = wrong or _hash_mismatch(digest, source, record)
+        digest, wrong = _examine(partial, file, source)
         if wrong:
-            known = record is not None and record["sha256"] != digest
-            accept = f" (to accept it, delete {_record_path(file)})" if known else ""
-            raise _FailureError(f"gives a file that {wrong}{accept}")
+            raise TransferError(f"gives a file that {wrong}")
         with partial.open("rb") as content:
             os.fsync(content.fileno())
         state = partial.stat()
@@ -421,14 +271,8 @@ def _publish(partial: Path, file: Path, source: Source, address: str) -> Path:
         _write_record(file, facts, digest)
         os.replace(partial, file)
     finally:
-        _discard(partial)
+        discard(partial)
     return file
-
-
-def _discard(partial: Path) -> None:
-    """Remove an unfinished file and what is known about it."""
-    for path in (partial, _record_path(partial)):
-        path.unlink(missing_ok=True)
 
 
 def _describe_content(file: Path) -> str:
@@ -452,171 +296,6 @@ def _describe_content(file: Path) -> str:
     return "" if start[0] == 0x80 or is_safetensors else "is no checkpoint"
 
 
-def _download(
-    address: str, partial: Path, limit: int, show: Callable[[int, int | None], None]
-) -> None:
-    """Download a file in as many attempts as bring it on."""
-    failures = 0
-    while True:
-        before = _size(partial)
-        try:
-            _stream(address, partial, limit, show)
-            return
-        except HTTPError as error:
-            reason, rounds = f"is refused with {error.code} ({_text(error.reason)})", ATTEMPTS
-            if error.code == 416:  # what is here is no part of what is there
-                _discard(partial)
-            elif error.code not in (408, 425, 429) and error.code < 500:
-                raise _FailureError(reason) from error
-        except URLError as error:  # no connection: a machine without network
-            reason = f"cannot be reached ({_text(error.reason)})"
-            rounds = 1 if isinstance(error.reason, TimeoutError) else 2
-        except (OSError, HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in LOCAL_ERRORS:
-                raise
-            reason, rounds = f"stops answering ({_text(error)})", ATTEMPTS
-        except ValueError as error:
-            raise _FailureError(f"is no address ({_text(error)})") from error
-        failures = 1 if _size(partial) - before >= PROGRESS else failures + 1
-        if failures >= rounds:
-            raise _FailureError(reason)
-        time.sleep(PAUSE * 2 ** (failures - 1))
-
-
-def _stream(
-    address: str, partial: Path, limit: int, show: Callable[[int, int | None], None]
-) -> None:
-    """Download a file in one attempt, from where an earlier one has stopped."""
-    record = _record_path(partial)
-    headers = {"User-Agent": f"mmvitconv/{__version__}", "Accept-Encoding": "identity"}
-    done = _size(partial)
-    version, length = _read_version(record, address) if done else ("", None)
-    if version:
-        headers |= {"Range": f"bytes={done}-", "If-Range": version}
-    with _open(Request(address, headers=headers)) as reply:
-        if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise _FailureError("is sent compressed, though that was not asked for")
-        is_part = reply.status == 206 and bool(version)
-        if not is_part:
-            done = 0  # the server sends the whole file
-        left = reply.headers.get("Content-Length", "")
-        total = done + int(left) if left.isdecimal() else None
-        if is_part and (
-            total != length
-            or not reply.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-        ):
-            _discard(partial)
-            raise ConnectionError("another part than the one that was asked for")
-        _check_room(partial, total, done, limit)
-        facts = {"address": address, "version": _version(reply), "length": total}
-        record.write_text(json.dumps(facts), "utf-8")
-        try:
-            with partial.open("ab" if done else "wb") as file:
-                received = _copy(reply, file, done, total, limit, show)
-        except _FailureError:
-            _discard(partial)
-            raise
-    if total is not None and received != total:
-        raise ConnectionError(f"the connection ended after {received} of {total} bytes")
-
-
-def _open(request: Request) -> HTTPResponse:
-    """Send a request; an answer that comes byte by byte, each in time, is none."""
-    outcome: list[HTTPResponse | Exception] = []
-
-    def work() -> None:
-        try:
-            outcome.append(build_opener(_Redirects).open(request, timeout=TIMEOUT))
-        except Exception as error:
-            outcome.append(error)
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(2 * TIMEOUT)
-    if not outcome:
-        raise URLError(TimeoutError())
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _copy(
-    reply: HTTPResponse,
-    file: IO[bytes],
-    done: int,
-    total: int | None,
-    limit: int,
-    show: Callable[[int, int | None], None],
-) -> int:
-    """Copy an answer into a file; returns how many bytes that has now."""
-    began, mark = time.monotonic(), done
-    while chunk := reply.read1(CHUNK):
-        file.write(chunk)
-        done += len(chunk)
-        show(done, total)
-        if done > limit:
-            raise _FailureError(f"sends more than {limit / 1e6:.0f} MB, which it should not have")
-        now = time.monotonic()
-        if now - began > WINDOW:
-            if done - mark < LEAST:
-                raise TimeoutError(f"{done - mark} bytes in {WINDOW:.0f} s")
-            began, mark = now, done
-    return done
-
-
-def _check_room(partial: Path, total: int | None, done: int, limit: int) -> None:
-    """Raise when a file is larger than it should be, or than the disk has room for."""
-    if total is None:
-        return
-    if total > limit:
-        raise _FailureError(f"has {total / 1e6:.0f} MB, more than the {limit / 1e6:.0f} expected")
-    free = shutil.disk_usage(partial.parent).free
-    if total - done > free:
-        raise _FailureError(
-            f"has {total / 1e6:.0f} MB, but the disk of {partial.parent} has {free / 1e6:.0f} left"
-        )
-
-
-class _Redirects(HTTPRedirectHandler):
-    """Follows redirects to http and https only, and none from https to http."""
-
-    def redirect_request(self, req: Request, *args: Any) -> Request | None:
-        """Return the next request, or raise."""
-        target = args[-1]
-        allowed = ("https",) if req.type == "https" else ("http", "https")
-        if urlsplit(target).scheme not in allowed:
-            raise _FailureError(f"redirects to {target}, which is not followed")
-        return super().redirect_request(req, *args)
-
-
-def _version(reply: HTTPResponse) -> str:
-    """Return what says that two answers are parts of the same file; empty if nothing does."""
-    tag = reply.headers.get("ETag", "")
-    return tag if tag and not tag.startswith("W/") else reply.headers.get("Last-Modified", "")
-
-
-def _read_version(record: Path, address: str) -> tuple[str, int | None]:
-    """Return version and length of the file that an unfinished one is the beginning of."""
-    try:
-        facts = json.loads(record.read_text("utf-8"))
-        return (facts["version"], facts["length"]) if facts["address"] == address else ("", None)
-    except (OSError, ValueError, TypeError, KeyError):
-        return "", None
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0
-
-
-def _text(error: object) -> str:
-    """Return an error on one line."""
-    if isinstance(error, TimeoutError) and (not error.args or "timed out" in str(error)):
-        return f"nothing within {TIMEOUT:.0f} s"
-    told = error.strerror if isinstance(error, OSError) and error.strerror else error
-    shown = "".join(sign if sign.isprintable() else " " for sign in str(told))
-    return " ".join(shown.split())[:200] or type(error).__name__
-
-
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar on a terminal, nothing elsewhere."""
@@ -630,111 +309,3 @@ def _bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _fetch_drive_file(place: Place, source: Source) -> Path:
-    """Fetch a file of Google Drive by gdown, which knows the questions that Drive asks."""
-    return _gdown(place, source, _drive_id(source.address))
-
-
-def _fetch_drive_folder(place: Place, source: Source) -> Path:
-    """Fetch the checkpoint of a folder of Google Drive: of the known name, or the only one."""
-    with _drive_errors() as gdown:
-        files = gdown.download_folder(
-            id=_drive_id(source.address), skip_download=True, quiet=True, timeout=TIMEOUT
-        )
-    named = [file for file in files if Path(file.path).name == source.file]
-    chosen = named or [file for file in files if file.path.endswith(SUFFIXES)]
-    if len(chosen) != 1:
-        names = ", ".join(file.path for file in chosen or files)[:300]
-        raise _FailureError(f"holds {len(chosen)} checkpoints where one is needed ({names})")
-    return _gdown(place, source, chosen[0].id)
-
-
-def _gdown(place: Place, source: Source, identifier: str) -> Path:
-    partial = place.folder / f"{source.file}.partial"
-    with _drive_errors() as gdown:
-        gdown.download(
-            id=identifier,
-            output=str(partial),
-            quiet=not sys.stderr.isatty(),
-            resume=True,
-            timeout=TIMEOUT,
-            retries=2,
-        )
-    return _publish(partial, place.folder / source.file, source, source.address)
-
-
-@contextmanager
-def _drive_errors() -> Iterator[Any]:
-    """Give gdown, and turn its errors into ours."""
-    try:
-        import gdown
-    except ImportError as error:
-        raise _FailureError(
-            "is on Google Drive, which needs the package gdown (pip install gdown)"
-        ) from error
-    try:
-        yield gdown
-    except Exception as error:  # requests' and beautifulsoup's as well
-        if "Max retries exceeded" in str(error):
-            raise _FailureError("cannot be reached") from error
-        raise _FailureError(f"is not given by Google Drive ({_text(error)})") from error
-
-
-def _fetch_from_timm(place: Place, source: Source) -> Path:
-    """Fetch a model of timm into Hugging Face's cache, by their own code."""
-    try:
-        import timm
-        from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-    except ImportError as error:
-        raise _FailureError(f"needs the package {error.name} (pip install timm)") from error
-    name = source.address.removeprefix("timm://")
-    try:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:
-        near = get_close_matches(name, timm.list_pretrained(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise _FailureError(f"is no model of timm with published weights{hint}") from error
-    if not config.hf_hub_id:
-        if not config.url:
-            raise _FailureError("has no published weights")
-        return _fetch_direct(config.url, place, source)
-    names = [config.hf_hub_filename] if config.hf_hub_filename else TIMM_FILES
-    try:
-        cached = (try_to_load_from_cache(config.hf_hub_id, file) for file in names)
-        found = next((file for file in cached if isinstance(file, str)), None)
-        if found is None:  # ask first: the hub's code goes on for a minute without network
-            file = next(file for file in names if _exists(hf_hub_url(config.hf_hub_id, file)))
-            found = hf_hub_download(config.hf_hub_id, file)
-    except StopIteration:
-        raise _FailureError(f"has none of {', '.join(names)} on the hub") from None
-    except _FailureError:
-        raise
-    except Exception as error:  # of the network, of the hub and of its cache
-        raise _FailureError(f"is not given by the hub ({_text(error)})") from error
-    if Path(found).suffix != Path(source.file).suffix:
-        return Path(found)
-    own = place.folder / source.file  # so that it is found here the next time
-    own.unlink(missing_ok=True)
-    own.symlink_to(Path(found).absolute())
-    _verify(own, source)
-    return own
-
-
-def _exists(address: str) -> bool:
-    """Whether a server has a file; another answer than yes or no counts as yes."""
-    try:
-        _open(Request(address, method="HEAD")).close()
-    except HTTPError as error:
-        return error.code != 404
-    except URLError as error:
-        raise _FailureError(f"cannot be reached ({_text(error.reason)})") from error
-    return True
-
-
-_FETCHERS: dict[str, Callable[[Place, Source], Path]] = {
-    "drive-file": _fetch_drive_file,
-    "drive-folder": _fetch_drive_folder,
-    "timm": _fetch_from_timm,
-}

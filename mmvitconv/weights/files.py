@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.downloads import address_of, fetch
+from mmvitconv.weights.addresses import address_of
+from mmvitconv.weights.downloads import fetch
 from mmvitconv.weights.index import find_weights
 from mmvitconv.weights.inspection import (
     RefusedError,
@@ -101,7 +102,9 @@ def load_file(
     """
     address = address_of(path)
     path = _fetch(address) if address else _regular_file(path)
-    note = f" (it was fetched from {address}; delete it to fetch it again)" if address else ""
+    note = (
+        f" (fetched from {address}; delete it and its .json to fetch it again)" if address else ""
+    )
     try:
         if path.suffix == ".safetensors":
             return {"state_dict": _load_safetensors(path, map_location)}

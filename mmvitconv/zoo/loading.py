@@ -25,7 +25,7 @@ from mmvitconv.engine.tasks import TASKS
 from mmvitconv.errors import CheckpointError, UserError, printable
 from mmvitconv.resources import is_config
 from mmvitconv.weights import adapt_checkpoint, check_match, load_backbone, load_file
-from mmvitconv.weights.downloads import address_of, title_of
+from mmvitconv.weights.addresses import address_of, title_of
 from mmvitconv.zoo.archs import check_timm_name, list_families, match_arch
 
 __all__ = [

@@ -16,13 +16,17 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def mirror(monkeypatch):
+def content() -> bytes:
     file = io.BytesIO()
     torch.save({"a": torch.ones(1)}, file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def mirror(monkeypatch):
     with servers.serve() as server:
         for entry in read_index().values():
-            server.files[f"/{entry.name}/{entry.sources[0].file}"] = file.getvalue()
+            server.files[f"/{entry.name}/{entry.sources[0].file}"] = content()
         monkeypatch.setenv("MMVITCONV_MIRROR", server.url)
         yield server
 
@@ -35,14 +39,16 @@ def error_of(capsys, *arguments: str) -> str:
 
 
 def test_list(capsys, home):
-    (home / "swin_base").mkdir()
-    (home / "swin_base" / "swin_base_patch4_window7_224.pth").write_bytes(b"x")
+    for size, data in (("base", content()), ("small", b"")):
+        (home / f"swin_{size}").mkdir()
+        (home / f"swin_{size}" / f"swin_{size}_patch4_window7_224.pth").write_bytes(data)
     assert run("weights", "list") == 0
     printed = capsys.readouterr().out
     lines = {line.split()[1]: line for line in printed.splitlines() if line.startswith("│")}
     assert all(entry.name in lines for entry in read_index().values())
     assert "box AP 42.3, mask AP 38.6" in lines["fcvit_s12_maskrcnn_coco"]
-    assert "Apache-2.0" in lines["fcvit_s12"]
+    assert "MIT" in lines["swin_tiny"]
+    assert "damaged" in lines["swin_small"]
     assert [name for name, line in lines.items() if "yes" in line] == ["swin_base"]
     assert "not reproduced" in " ".join(printed.split())
 

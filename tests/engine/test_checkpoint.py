@@ -17,7 +17,7 @@ from mmvitconv.engine import checkpoint
 from mmvitconv.engine.checkpoint import KIND, SafeCheckpointHook, from_plain, to_plain
 from mmvitconv.errors import CheckpointError
 from mmvitconv.weights import files
-from mmvitconv.weights.downloads import SCHEMES
+from mmvitconv.weights.addresses import SCHEMES
 
 pytestmark = pytest.mark.usefixtures("safe_loading")
 

@@ -18,8 +18,9 @@ import torch
 from weights import servers
 
 from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.weights import downloads, load_file
-from mmvitconv.weights.downloads import address_of, cached_file, fetch, find_place, title_of
+from mmvitconv.weights import addresses, downloads, load_file, transfer
+from mmvitconv.weights.addresses import address_of, find_place, title_of
+from mmvitconv.weights.downloads import cached_file, fetch
 
 
 def checkpoint(value: float = 1.0, size: int = 3, safetensors: bool = False) -> bytes:
@@ -45,14 +46,14 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("MMVITCONV_MIRROR", raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloads, "PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "PAUSE", 0.001)
     return tmp_path / "home"
 
 
 @pytest.fixture
 def impatient(monkeypatch):
     for name, value in {"TIMEOUT": 0.2, "WINDOW": 0.2, "ATTEMPTS": 2}.items():
-        monkeypatch.setattr(downloads, name, value)
+        monkeypatch.setattr(transfer, name, value)
 
 
 def refusal(address: str) -> str:
@@ -112,6 +113,12 @@ def test_names_of_files_stay_in_their_folder(server, home, name):
     file = fetch(f"{server.url}/{name}")
     assert file.parent.parent == home
     assert load_file(f"{server.url}/{name}")["a"].tolist() == [1, 1, 1]
+
+
+def test_addresses_with_letters_of_any_kind(server):
+    server.files["/gewichte/%C3%A4%20b.pth"] = checkpoint(3)
+    assert load_file(f"{server.url}/gewichte/ä b.pth")["a"][0] == 3
+    assert load_file(f"{server.url}/gewichte/%C3%A4%20b.pth")["a"][0] == 3
 
 
 def test_safetensors(server):
@@ -185,7 +192,7 @@ class TestMirror:
         server.files[self.FILE] = checkpoint(2)
         message = refusal("mmvitconv://fcvit_s12")
         assert "has changed" in message
-        assert f"delete {file}.json" in message
+        assert f"to accept it, delete {file}.json" in message
         assert not file.exists()
         file.with_name(f"{file.name}.json").unlink()
         assert load_file("mmvitconv://fcvit_s12")["a"].tolist() == [2, 2, 2]
@@ -239,12 +246,23 @@ def test_a_cached_file_that_changes(server):
     file = fetch(f"{server.url}/x.pth")
     os.utime(file)  # copied, the same content
     assert fetch(f"{server.url}/x.pth") == file
-    file.write_bytes(file.read_bytes()[:-5])
-    message = refusal(f"{server.url}/x.pth")
-    assert f"{str(file)!r} has changed" in message
-    assert "delete it, and it is fetched again" in message
+    content = file.read_bytes()
+    for other, reason in ((content[:-5], "is cut off"), (checkpoint(2), "has changed")):
+        file.write_bytes(other)
+        message = refusal(f"{server.url}/x.pth")
+        assert f"{str(file)!r} {reason}" in message
+        assert "delete it, and it is fetched again" in message
     file.unlink()
     assert load_file(f"{server.url}/x.pth")["a"].tolist() == [1, 1, 1]
+
+
+def test_a_web_page_from_a_browser_is_not_remembered(home):
+    (home / "fcvit_s12").mkdir(parents=True)
+    file = home / "fcvit_s12" / "fcvt_b12.pth.tar"
+    file.write_text("<html><title>Sign in</title>")
+    assert "is a web page, 'Sign in'; delete it" in refusal("mmvitconv://fcvit_s12")
+    file.write_bytes(checkpoint(2))
+    assert load_file("mmvitconv://fcvit_s12")["a"][0] == 2
 
 
 BIG = checkpoint(size=40_000)
@@ -262,7 +280,7 @@ class TestServers:
         server.answers["/x.pth"] = servers.dying(BIG, 10)
         message = refusal(f"{server.url}/x.pth")
         assert "stops answering (the connection ended after 50 of" in message
-        assert len(server.requests) == downloads.ATTEMPTS
+        assert len(server.requests) == transfer.ATTEMPTS
         server.files["/x.pth"] = BIG  # what is there is continued by the next run
         del server.answers["/x.pth"]
         assert fetch(f"{server.url}/x.pth").read_bytes() == BIG
@@ -322,9 +340,9 @@ class TestServers:
         assert "is refused with 302" in refusal(f"{server.url}/l.pth")
 
     def test_no_redirect_from_https_to_http(self):
-        request = downloads.Request("https://127.0.0.1/x")
-        with pytest.raises(downloads._FailureError, match="is not followed"):
-            downloads._Redirects().redirect_request(
+        request = transfer.Request("https://127.0.0.1/x")
+        with pytest.raises(transfer.TransferError, match="is not followed"):
+            transfer._Redirects().redirect_request(
                 request, None, 302, "Found", {}, "http://127.0.0.1/y"
             )
 
@@ -357,7 +375,7 @@ class TestServers:
         assert not list(find_place(f"{server.url}/x.pth").folder.glob("*.p*"))
 
     def test_more_than_the_disk_has(self, server, monkeypatch):
-        monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         server.files["/x.pth"] = checkpoint()
         assert "but the disk of" in refusal(f"{server.url}/x.pth")
 
@@ -402,7 +420,7 @@ def test_offline(home, monkeypatch):
 
 def fetch_in_process(address: str, environment: dict, results) -> None:
     os.environ.update(environment)
-    downloads.PAUSE = 0.001
+    transfer.PAUSE = 0.001
     try:
         results.put(str(fetch(address)))
     except CheckpointError as error:
@@ -480,7 +498,7 @@ def test_a_full_disk(server, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(downloads, "_copy", full)
+    monkeypatch.setattr(transfer, "_copy", full)
     server.files["/x.pth"] = checkpoint()
     message = refusal(f"{server.url}/x.pth")
     assert "cannot be written into" in message
@@ -500,7 +518,7 @@ def test_a_full_disk(server, monkeypatch):
 def test_where_the_cache_is(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(downloads.cache_home()) == expected
+    assert str(addresses.cache_home()) == expected
 
 
 class TestDrive:

@@ -20,7 +20,7 @@ from weights.test_parc import deeplab, ssd
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.models.backbones.convmixer import ARCHS as CONVMIXERS
 from mmvitconv.resources import resource_root
-from mmvitconv.weights import adapt_checkpoint, check_match, downloads, load_file
+from mmvitconv.weights import adapt_checkpoint, addresses, check_match, load_file
 from mmvitconv.weights.index import Weights, read_index
 from mmvitconv.zoo.loading import load_model
 
@@ -133,7 +133,7 @@ def test_a_name_gives_the_original_s_outputs(name, size, mirror, tmp_path, monke
     torch.save({"state_dict": theirs.state_dict(), "epoch": 300}, tmp_path / "file")
     source = replace(entry.sources[0], sha256="")  # these are other numbers than the published
     mirror.files[f"/{name}/{source.file}"] = (tmp_path / "file").read_bytes()
-    monkeypatch.setattr(downloads, "find_weights", lambda _: replace(entry, sources=(source,)))
+    monkeypatch.setattr(addresses, "find_weights", lambda _: replace(entry, sources=(source,)))
     if entry.config:
         loaded = load_model(resource_root() / entry.config, entry.uri, device="cpu")
         assert loaded.weights == f"weights of {entry.uri}"
