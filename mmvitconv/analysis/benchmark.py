@@ -31,7 +31,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.runtime import fold
 from mmvitconv.zoo.archs import check_timm_name, match_arch
 from mmvitconv.zoo.catalogue import list_archs
-from mmvitconv.zoo.costs import count_complexity
+from mmvitconv.zoo.costs import count_complexity, peak_memory
 from mmvitconv.zoo.loading import TIMM, load_model
 
 __all__ = ["PEERS", "Plan", "all_archs", "build", "find_models", "run_benchmark", "smallest_archs"]
@@ -100,7 +100,7 @@ def run_benchmark(plan: Plan, left_out: list[str]) -> Iterator[list[Row]]:
         left_out: Gets a line about what was left out, and why.
 
     Yields:
-        The rows of each group once it is done.
+        The rows of each group.
 
     Raises:
         UserError: No dtype is left, or the device is not there.
@@ -273,7 +273,7 @@ class _Group:
             iqr_ms=high - low,
             min_ms=min(times),
             images_per_s=1e3 * self.batch / median,
-            peak_mb=timing.peak_memory(call, device) / 2**20 if is_known else None,
+            peak_mb=peak_memory(call, device) / 2**20 if is_known else None,
             compile_s=first if is_compiled else None,
             rounds=len(seconds),
             threads=torch.get_num_threads(),
@@ -375,12 +375,7 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[str]:
 
 
 def build(name: str, shape: Shape) -> nn.Module:
-    """Return the backbone for images of a size, with the outputs of all stages.
-
-    Args:
-        name: From :func:`find_models`.
-        shape: Height and width of the images.
-    """
+    """Return the backbone of a name of :func:`find_models`, with the outputs of all stages."""
     source = name if ":" in name else f"{TIMM}{name}"
     return load_model(source, part="backbone", device="cpu", shape=shape).module
 
@@ -398,12 +393,7 @@ def published_accuracies() -> dict[str, float]:
 
 
 def count_costs(model: nn.Module, shape: Shape) -> tuple[int, int]:
-    """Return the parameters of a model, and its multiply-adds for one image.
-
-    Args:
-        model: A backbone on the CPU; it stays as it is.
-        shape: Height and width of the image.
-    """
+    """Return the parameters of a model, and its multiply-adds for one image."""
     try:  # costs neither time nor memory
         meta = copy.deepcopy(model).to("meta")
         costs = count_complexity(meta, torch.empty(1, 3, *shape, device="meta"))

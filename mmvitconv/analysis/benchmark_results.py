@@ -83,14 +83,7 @@ COLUMNS = {field.name.removesuffix("_"): field for field in fields(Row)}
 def write_results(
     folder: Path, rows: Sequence[Row], about: Mapping[str, Any], left_out: Sequence[str]
 ) -> None:
-    """Write ``results.csv``, and ``results.json`` with what the CSV cannot hold.
-
-    Args:
-        folder: Made if it does not exist.
-        rows: The measurements.
-        about: From :func:`environment`.
-        left_out: What was not measured, and why.
-    """
+    """Write ``results.csv``, and ``results.json`` with the environment and what was left out."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [
         {
@@ -109,10 +102,7 @@ def write_results(
 
 
 def read_results(path: Path) -> list[Row]:
-    """Read the rows that :func:`write_results` wrote.
-
-    Args:
-        path: ``results.csv`` or ``results.json``.
+    """Read the rows of a ``results.csv`` or ``results.json``.
 
     Raises:
         UserError: There is no such file, or it is of another format.
@@ -140,36 +130,25 @@ def _row(record: Mapping[str, Any]) -> Row:
     values = {}
     for name, column in COLUMNS.items():
         value = record[name] if column.default is MISSING else record.get(name, column.default)
-        if value not in (None, ""):
-            value = {"str": str, "int": int}.get(str(column.type), float)(value)
-        elif "None" not in str(column.type):
+        is_empty = value in (None, "")
+        if is_empty and "None" not in str(column.type):
             raise ValueError(f"an entry of the column {name!r} is empty")
-        else:
-            value = None
-        values[column.name] = value
+        kind = {"str": str, "int": int}.get(str(column.type), float)
+        values[column.name] = None if is_empty else kind(value)
     if not min(values["median_ms"], values["min_ms"]) > 0 or values["rounds"] < 1:
         raise ValueError("a time or number of rounds that is not positive")
     return Row(**values)
 
 
 def best_variants(rows: Sequence[Row]) -> list[Row]:
-    """Return the fastest row of each model, in the order of the models.
-
-    Args:
-        rows: Of one group.
-    """
+    """Return the fastest row of each model in a group, in the order of the models."""
     models = dict.fromkeys(row.model for row in rows)
     rows = sorted(rows, key=lambda row: row.median_ms)
     return [next(row for row in rows if row.model == model) for model in models]
 
 
 def table_of(rows: Sequence[Row], calibration: str) -> Table:
-    """Return the table of a group, the fastest models first.
-
-    Args:
-        rows: Of one group.
-        calibration: The model that others are compared with, in the same type, layout and mode.
-    """
+    """Return the table of a group, the fastest models first, with their ratios to a model."""
     base = {row.key[1:]: row.median_ms for row in rows if row.model == calibration}
     best = {row.model: row for row in best_variants(rows)}
     names = ("model", "dtype", "layout", "mode")
@@ -232,12 +211,9 @@ def plot_results(
 
     Args:
         rows: The measurements.
-        folder: Where to write ``plot-PASS-SHAPE-bBATCH.png``; made if it does not exist.
+        folder: Where to write ``plot-PASS-SHAPE-bBATCH.png``.
         accuracies: Published top-1 in per cent by model, for the vertical axis instead of
             multiply-adds; models without one are left out, which the picture says.
-
-    Returns:
-        The pictures; none of a group with no model to show.
     """
     from matplotlib import colormaps
 

@@ -1,4 +1,4 @@
-"""Multiply-adds (MACs) of any module, counted operator by operator while it runs.
+"""Multiply-adds (MACs) and memory of any module, counted operator by operator while it runs.
 
 The counter is :class:`torch.utils.flop_counter.FlopCounterMode`. This module adds the formulas that
 torch lacks, splits the counts into two columns, and reports what has no formula.
@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ from torch.utils._pytree import tree_iter
 
 from mmvitconv.zoo.free_operators import FREE_OPERATORS
 
-__all__ = ["Complexity", "Macs", "count_complexity"]
+__all__ = ["Complexity", "Macs", "count_complexity", "peak_memory"]
 
 
 class Macs(NamedTuple):
@@ -244,6 +245,12 @@ def _is_free(operator: torch._ops.OpOverload, tensors: list[Tensor]) -> bool:
 # Running ------------------------------------------------------------------------------------------
 
 
+def _storage(value: Any) -> torch.UntypedStorage | None:
+    """Return where a tensor is; sparse ones are nowhere, and oneDNN's packed ones do not say."""
+    is_plain = isinstance(value, Tensor) and value.layout is torch.strided
+    return value.untyped_storage() if is_plain else None
+
+
 class _Constants(TorchDispatchMode):
     """Follows the storages that the input has no influence on, and notes uncounted operators.
 
@@ -259,7 +266,7 @@ class _Constants(TorchDispatchMode):
             self._add(tensor)
 
     def __contains__(self, tensor: Tensor) -> bool:
-        storage = self._storage(tensor)
+        storage = _storage(tensor)
         return storage is not None and storage._cdata in self._storages
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -283,18 +290,12 @@ class _Constants(TorchDispatchMode):
         return out
 
     def _add(self, value: Any) -> None:
-        if (storage := self._storage(value)) is not None:
+        if (storage := _storage(value)) is not None:
             self._storages[storage._cdata] = storage
 
     def _discard(self, value: Any) -> None:
-        if (storage := self._storage(value)) is not None:
+        if (storage := _storage(value)) is not None:
             self._storages.pop(storage._cdata, None)
-
-    @staticmethod
-    def _storage(value: Any) -> torch.UntypedStorage | None:
-        # Sparse tensors have none, and every oneDNN-packed one throws.
-        is_plain = isinstance(value, Tensor) and value.layout is torch.strided
-        return value.untyped_storage() if is_plain else None
 
 
 @contextmanager
@@ -323,3 +324,55 @@ def _decomposed_attention_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+# Memory -------------------------------------------------------------------------------------------
+
+
+def peak_memory(function: Callable[[], object], device: str = "cpu") -> int:
+    """Return the bytes that a function needs at most, beyond what exists before it runs.
+
+    On a GPU it is what the allocator says. Elsewhere the living storages are counted that operators
+    returned, without scratch space inside an operator: the same number on any machine.
+
+    Args:
+        function: What to run, once; it may call ``backward()``.
+        device: Device type.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with _LiveStorages() as storages:
+        function()
+    return storages.peak
+
+
+class _LiveStorages(TorchDispatchMode):
+    """Follows the storages that operators make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._sizes: dict[int, int] = {}  # of all that are alive; those from before cost nothing
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator and note what is new."""
+        self._note((args, kwargs), counts=False)
+        # Under inference mode composite operators (linear, attention) arrive whole.
+        with self:
+            out = func.decompose(*args, **(kwargs or {}))
+        if out is NotImplemented:
+            out = func(*args, **(kwargs or {}))
+            self._note(out, counts=True)
+            self.peak = max(self.peak, sum(self._sizes.values()))
+        return out
+
+    def _note(self, values: Any, counts: bool) -> None:
+        for storage in filter(None, map(_storage, tree_iter(values))):
+            if storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes() if counts else 0
+                weakref.finalize(storage, self._sizes.pop, storage._cdata)

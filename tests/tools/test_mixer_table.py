@@ -6,8 +6,8 @@ import mixer_table as mixers
 import torch
 from shared import measure, threads
 
-from mmvitconv.analysis import timing
 from mmvitconv.models.layers import MIXERS
+from mmvitconv.zoo.costs import peak_memory
 
 CHANNELS, HEADS = 24, 3
 
@@ -98,7 +98,7 @@ def test_peak_memory_counts_what_is_alive():
             out = out + 1  # two at a time
         return out
 
-    assert timing.peak_memory(chain) == 2 * 4000
+    assert peak_memory(chain) == 2 * 4000
     weight = torch.zeros(1000, requires_grad=True)
 
     def train():
@@ -107,8 +107,8 @@ def test_peak_memory_counts_what_is_alive():
             out = out.sin()  # keeps its input, so all but the last are alive
         return torch.autograd.grad(out, weight, existing)
 
-    assert 4 * 4000 <= timing.peak_memory(train) <= 6 * 4000
-    assert timing.peak_memory(train) == timing.peak_memory(train)
+    assert 4 * 4000 <= peak_memory(train) <= 6 * 4000
+    assert peak_memory(train) == peak_memory(train)
 
 
 def test_threads_are_put_back():

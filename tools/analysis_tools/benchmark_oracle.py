@@ -27,11 +27,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmvitconv.analysis.benchmark import LAYOUTS
-from mmvitconv.analysis.timing import peak_memory, take_turns
+from mmvitconv.analysis.timing import take_turns
 from mmvitconv.models import ConvMixer, FCViT, LightViT
 from mmvitconv.models.backbones import convmixer
 from mmvitconv.runtime import fold
 from mmvitconv.weights import convert_state_dict
+from mmvitconv.zoo.costs import peak_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

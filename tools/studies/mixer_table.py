@@ -30,7 +30,6 @@ from shared import (
 )
 from torch import Tensor, nn
 
-from mmvitconv.analysis.timing import peak_memory
 from mmvitconv.cli import UsageError, execute
 from mmvitconv.cli.arguments import positive
 from mmvitconv.datasets.progress import progress
@@ -41,7 +40,7 @@ from mmvitconv.models.backbones.lightvit import Attention, Tokens, WindowGrid
 from mmvitconv.models.layers import MIXERS, OversizeConv, ParCPair, make_mixer
 from mmvitconv.models.layers.mixers import GlobalMixer, Mixer
 from mmvitconv.models.layers.window import relative_position_index
-from mmvitconv.zoo.costs import count_complexity
+from mmvitconv.zoo.costs import count_complexity, peak_memory
 
 # Keys of a description and what tables call them.
 COLUMNS: Mapping[str, str] = {
