@@ -31,7 +31,7 @@ from mmvitconv.errors import UserError
 from mmvitconv.runtime import fold
 from mmvitconv.zoo.archs import check_timm_name, match_arch
 from mmvitconv.zoo.catalogue import list_archs
-from mmvitconv.zoo.costs import count_complexity, peak_memory
+from mmvitconv.zoo.costs import count_image, peak_memory
 from mmvitconv.zoo.loading import TIMM, load_model
 
 __all__ = ["PEERS", "Plan", "all_archs", "build", "find_models", "run_benchmark", "smallest_archs"]
@@ -211,7 +211,8 @@ class _Group:
     def build(self, name: str) -> nn.Module:
         """Return a model, and note its costs."""
         model = self.plan.models[name](self.shape)
-        self.costs[name] = count_costs(model, self.shape)
+        costs = count_image(model, 3, self.shape)
+        self.costs[name] = (costs.params, costs.macs.total)
         is_folded = self.plan.folds and self.pass_ == "inference"
         return fold(model.eval(), inplace=True) if is_folded else model
 
@@ -330,9 +331,6 @@ def random_tensor(shape: Sequence[int], seed: int) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-# Models -------------------------------------------------------------------------------------------
-
-
 def all_archs() -> list[str]:
     """Return ``FAMILY:ARCH`` of every architecture; of two names for one arch the first."""
     return [f"{arch.family}:{arch.arch}" for arch in list_archs()]
@@ -378,25 +376,3 @@ def build(name: str, shape: Shape) -> nn.Module:
     """Return the backbone of a name of :func:`find_models`, with the outputs of all stages."""
     source = name if ":" in name else f"{TIMM}{name}"
     return load_model(source, part="backbone", device="cpu", shape=shape).module
-
-
-def published_accuracies() -> dict[str, float]:
-    """Return published ImageNet-1k top-1 in per cent by name: of our metafiles, and the peers'."""
-    ours = {
-        f"{arch.family}:{arch.arch}": result.value
-        for arch in list_archs()
-        for config in arch.configs
-        for result in config.results
-        if "ImageNet" in result.dataset and "Top 1" in result.metric
-    }
-    return {**ours, **PEER_ACCURACY}
-
-
-def count_costs(model: nn.Module, shape: Shape) -> tuple[int, int]:
-    """Return the parameters of a model, and its multiply-adds for one image."""
-    try:  # costs neither time nor memory
-        meta = copy.deepcopy(model).to("meta")
-        costs = count_complexity(meta, torch.empty(1, 3, *shape, device="meta"))
-    except Exception:  # its control flow looks at values
-        costs = count_complexity(model, torch.zeros(1, 3, *shape))
-    return costs.params, costs.macs.total

@@ -221,19 +221,18 @@ def plot_results(
 
     paths = []
     models = list(dict.fromkeys(row.model for row in rows))
-    colours = {model: colormaps["tab20"](index % 20) for index, model in enumerate(models)}
     of_macs = accuracies is None
     heights = {row.model: row.macs / 1e9 for row in rows} if of_macs else accuracies
+    label = "multiply-adds of an image, 10^9" if of_macs else "published ImageNet-1k top-1, %"
     for group in dict.fromkeys(row.group for row in rows if row.model in heights):
-        members = [row for row in rows if row.group == group]
-        shown = [row for row in members if row.model in heights]
+        shown = [row for row in rows if row.group == group and row.model in heights]
         first = shown[0]
         title = [
             group,
             f"{first.device}, {first.threads} threads, torch {first.torch}",
             f"backbones without heads; median of {first.rounds} rounds",
         ]
-        if hidden := sorted({row.model for row in members} - heights.keys()):
+        if hidden := sorted({row.model for row in rows if row.group == group} - heights.keys()):
             title.append(f"without a published accuracy: {', '.join(hidden)}")
         panels = list(dict.fromkeys((row.dtype, row.mode) for row in shown))
         figure = new_figure((5.5 * len(panels) + 2.5, 6), *title)
@@ -244,21 +243,17 @@ def plot_results(
             inside = [row for row in shown if (row.dtype, row.mode) == panel]
             best = best_variants(inside)
             for row in inside:
-                points[f"{row.model} {row.layout}"] = axis.scatter(
+                points[f"{row.model} {row.layout}"] = axis.plot(
                     row.median_ms,
                     heights[row.model],
-                    s=60,
-                    marker={"nchw": "o", "nhwc": "s"}[row.layout],
+                    "o" if row.layout == "nchw" else "s",
                     alpha=1.0 if row in best else 0.35,
-                    edgecolors=colours[row.model],
-                    facecolors=colours[row.model] if ":" in row.model else "none",
-                )
+                    color=colormaps["tab20"](models.index(row.model) % 20),
+                    fillstyle="full" if ":" in row.model else "none",
+                )[0]
             axis.set(title=" ".join(panel), xlabel="milliseconds (median)", xscale="log")
-            axis.set_yscale("log" if of_macs else "linear")
+            axis.set(ylabel=label, yscale="log" if of_macs else "linear")
             axis.grid(alpha=0.3, which="both")
-        figure.supylabel(
-            "multiply-adds of an image, 10^9" if of_macs else "published ImageNet-1k top-1, %"
-        )
         figure.legend(points.values(), points, loc="outside right upper", fontsize=9,
                       title="hollow: timm; pale: slower layout", title_fontsize=8)  # fmt: skip
         path = folder / f"plot-{first.pass_}-{first.shape}-b{first.batch}.png"

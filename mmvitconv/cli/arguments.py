@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,9 @@ __all__ = [
     "add_image_arguments",
     "add_picture_arguments",
     "add_pixels_argument",
+    "at_least",
     "loading_options",
+    "parse_shape",
     "positive",
     "read_config",
 ]
@@ -101,6 +104,28 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError
+    return number
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Return ``(800, 1280)`` for ``'800x1280'`` and ``(224, 224)`` for ``'224'``, for argparse."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    if match is None or 0 in (sizes := [int(size) for size in match.groups() if size]):
+        raise argparse.ArgumentTypeError(
+            f"a shape must be HEIGHTxWIDTH, such as 800x1280, or 224, got {text!r}"
+        )
+    return sizes[0], sizes[-1]
+
+
+def at_least(kind: type, least: float) -> Any:
+    """Return the parser of numbers from a least one on, for argparse."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}, got {text}")
+        return value
+
     return number
 
 

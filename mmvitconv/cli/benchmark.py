@@ -7,7 +7,6 @@ without heads and with random weights.
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from dataclasses import fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmvitconv.cli.arguments import positive
+from mmvitconv.cli.arguments import at_least, parse_shape, positive
 from mmvitconv.errors import UserError, shorten
 
 if TYPE_CHECKING:
@@ -34,28 +33,6 @@ DEFAULTS = {
 QUICK = {"layout": ["nchw"], "rounds": 10, "warm_up": 1, "seconds": 20.0}
 CONFIRMATIONS = 2  # how often --regress measures again what seems slower; the median of all counts
 WIDTH = 150  # of the table where the output is no terminal
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    """Return ``(800, 1280)`` for ``'800x1280'`` and ``(224, 224)`` for ``'224'``, for argparse."""
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
-    if match is None or 0 in (sizes := [int(size) for size in match.groups() if size]):
-        raise argparse.ArgumentTypeError(
-            f"a shape must be HEIGHTxWIDTH, such as 800x1280, or 224, got {text!r}"
-        )
-    return sizes[0], sizes[-1]
-
-
-def _number(kind: type, least: float) -> Any:
-    """Return the parser of numbers from a least one on, for argparse."""
-
-    def number(text: str) -> float:
-        value = kind(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"must be at least {least:g}, got {text}")
-        return value
-
-    return number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
     add("--rounds", type=positive, metavar="N", help="default: 20, on a GPU 100")
-    add("--warm-up", type=_number(int, 0), metavar="N", help="default: 2, on a GPU 20")
-    add("--seconds", type=_number(float, 1e-9), metavar="S",
+    add("--warm-up", type=at_least(int, 0), metavar="N", help="default: 2, on a GPU 20")
+    add("--seconds", type=at_least(float, 1e-9), metavar="S",
         help="go on to the next size, batch and pass after so long in calls that count, but not "
         "before five rounds (default: 120, on a GPU no limit)")  # fmt: skip
     add("--quick", action="store_true", help="nchw, 10 rounds, 20 seconds, where not given")
@@ -95,17 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "there; exit code 1 if something became slower or could not be measured")  # fmt: skip
     add("--calibration", default="resnet50", metavar="NAME",
         help="model to which times are compared (default: %(default)s)")  # fmt: skip
-    add("--tolerance", type=_number(float, 1), default=1.25,
+    add("--tolerance", type=at_least(float, 1), default=1.25,
         help="with --regress: a model may take so many times longer, measured in times of the "
         "calibration model (default: %(default)s)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        Exit code: 1 if ``--regress`` found something slower, or something that no longer runs.
-    """
+    """Measure; return 1 if ``--regress`` found something slower, or that no longer runs."""
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {str(options.out)!r} is a file; give a folder")
     from mmvitconv.analysis.benchmark_results import read_results
@@ -125,17 +98,16 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
     from mmvitconv.analysis.benchmark import Plan, all_archs, build, find_models, smallest_archs
     from mmvitconv.analysis.benchmark_results import KEY
 
-    [calibration] = find_models([options.calibration], peers=True)
-    options.calibration = calibration
+    [options.calibration] = find_models([options.calibration], peers=True)
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     values = DEFAULTS[options.device] | (QUICK if options.quick else {})
     models, peers = list(options.models), options.peers
     if before:
         found = sorted({row.model for row in before})
-        if calibration not in found:
+        if options.calibration not in found:
             raise UserError(
-                f"{str(options.regress)!r} has no row of the calibration model {calibration!r}; "
-                f"give --calibration one of {', '.join(found)}"
+                f"{str(options.regress)!r} has no row of the calibration model "
+                f"{options.calibration!r}; give --calibration one of {', '.join(found)}"
             )
         values |= {name: list(dict.fromkeys(getattr(row, name) for row in before)) for name in KEY}
         values |= {"shape": list(map(parse_shape, values["shape"])), "threads": before[0].threads}
@@ -145,8 +117,7 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
         models = [name if ":" in name else f"timm:{name}" for name in values["model"]]
         peers = peers or ()
     others = find_models(DEFAULT_PEERS if peers is None else peers, peers=True)
-    if before:
-        others.append(calibration)
+    others += [options.calibration] if before else []
     models = [*find_models(models or smallest_archs()), *others]
     given = {name: value for name, value in vars(options).items() if value is not None}
     values |= given | {"models": {name: partial(build, name) for name in models}}
@@ -157,29 +128,25 @@ def _measure(plan: Plan, options: argparse.Namespace) -> list[Row]:
     """Run a plan; write and show each part when it is done."""
     from rich.console import Console
 
-    from mmvitconv.analysis.benchmark import published_accuracies, run_benchmark
-    from mmvitconv.analysis.benchmark_results import (
-        environment,
-        plot_results,
-        table_of,
-        write_results,
-    )
+    from mmvitconv.analysis import benchmark_results as results
+    from mmvitconv.analysis.benchmark import PEER_ACCURACY, run_benchmark
+    from mmvitconv.zoo.catalogue import published_accuracies
 
     about = {"command": shlex.join(["mmvitconv", "benchmark", *options.arguments])}
     if options.out is not None:
-        about |= environment()
+        about |= results.environment()
     rows, left_out = [], []
     screen = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     for group in run_benchmark(plan, left_out):
         rows += group
         if options.out is not None:
-            write_results(options.out, rows, about, left_out)
+            results.write_results(options.out, rows, about, left_out)
         if group:
-            screen.print(table_of(group, options.calibration))
+            screen.print(results.table_of(group, options.calibration))
     if options.out is not None and rows:
         print(f"wrote results.csv, results.json to {options.out}")
-        accuracies = published_accuracies() if options.plot == "accuracy" else None
-        pictures = plot_results(rows, options.out, accuracies)
+        accuracies = published_accuracies() | PEER_ACCURACY if options.plot == "accuracy" else None
+        pictures = results.plot_results(rows, options.out, accuracies)
         print(f"wrote {', '.join(path.name for path in pictures)} to {options.out}")
     return rows
 

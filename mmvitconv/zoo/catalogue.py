@@ -11,7 +11,15 @@ from mmvitconv.resources import list_configs
 from mmvitconv.zoo.archs import match_arch, plain
 from mmvitconv.zoo.table import Arch, Paper, Result, ShippedConfig, read_table
 
-__all__ = ["Arch", "Paper", "Result", "ShippedConfig", "find_arch", "list_archs"]
+__all__ = [
+    "Arch",
+    "Paper",
+    "Result",
+    "ShippedConfig",
+    "find_arch",
+    "list_archs",
+    "published_accuracies",
+]
 
 
 def list_archs(family: str | None = None, task: str | None = None) -> list[Arch]:
@@ -58,6 +66,17 @@ def find_arch(name: str) -> Arch:
     if found is None:
         raise UserError(f"{family} {arch} is not part of mmvitconv; the zoo has its own only")
     return found
+
+
+def published_accuracies() -> dict[str, float]:
+    """Return the published ImageNet-1k top-1 in per cent by ``FAMILY:ARCH``."""
+    return {
+        f"{arch.family}:{arch.arch}": result.value
+        for arch in list_archs()
+        for config in arch.configs
+        for result in config.results
+        if "ImageNet" in result.dataset and "Top 1" in result.metric
+    }
 
 
 def _match_families(name: str) -> list[str]:

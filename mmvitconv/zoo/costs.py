@@ -30,11 +30,12 @@ gets its formula through :func:`torch.utils.flop_counter.register_flop_formula`.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ from torch.utils._pytree import tree_iter
 
 from mmvitconv.zoo.free_operators import FREE_OPERATORS
 
-__all__ = ["Complexity", "Macs", "count_complexity", "peak_memory"]
+__all__ = ["Complexity", "Macs", "count_complexity", "count_image", "peak_memory"]
 
 
 class Macs(NamedTuple):
@@ -136,6 +137,22 @@ def count_complexity(
         by_operator=by_operator,
         uncounted=dict(constants.uncounted),
     )
+
+
+def count_image(module: nn.Module, channels: int, shape: Sequence[int]) -> Complexity:
+    """Count parameters and multiply-adds for one image, without memory where that can be done.
+
+    Args:
+        module: Takes (1, channels, height, width); it stays as it is.
+        channels: Of the image.
+        shape: Its height and width in pixels.
+    """
+    try:
+        meta = copy.deepcopy(module).to("meta")
+        return count_complexity(meta, torch.empty(1, channels, *shape, device="meta"))
+    except Exception:  # its control flow looks at values
+        device = next(module.parameters()).device
+        return count_complexity(module, torch.zeros(1, channels, *shape, device=device))
 
 
 def _cost_of(name: str, module: nn.Module, by_called: Mapping[str, Macs]) -> Macs:
