@@ -146,6 +146,7 @@ EXTRAS = {
         "timm>=1.0",
         "ftfy",
         "regex",
+        *WEIGHTS,
     ],
     **COMMANDS,
     "dev": [

@@ -137,7 +137,9 @@ def _foreign_source(scheme: str, rest: str, address: str) -> tuple[Source, str]:
             "mmvitconv://NAME ('mmvitconv weights list' shows the names), timm://MODEL or https://"
         )
     name = re.sub(r"[^\w.+-]", "_", Path(unquote(path)).name)[-120:].lstrip(".")
-    return Source("direct", address, name or "checkpoint"), f"{host}{unquote(path)}"
+    query = urlsplit(address).query
+    mirrored = f"{host}{unquote(path)}" + (f"?{query}" if query else "")
+    return Source("direct", address, name or "checkpoint"), mirrored
 
 
 def _split(address: str) -> tuple[str, str]:

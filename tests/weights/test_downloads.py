@@ -161,6 +161,7 @@ class TestMirror:
         ("address", "path"),
         [
             ("https://host.org/a/b.pth", "/host.org/a/b.pth"),
+            ("https://host.org/b.pth?v=2", "/host.org/b.pth%3Fv%3D2"),
             ("timm://resnet18.a1_in1k", "/timm/resnet18.a1_in1k/model.safetensors"),
             ("https://drive.google.com/file/d/abc-1/view", "/drive.google.com/abc-1"),
             ("https://drive.google.com/uc?id=abc-1", "/drive.google.com/abc-1"),
