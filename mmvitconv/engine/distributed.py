@@ -10,13 +10,16 @@ from datetime import timedelta
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import broadcast
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.runner import Runner
 from torch import distributed, nn
 
 from mmvitconv.engine.torchrun import DEFAULT_PORT, HIGHEST_PORT, is_free
 from mmvitconv.errors import UserError
-from mmvitconv.registry import MODEL_WRAPPERS
+from mmvitconv.registry import HOOKS, MODEL_WRAPPERS
 
 # Slurm jobs without MASTER_PORT: below the ports that the system gives to outgoing connections.
 SLURM_PORTS = range(20000, 32000)
@@ -52,6 +55,22 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
             print_log("SyncBN needs GPUs: plain BN is used on the CPU", logger="current")
             module = revert_sync_batchnorm(module)
         super().__init__(module=module, **kwargs)
+
+
+@HOOKS.register_module()
+class SharedBuffersHook(Hook):
+    """Gives all processes the buffers of the first before they validate together.
+
+    Running statistics differ by process, and a checkpoint holds those of the first. So the metrics
+    describe what is saved, and are the same after the run was resumed from it.
+    """
+
+    priority = "VERY_LOW"  # after EMAHook has exchanged the weights
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Share the buffers."""
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
 
 
 def prepare_distributed(cfg: Config, launcher: str) -> None:

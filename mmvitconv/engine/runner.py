@@ -276,6 +276,8 @@ def build(
         wanted.append("mmvitconv.Float32BoxesHook")
         if get_device() == "cpu":
             wrapper["type"] = "mmvitconv.CPUAmpOptimWrapper"
+    if cfg.launcher != "none":
+        wanted.append("mmvitconv.SharedBuffersHook")
     if compile_backbone:
         wanted.append("mmvitconv.CompileBackboneHook")
     present = {hook.get("type") for hook in cfg.custom_hooks}

@@ -47,7 +47,7 @@ from mmvitconv.weights import load_file
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "MMVITCONV_CHAOS"  # in the environment of every process of a run
 # what depends on the clock, the machine's load or the state of a git folder, not on the training
-CLOCK = re.compile(r"time|memory|last_ckpt|best_ckpt|experiment_name|mmengine_version")
+CLOCK = re.compile(r"time|\beta\b|memory|last_ckpt|best_ckpt|experiment_name|mmengine_version")
 FEATURES = ("EMA", "accumulation", "two processes", "early stopping", "iteration loop")
 # A metric for early stopping, by the task's scope
 MONITORS = {"mmpretrain": "accuracy/top1", "mmdet": "coco/bbox_mAP", "mmseg": "mIoU"}
