@@ -225,7 +225,7 @@ def undisturbed(folder: Path) -> list[dict[str, torch.Tensor]]:
     work = folder / "undisturbed"
     result = wait(train_longer(folder, work))
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    assert "resuming" not in result.stdout
+    assert "resuming from" not in result.stdout
     return weights(work)
 
 
