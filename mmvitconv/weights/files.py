@@ -21,8 +21,6 @@ from mmvitconv.weights.index import find_weights
 from mmvitconv.weights.inspection import (
     RefusedError,
     check_content,
-    code,
-    damaged,
     describe_content,
     inspect_file,
 )
@@ -172,23 +170,21 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
         with path.open("rb") as file:
             seen = describe_content(file.read(512))
         reason = seen or _first_sentence(error)
-        raise RefusedError(
-            f"is damaged or not a safetensors file ({reason}); fetch or save it again"
-        ) from error
+        sentence = f"is damaged or not a safetensors file ({reason}); fetch or save it again"
+        raise RefusedError("other", sentence) from error
 
 
 def _refusal(error: Exception) -> RefusedError:
     """Say why a file was not read; torch's own text would advise to switch safety off."""
     asked = re.search(r"GLOBAL (.+?) (?:was not|whose)", str(error))
     if isinstance(error, pickle.UnpicklingError) and asked is not None:
-        return code(asked[1])
+        return RefusedError("code", asked[1])
     if isinstance(error, OSError) and error.strerror:
-        return RefusedError(
-            f"cannot be read ({error.strerror}); check that it is there and that you may read it"
-        )
+        advice = "check that it is there and that you may read it"
+        return RefusedError("other", f"cannot be read ({error.strerror}); {advice}")
     # other exceptions tell about the reader's insides
     telling = isinstance(error, RuntimeError) and str(error).strip()
-    return damaged(_first_sentence(error) if telling else "")
+    return RefusedError("damaged", _first_sentence(error) if telling else "")
 
 
 def _first_sentence(error: Exception) -> str:

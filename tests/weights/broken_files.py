@@ -484,7 +484,89 @@ _crafted("nested_deep", lambda: _nested(90_000), "nested more than")
 _crafted("nested_150", lambda: _nested(150), "nested more than")
 _crafted("contains_itself", _cycle, "nested more than")
 _crafted("copies_of_a_list", _copies, "far more memory")
-_crafted("millions_of_objects", lambda: b"\x80\x02(" + b"]" * 2_100_000 + b"l.", "more than")
+_crafted("millions_of_objects", lambda: b"\x80\x02(" + b"]" * 2_100_000 + b"l.", "far more")
+
+
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _whole(value: int) -> bytes:
+    data = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def _entry_of(value: bytes) -> bytes:
+    """A pickle of a dict with one entry, a list that begins with what is given."""
+    return b"\x80\x02}" + _text("a") + b"](" + value + b"es."
+
+
+def _calls(function: bytes, arguments: bytes, count: int) -> bytes:
+    """The same call again and again, with the same large argument."""
+    name = b"c" + b"\n".join(function.rsplit(b".", 1)) + b"\nq\0"
+    return _entry_of(name + arguments + b"q\1" + b"h\0h\1R" * count)
+
+
+# all with one hash, so that a dict of them takes their square
+_COLLIDING = {
+    "whole_numbers": [_whole(number * (2**61 - 1)) for number in range(2000)],
+    "tuples": [_whole(number * (2**61 - 1)) + b"\x85" for number in range(2000)],
+    "complex_numbers": [
+        b"cbuiltins\ncomplex\n" * (number == 1)
+        + (b"q\0" if number == 1 else b"h\0")
+        + b"".join(b"G" + struct.pack(">d", float(part)) for part in (-1000003 * number, number))
+        + b"\x86R"
+        for number in range(1, 2000)
+    ],
+}
+for _name, _keys in _COLLIDING.items():
+    for _kind, _value in (
+        ("dict", b"\x80\x02}(" + b"".join(key + b"N" for key in _keys) + b"u."),
+        ("dict_by_one", b"\x80\x02}" + b"".join(key + b"Ns" for key in _keys) + b"."),
+        ("set", _entry_of(b"cbuiltins\nset\n](" + b"".join(_keys) + b"e\x85R")),
+        ("counter", _entry_of(b"ccollections\nCounter\n](" + b"".join(_keys) + b"e\x85R")),
+        (
+            "ordered",
+            _entry_of(
+                b"ccollections\nOrderedDict\n]("
+                + b"".join(key + b"N\x86" for key in _keys)
+                + b"e\x85R"
+            ),
+        ),
+    ):
+        _crafted(f"{_kind}_of_colliding_{_name}", lambda v=_value: v, "neither names nor numbers")
+_TWICE = b"N\x85q\0" + b"h\0h\0\x86q\0" * 60  # a tuple of two tuples of two tuples ...
+_crafted(
+    "key_of_tuples_in_tuples",
+    lambda: _entry_of(_TWICE)[:-1] + b"h\0Ns.",
+    "neither names nor numbers",
+)
+_crafted(
+    "set_of_tuples_in_tuples",
+    lambda: _entry_of(_TWICE + b"cbuiltins\nset\n]h\0a\x85R"),
+    "neither names nor numbers",
+)
+_LONG = _text("x" * 1_000_000)
+_MANY = b"}(" + b"".join(_text(str(number)) + b"N" for number in range(30_000)) + b"u"
+for _name, _value in {
+    "encodings": _calls(b"_codecs.encode", _LONG + _text("latin1") + b"\x86", 5000),
+    "bytearrays": _calls(b"builtins.bytearray", _LONG + _text("latin1") + b"\x86", 5000),
+    "counters": _calls(b"collections.Counter", _MANY + b"\x85", 5000),
+    "paths": _calls(b"pathlib.PosixPath", _text("a/" * 200_000) + b"\x85", 5000),
+    "sizes": _calls(b"torch.Size", b"(" + b"K\1" * 200_000 + b"t\x85", 5000),
+    "states": _calls(b"argparse.Namespace", _MANY, 5000).replace(b"h\0h\1R", b"h\0)\x81h\1b"),
+    "dicts": _calls(b"collections.OrderedDict", b")", 200_000),
+    "memo": b"\x80\x02}" + b"".join(b"r" + struct.pack("<I", n) for n in range(1_500_000)) + b".",
+    "references": _entry_of(b"Nq\0" + b"h\0" * 2_500_000),
+    "names": _entry_of(b"cnumpy\ndtype\n" * 200_000),
+    "text_scalars": _calls(
+        b"numpy._core.multiarray.scalar",
+        b"cnumpy\ndtype\n" + _text("U999999") + b"\x89\x88\x87R\x85",
+        5000,
+    ),
+}.items():
+    _crafted(f"many_{_name}", lambda v=_value: v, "far more memory")
 _crafted("pickle_cut_off", lambda: craft({"a": 1})[:-3], _DAMAGED)
 _crafted("pickle_empty", lambda: b"", _DAMAGED)
 _crafted("pickle_of_nothing", lambda: b"\x80\x02.", _DAMAGED)

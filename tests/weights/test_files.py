@@ -184,6 +184,7 @@ def test_whatever_honest_checkpoints_hold(tmp_path, legacy):
         "plain": [{1, 2}, b"abc", bytearray(b"xy"), 1 + 2j, 10**30, -5, (None, "é\n")],
         "torch": [torch.Size([2]), torch.float32, torch.device("cuda:0"), torch.strided],
         "args": argparse.Namespace(folder=Path("x/y")),
+        "keys": {"a": 1, 3: 2, 1.5: 3, None: 4, (1, "b"): 5, 10**30: 6, 2 + 1j: 7, b"c": 8},
     }
     file = tmp_path / "a.pth"
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
@@ -192,6 +193,7 @@ def test_whatever_honest_checkpoints_hold(tmp_path, legacy):
     assert loaded.keys() == plain.keys()
     assert str(loaded["plain"]) == str(plain["plain"])
     assert loaded["args"] == plain["args"]
+    assert loaded["keys"] == plain["keys"]
     for ours, theirs in zip(loaded["views"], plain["views"], strict=True):
         assert ours.stride() == theirs.stride()
         assert torch.equal(ours, theirs)

@@ -251,7 +251,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         print(path.name, "was read")
     grown = used() - before
     size = path.stat().st_size
-    if grown > 10 * size + 256 * 2**20:
+    if grown > 3 * size + 200e6:
         print(f"{path.name} of {size} bytes took {grown} bytes")
 """
     result = subprocess.run(
