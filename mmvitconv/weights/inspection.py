@@ -36,6 +36,7 @@ PRICES = {"GLOBAL": 3000, "REDUCE": 1500, "NEWOBJ": 1500, "BINPERSID": 1500, "BU
 }
 PRICE = 90  # of any other instruction, and of an item of a list or dict that is copied
 MOST_ODD_KEYS = 1000  # keys that anyone can choose such that they collide, which takes their square
+MOST_WIDE = 32 * 2**20  # bytes of a text that is not of Latin letters only
 MAX_DIRECTORY_BYTES = 8 * 2**20
 MAX_DEPTH = 100
 # Views may repeat what is stored (tied weights, expanded masks), within this bound.
@@ -43,6 +44,7 @@ MAX_REPETITION = 8
 MAX_SMALL = 64 * 2**20
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_WIDE = re.compile(rb"[\xc4-\xff]")
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
@@ -274,6 +276,19 @@ class _Object:
     itemsize: int = 0  # of a numpy dtype
 
 
+class _Reader:
+    """Reads a pickle; a long text is refused before it becomes four bytes for each of its own."""
+
+    def __init__(self, file: io.BytesIO | mmap.mmap) -> None:
+        self.file, self.readline, self.tell = file, file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        data = self.file.read(count)
+        if len(data) > MOST_WIDE and _WIDE.search(data):
+            raise RefusedError("forged", "a text in it asks for far more memory than it has bytes")
+        return data
+
+
 class _Follower:
     """Follows the instructions of pickles; what they build is replaced by stand-ins.
 
@@ -289,7 +304,7 @@ class _Follower:
         check_storage: Callable[[str, int], None],
         file_size: int,
     ) -> None:
-        self.file = file
+        self.file = _Reader(file)
         self.check_storage = check_storage
         self.storages: dict[str, _Storage] = {}
         self.budget = MOST_BYTES + 2 * file_size
