@@ -40,6 +40,7 @@ HOOKS = Registry(
         "mmvitconv.engine.checkpoint",
         "mmvitconv.engine.compile_backbone",
         "mmvitconv.engine.folding",
+        "mmvitconv.engine.initial_weights",
         "mmvitconv.checks.non_finite",
     ],
 )

@@ -3,11 +3,13 @@
 # Command:   bash tools/dist_train.sh configs/convmixer/maskrcnn_convmixer_1024_20_coco.py 8
 # Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
 # Measured:  not trained here; model 57.08M parameters; backbone 23.54M, 93.67G MACs at 800x1280
-# Start from ImageNet weights (original or converted file; the stem is resized from patches of 14):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://convmixer_1024_20 (ImageNet); else --weights FILE or --from-scratch
+#   (the stem is resized from patches of 14)
 _base_ = "./maskrcnn_convmixer_768_32_coco.py"
 model = dict(
-    backbone=dict(arch="1024_20", patch_size=16),
+    backbone=dict(
+        arch="1024_20", patch_size=16, init_cfg=dict(checkpoint="mmvitconv://convmixer_1024_20")
+    ),
     neck=[
         dict(type="mmvitconv.IsotropicPyramid", in_channels=1024, patch_size=16, mode="taps"),
         dict(type="FPN", in_channels=[1024] * 4, out_channels=256, num_outs=5),

@@ -3,13 +3,18 @@
 # Command:   bash tools/dist_train.sh configs/convmixer/retinanet_convmixer_768_32_coco.py 8
 # Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
 # Measured:  not trained here; model 31.56M parameters; backbone 20.38M, 323.62G MACs at 800x1280
-# Start from ImageNet weights (original or converted file; the stem is resized from patches of 7):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://convmixer_768_32 (ImageNet); else --weights FILE or --from-scratch
+#   (the stem is resized from patches of 7)
 _base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     # Strides of powers of two. Statistics of two images are too noisy; from scratch give SyncBN.
     backbone=dict(
-        type="mmvitconv.ConvMixer", arch="768_32", patch_size=8, norm_eval=True, with_cp=True
+        type="mmvitconv.ConvMixer",
+        arch="768_32",
+        patch_size=8,
+        norm_eval=True,
+        with_cp=True,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://convmixer_768_32"),
     ),
     neck=[
         dict(

@@ -4,9 +4,8 @@
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  not trained here; model 42.51M parameters; backbone 21.67M, 143.42G MACs at 800x1280
 # The recipe is the field's 1x, not ViTDet's longer one.
-# Start from ImageNet weights of dynconv_deit_small_lnrelu_imagenet; DeiT's fit too,
-# but were learnt with softmax:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better:
+#   --weights FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
 _base_ = [
     "../_base_/recipes/maskrcnn_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",

@@ -3,7 +3,7 @@
 # Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_swin_tiny_dwvit_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  not trained here; model 48.21M parameters; backbone 27.94M, 77.68G MACs at 800x1280
-# Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights; those of dynconv_swin_tiny_dwvit_imagenet are better:
+#   --weights FILE
 _base_ = "./maskrcnn_dynconv_swin_tiny_lnrelu_coco.py"
 model = dict(backbone=dict(mixer="dwvit"))

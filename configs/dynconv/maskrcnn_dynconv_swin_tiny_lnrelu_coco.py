@@ -3,9 +3,8 @@
 # Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_swin_tiny_lnrelu_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  not trained here; model 47.79M parameters; backbone 27.52M, 94.64G MACs at 800x1280
-# Start from ImageNet weights of dynconv_swin_tiny_lnrelu_imagenet; Swin's fit too,
-# but were learnt with softmax:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better:
+#   --weights FILE (mmvitconv://swin_tiny fits too, but was learnt with softmax)
 _base_ = [
     "../_base_/recipes/maskrcnn_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",

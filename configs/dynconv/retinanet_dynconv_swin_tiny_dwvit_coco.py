@@ -3,8 +3,8 @@
 # Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_swin_tiny_dwvit_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  not trained here; model 38.88M parameters; backbone 27.94M, 77.68G MACs at 800x1280
-# Start from ImageNet weights of dynconv_swin_tiny_dwvit_imagenet:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights; those of dynconv_swin_tiny_dwvit_imagenet are better:
+#   --weights FILE
 _base_ = [
     "../_base_/recipes/retinanet_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",

@@ -3,9 +3,8 @@
 # Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_swin_tiny_lnrelu_ade20k.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
 # Measured:  not trained here; model 59.94M parameters; backbone 27.52M, 25.02G MACs at 512x512
-# Start from ImageNet weights of dynconv_swin_tiny_lnrelu_imagenet; Swin's fit too,
-# but were learnt with softmax:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better:
+#   --weights FILE (mmvitconv://swin_tiny fits too, but was learnt with softmax)
 _base_ = [
     "../_base_/recipes/upernet_ade20k_160k.py",
     "../_base_/schedules/dynconv_no_decay.py",

@@ -3,8 +3,7 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/fpn_fcvit_s12_ade20k.py 8
 # Published: mIoU 43.3 (README of the original repository)
 # Measured:  not trained here; model 18.46M parameters; backbone 14.19M, 13.81G MACs at 512x512
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
 _base_ = [
     "../_base_/models/semantic_fpn.py",
     "../_base_/datasets/ade20k.py",
@@ -12,7 +11,12 @@ _base_ = [
     "../_base_/tasks/segmentation.py",
 ]
 model = dict(
-    backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
+    backbone=dict(
+        type="mmvitconv.FCViT",
+        arch="s12",
+        layer_scale_init_value=1e-6,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
+    ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 train_dataloader = dict(batch_size=4)

@@ -3,11 +3,15 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s12_coco.py 8
 # Published: box AP 42.3, mask AP 38.6 (README of the original repository)
 # Measured:  not trained here; model 34.36M parameters; backbone 14.19M, 53.96G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
-    backbone=dict(type="mmvitconv.FCViT", arch="s12", layer_scale_init_value=1e-6),
+    backbone=dict(
+        type="mmvitconv.FCViT",
+        arch="s12",
+        layer_scale_init_value=1e-6,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
+    ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 # The authors' recipe: batch 8 x 4, AdamW 2e-4 with weight decay 1e-4 on everything, no stochastic

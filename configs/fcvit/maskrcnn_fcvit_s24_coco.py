@@ -3,7 +3,6 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s24_coco.py 8
 # Published: box AP 44.1, mask AP 39.9 (README of the original repository)
 # Measured:  not trained here; model 46.62M parameters; backbone 26.45M, 103.19G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://fcvit_s24 (ImageNet); else --weights FILE or --from-scratch
 _base_ = "./maskrcnn_fcvit_s12_coco.py"
-model = dict(backbone=dict(arch="s24"))
+model = dict(backbone=dict(arch="s24", init_cfg=dict(checkpoint="mmvitconv://fcvit_s24")))

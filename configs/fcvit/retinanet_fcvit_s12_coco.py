@@ -3,12 +3,15 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/retinanet_fcvit_s12_coco.py 8
 # Published: nothing: the authors give no RetinaNet recipe; this is the field's standard one
 # Measured:  not trained here; model 24.44M parameters; backbone 14.19M, 53.96G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(
-        type="mmvitconv.FCViT", arch="s12", out_indices=(1, 2, 3), layer_scale_init_value=1e-6
+        type="mmvitconv.FCViT",
+        arch="s12",
+        out_indices=(1, 2, 3),
+        layer_scale_init_value=1e-6,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
     ),
     neck=dict(in_channels=[128, 320, 512]),
 )

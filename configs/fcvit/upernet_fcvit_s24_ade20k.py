@@ -3,7 +3,6 @@
 # Command:   bash tools/dist_train.sh configs/fcvit/upernet_fcvit_s24_ade20k.py 8
 # Published: nothing: the authors give no UperNet recipe; this is the field's standard one
 # Measured:  not trained here; model 56.94M parameters; backbone 26.45M, 26.42G MACs at 512x512
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://fcvit_s24 (ImageNet); else --weights FILE or --from-scratch
 _base_ = "./upernet_fcvit_s12_ade20k.py"
-model = dict(backbone=dict(arch="s24"))
+model = dict(backbone=dict(arch="s24", init_cfg=dict(checkpoint="mmvitconv://fcvit_s24")))

@@ -3,7 +3,9 @@
 # Command:   bash tools/dist_train.sh configs/lightvit/maskrcnn_lightvit_base_coco.py 8
 # Published: box AP 41.7, mask AP 38.8 (paper and README of github.com/hunto/LightViT)
 # Measured:  not trained here; model 53.65M parameters; backbone 33.26M, 68.12G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://lightvit_base (ImageNet); else --weights FILE or --from-scratch
 _base_ = "./maskrcnn_lightvit_tiny_coco.py"
-model = dict(backbone=dict(arch="base"), neck=dict(in_channels=[128, 256, 512]))
+model = dict(
+    backbone=dict(arch="base", init_cfg=dict(checkpoint="mmvitconv://lightvit_base")),
+    neck=dict(in_channels=[128, 256, 512]),
+)

@@ -3,8 +3,7 @@
 # Command:   bash tools/dist_train.sh configs/lightvit/maskrcnn_lightvit_tiny_coco.py 8
 # Published: box AP 37.8, mask AP 35.9 (paper and README of github.com/hunto/LightViT)
 # Measured:  not trained here; model 28.05M parameters; backbone 7.77M, 14.21G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://lightvit_tiny (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(
@@ -12,6 +11,7 @@ model = dict(
         arch="tiny",
         drop_path_rate=0.1,
         norm_eval=True,  # the statistics of the stem's BatchNorms stay
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://lightvit_tiny"),
     ),
     neck=dict(type="mmvitconv.LightViTFPN", in_channels=[64, 128, 256]),
 )

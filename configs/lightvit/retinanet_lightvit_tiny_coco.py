@@ -3,11 +3,16 @@
 # Command:   bash tools/dist_train.sh configs/lightvit/retinanet_lightvit_tiny_coco.py 8
 # Published: nothing: the authors give no RetinaNet recipe; this is the field's standard one
 # Measured:  not trained here; model 17.29M parameters; backbone 7.77M, 14.21G MACs at 800x1280
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://lightvit_tiny (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
-    backbone=dict(type="mmvitconv.LightViT", arch="tiny", drop_path_rate=0.1, norm_eval=True),
+    backbone=dict(
+        type="mmvitconv.LightViT",
+        arch="tiny",
+        drop_path_rate=0.1,
+        norm_eval=True,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://lightvit_tiny"),
+    ),
     neck=dict(in_channels=[64, 128, 256]),
 )
 optim_wrapper = dict(

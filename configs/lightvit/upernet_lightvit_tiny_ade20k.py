@@ -3,11 +3,16 @@
 # Command:   bash tools/dist_train.sh configs/lightvit/upernet_lightvit_tiny_ade20k.py 8
 # Published: nothing: the authors give no UperNet recipe; this is the field's standard one
 # Measured:  not trained here; model 31.22M parameters; backbone 7.77M, 3.67G MACs at 512x512
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://lightvit_tiny (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(  # three levels: there is none of stride 4
-    backbone=dict(type="mmvitconv.LightViT", arch="tiny", drop_path_rate=0.1, norm_eval=True),
+    backbone=dict(
+        type="mmvitconv.LightViT",
+        arch="tiny",
+        drop_path_rate=0.1,
+        norm_eval=True,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://lightvit_tiny"),
+    ),
     decode_head=dict(in_channels=[64, 128, 256], in_index=[0, 1, 2]),
     auxiliary_head=dict(in_channels=128, in_index=1),
 )

@@ -5,8 +5,7 @@
 # Measured:  not trained here; model 64.95M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # The recipe is that of earlier repositories of Fast-ParC's first author, without mixed precision;
 # warm-up, batch and exemptions from weight decay are the field's.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights, as none are published; else --weights FILE
 _base_ = [
     "../_base_/models/cascade_maskrcnn_fpn.py",
     "../_base_/datasets/coco_instance_ms.py",

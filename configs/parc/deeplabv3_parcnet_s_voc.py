@@ -4,8 +4,7 @@
 # Published: mIoU 79.7 (README of the original repository; trained on COCO images besides these)
 # Measured:  not trained here; model 5.82M parameters; backbone 4.29M, 8.24G MACs at 512x512
 # Of augmentation the recipe names sizes and crop only; the rest here is the field's.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)
 model = dict(
@@ -18,7 +17,13 @@ model = dict(
         seg_pad_val=255,
         size=(512, 512),
     ),
-    backbone=dict(type="mmvitconv.ParCNet", arch="s", output_stride=16, out_indices=(4,)),
+    backbone=dict(
+        type="mmvitconv.ParCNet",
+        arch="s",
+        output_stride=16,
+        out_indices=(4,),
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://parcnet_s"),
+    ),
     decode_head=dict(
         type="mmvitconv.DeepLabV3Head",
         in_channels=160,

@@ -6,8 +6,7 @@
 # Ours: Mask R-CNN and the 1x schedule. From the Cascade R-CNN recipe of Fast-ParC's first author:
 # AdamW 2e-4, weight decay 0.05, layer decay 0.7, layer scale from 1; classification's stochastic
 # depth.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(

@@ -6,8 +6,7 @@
 # Ours: Mask R-CNN and the 1x schedule. From the Cascade R-CNN recipe of Fast-ParC's first author:
 # AdamW 2e-4, weight decay 0.05, stem and first stage frozen, statistics of BatchNorms kept. Its
 # layer decay is ConvNeXt's and is left out.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
     backbone=dict(type="mmvitconv.ParCResNet", arch="50", frozen_stages=0, norm_eval=True),

@@ -4,8 +4,7 @@
 # Published: nothing: the authors give no RetinaNet; this is the field's standard recipe
 # Measured:  not trained here; model 16.91M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # As in classification: stochastic depth 0.1. As in the authors' detectors: layer scale from 1.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/retinanet_coco_1x.py"
 model = dict(
     backbone=dict(

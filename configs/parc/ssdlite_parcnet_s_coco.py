@@ -4,8 +4,7 @@
 # Published: box AP 28.8 (README of the original repository)
 # Measured:  not trained here; model 5.20M parameters; backbone 4.29M, 2.59G MACs at 320x320
 # The recipe names no augmentation and no score threshold; those here are the field's for SSD.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/coco_detection.py", "../_base_/tasks/detection.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.ssdlite"], allow_failed_imports=False)
 model = dict(
@@ -16,7 +15,12 @@ model = dict(
         std=[255.0, 255.0, 255.0],
         pad_size_divisor=32,
     ),
-    backbone=dict(type="mmvitconv.ParCNet", arch="s", out_indices=(3, 4)),
+    backbone=dict(
+        type="mmvitconv.ParCNet",
+        arch="s",
+        out_indices=(3, 4),
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://parcnet_s"),
+    ),
     neck=dict(
         type="mmvitconv.SSDLiteNeck",
         in_channels=[128, 160],

@@ -7,8 +7,7 @@
 # stage-wise decay of 0.9 are those of mmseg's constructor for ConvNeXt-T. Norms in the stages are
 # decayed too, as MMEngine's factors by name leave no exemption.
 # Not stated: BatchNorm (statistics kept, as in its detectors); nothing is frozen.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/upernet_ade20k_160k_slide.py"
 model = dict(
     backbone=dict(type="mmvitconv.ParCResNet", arch="50", norm_eval=True),

@@ -5,13 +5,17 @@
 # Measured:  not trained here; model 31.88M parameters; backbone 4.29M, 6.74G MACs at 512x512
 # Input: BGR / 255 without mean and standard deviation, as the authors have it. Tested in windows of
 # the training size, as the response of the circular convolutions grows with the map.
-# Start from ImageNet weights (original or converted file):
-#   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE
+# Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/upernet_ade20k_160k.py"
 model = dict(
     data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False),
     # Statistics of two images are too noisy; from scratch give SyncBN.
-    backbone=dict(type="mmvitconv.ParCNet", arch="s", norm_eval=True),
+    backbone=dict(
+        type="mmvitconv.ParCNet",
+        arch="s",
+        norm_eval=True,
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://parcnet_s"),
+    ),
     decode_head=dict(in_channels=[64, 96, 128, 160]),
     auxiliary_head=dict(in_channels=128),
     test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),

@@ -19,6 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="go on from a checkpoint, or without PATH from the last one in the work directory",
     )
+    start_from = parser.add_mutually_exclusive_group()
+    start_from.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="file, address or mmvitconv://NAME that the backbone starts from, instead of what "
+        "the config names",
+    )
+    start_from.add_argument("--from-scratch", action="store_true", help="start from random weights")
     parser.add_argument(
         "--amp", action="store_true", help="mixed precision with bfloat16, on GPU and CPU"
     )
@@ -46,6 +54,9 @@ def run(options: argparse.Namespace) -> None:
         check_data(cfg, splits=splits)
         for note in engine.choose_start(cfg, options.resume):
             say(note)
+        from mmvitconv.engine.initial_weights import choose_initial_weights  # imports torch
+
+        choose_initial_weights(cfg, options.weights, options.from_scratch)
         engine.check_pretrained(cfg)
         if options.auto_scale_lr:
             engine.enable_learning_rate_scaling(cfg)

@@ -232,7 +232,7 @@ def test_dense_settings(names, lr, weight_decay, length):
         cfg = load(name)
         check_field_settings(cfg, lr, weight_decay, length)
         assert cfg.model.backbone.drop_path_rate == (0.1 if name == VITDET else 0.2)
-        assert "--cfg-options model.backbone.init_cfg.type=Pretrained" in head_comment(name)
+        assert "--weights FILE" in head_comment(name)
 
 
 def test_vitdet_form():
