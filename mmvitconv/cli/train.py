@@ -8,6 +8,10 @@ from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, 
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
 
+OTHER_STARTS = (
+    "; or start from a file of yours (--weights FILE) or from random weights (--from-scratch)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         from mmvitconv.engine.initial_weights import choose_initial_weights  # imports torch
 
         choose_initial_weights(cfg, options.weights, options.from_scratch)
-        engine.check_pretrained(cfg)
+        engine.check_pretrained(cfg, OTHER_STARTS if options.weights is None else "")
         if options.auto_scale_lr:
             engine.enable_learning_rate_scaling(cfg)
         if options.amp:

@@ -161,18 +161,24 @@ def _checkpoint_folder(cfg: Config, work_dir: str | Path) -> Path | None:
     return Path(out_dir, Path(work_dir).name) if out_dir else None
 
 
-def check_pretrained(cfg: Config) -> None:
-    """Raise unless the checkpoint file of every ``init_cfg`` in the model exists.
+def check_pretrained(cfg: Config, advice: str = "") -> None:
+    """Raise unless the checkpoint of every ``init_cfg`` in the model is there or can be fetched.
 
     Args:
-        cfg: The config.
+        cfg: Config of a training. One that resumes needs no other checkpoint.
+        advice: What else the user can do when one is missing, for the end of the message.
 
     Raises:
         UserError: A file is missing.
     """
+    if cfg.get("resume") and cfg.get("load_from"):
+        return
     for place, value in walk(cfg.model, "model"):
         if isinstance(value, str) and re.search(r"\binit_cfg(\.\d+)?\.checkpoint$", place):
-            check_checkpoint(value, place.removesuffix(".checkpoint"))
+            try:
+                check_checkpoint(value, place.removesuffix(".checkpoint"))
+            except UserError as error:
+                raise UserError(f"{error}{advice}") from error
 
 
 def enable_learning_rate_scaling(cfg: Config) -> None:

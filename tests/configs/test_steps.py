@@ -55,6 +55,7 @@ def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, f
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
     cfg.work_dir = "work"
+    cfg.model.backbone.init_cfg = None  # no network here; starting weights have tests of their own
     cfg.merge_from_dict(changes or {})
     runner = Runner.from_cfg(cfg)
     before = {key: value.clone() for key, value in runner.model.state_dict().items()}
