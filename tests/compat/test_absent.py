@@ -1,12 +1,15 @@
 """Absent operators are found in a built model, without running it, and without false alarms."""
 
 import runpy
+from pathlib import Path
 
 import mmcv.ops
 import pytest
 import torch
 from mmcv.ops import batched_nms, border_align, fused_bias_leakyrelu, upfirdn2d
+from mmengine.config import Config
 from processes import ROOT
+from recipes import CONFIGS, build
 from torch import nn
 
 from mmvitconv.apis import Predictor
@@ -153,6 +156,37 @@ def test_modules_of_mmcv_that_work_are_no_alarm(name):
         "CornerPool": ("top",),
     }.get(name, (4, 4, 3))
     absent.check_model(getattr(mmcv.ops, name)(*arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(path.name for path in CONFIGS.glob("[!_]*")))
+def test_no_config_of_ours_is_an_alarm(family):
+    for path in CONFIGS.glob(f"{family}/*.py"):
+        absent.check_model(build(Config.fromfile(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmdet/*/dyhead/atss_r50-caffe_fpn_dyhead_1x_coco",
+        "mmdet/*/guided_anchoring/ga-retinanet_r50_fpn_1x_coco",
+        "mmdet/*/carafe/mask-rcnn_r50_fpn-carafe_1x_coco",
+        "mmdet/*/dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco",
+        "mmdet/*/deformable_detr/deformable-detr_r50_16xb2-50e_coco",
+        "mmseg/*/psanet/psanet_r50-d8_4xb4-20k_voc12aug-512x512",
+        "mmseg/*/ccnet/ccnet_r50-d8_4xb4-20k_voc12aug-512x512",
+        "mmseg/*/mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024",
+        "mmpretrain/*/resnet/resnet50_8xb32_in1k",
+    ],
+)
+def test_no_model_that_works_is_an_alarm(name):
+    (path,) = Path(mmcv.__file__).parents[1].glob(name.replace("*", ".mim/configs") + ".py")
+    cfg = Config.fromfile(path)
+    cfg.default_scope = name.split("/")[0]
+    if "pretrained" in cfg.model:
+        cfg.model.pretrained = None
+    absent.check_model(build(cfg, "cpu"))
 
 
 def test_compiled_operators_are_never_absent(monkeypatch):

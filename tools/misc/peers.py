@@ -28,7 +28,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -59,16 +59,22 @@ def find_reason(message: str) -> str:
     return next((why for why, sign in REASONS.items() if re.search(sign, message)), UNKNOWN)
 
 
-def fetch(cache: Path, *names: str) -> Path:
-    """Return the unpacked sources of that of some distributions which is installed."""
+def find_installed(*names: str) -> tuple[str, str]:
+    """Return name and version of that of some distributions which is installed."""
     installed = {item.metadata["Name"].lower(): item.version for item in metadata.distributions()}
     name = next(name for name in names if name in installed)
+    return name, installed[name]
+
+
+def fetch(cache: Path, *names: str) -> Path:
+    """Return the unpacked sources of that of some distributions which is installed."""
+    name, version = find_installed(*names)
     source = name.removesuffix("-lite")
-    stem = f"{source.replace('-', '_')}-{installed[name]}"
+    stem = f"{source.replace('-', '_')}-{version}"
     if not (cache / stem).is_dir():
         pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check")
         options = ("--no-binary", ":all:", "--no-deps", "--no-build-isolation", "--dest", cache)
-        subprocess.run([*pip, *options, f"{source}=={installed[name]}"], check=True)
+        subprocess.run([*pip, *options, f"{source}=={version}"], check=True)
         with tarfile.open(cache / f"{stem}.tar.gz") as archive:
             archive.extractall(cache, filter="data")
     return cache / stem
@@ -263,6 +269,7 @@ def run_detector(config: Path) -> None:
     from mmdet.registry import MODELS
     from mmdet.testing import demo_mm_inputs
     from mmengine.config import Config
+    from mmengine.logging import MessageHub
     from mmengine.registry import init_default_scope
 
     from mmvitconv.compat.absent import check_model
@@ -276,6 +283,7 @@ def run_detector(config: Path) -> None:
     except Exception as error:
         raise RuntimeError(f"{NOT_BUILT}: {error}") from error
     check_model(model)
+    MessageHub.get_current_instance().update_info("epoch", 0)  # as a runner does
     sizes = [[3, 224, 256], [3, 224, 240]]
     inputs = demo_mm_inputs(2, sizes, num_classes=8, with_mask=True, with_semantic=True)
     data = model.data_preprocessor(inputs, True)
@@ -338,11 +346,15 @@ def list_detectors() -> Iterator[Path]:
     known = set()
     # One stage and ResNet-50 first: these are the smallest.
     for path in sorted(configs, key=lambda p: ("rcnn" in p.name, "r50" not in p.name, p)):
-        if path.parent not in known:
+        if path.parent in known:
+            continue
+        try:
             kind = Config.fromfile(path).get("model", {}).get("type")
-            if kind and issubclass(MODELS.get(kind), BaseDetector):
-                known.add(path.parent)
-                yield path
+        except FileNotFoundError:  # what it builds on is not in mmdet's package
+            continue
+        if kind and issubclass(MODELS.get(kind), BaseDetector):
+            known.add(path.parent)
+            yield path
 
 
 def run_detectors(cache: Path, resume: bool) -> tuple[str, bool]:
@@ -372,6 +384,10 @@ def run_test_file(file: Path) -> None:
 
 def run_segmentors(cache: Path, resume: bool) -> tuple[str, bool]:
     """Run mmsegmentation's tests of heads, necks and segmentors; return table and success."""
+    # What the files need is imported once, before their processes are forked.
+    for name in ("mmcv.ops", "mmseg.models", "pytest"):
+        import_module(name)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     folder = fetch(cache, "mmsegmentation", "onedl-mmsegmentation") / "tests" / "test_models"
     results = Results(cache / "segmentors.json", resume=False)
     for file in sorted(folder.glob("test_[hns]*/test_*.py")):
@@ -386,6 +402,18 @@ def run_segmentors(cache: Path, resume: bool) -> tuple[str, bool]:
             message = "" if problem is None else f"{problem.tag}: {problem.get('message')}"
             results.add(f"{file.stem}::{case.get('name')}", message)
     return results.write_table("tests of mmsegmentation")
+
+
+def write_section(name: str, table: str) -> None:
+    """Write a table between its markers on the page."""
+    begin, end = (f"<!-- peers {name}: {edge} -->" for edge in ("begin", "end"))
+    packages = (("mmcv-lite", "mmcv", "onedl-mmcv"), ("mmdet", "onedl-mmdetection"))
+    packages += (("mmsegmentation", "onedl-mmsegmentation"), ("torch",), ("torchvision",))
+    versions = ", ".join(" ".join(find_installed(*names)) for names in packages)
+    source = f"`python tools/misc/peers.py --only {name}` on {date.today()}: {versions}"
+    before, rest = PAGE.read_text().split(begin)
+    section = f"{begin}\n\nMeasured by {source}.\n\n{table}\n\n{end}"
+    PAGE.write_text(before + section + rest.split(end)[1])
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -408,10 +436,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for name in options.only:
         table, success = runs[name](options.cache, options.resume)
         good &= success
-        begin, end = (f"<!-- peers {name}: {edge} -->" for edge in ("begin", "end"))
-        before, rest = PAGE.read_text().split(begin)
-        section = f"{begin}\n\n{table}\n\nWritten on {date.today()}.\n\n{end}"
-        PAGE.write_text(before + section + rest.split(end)[1])
+        write_section(name, table)
     return 0 if good else 1
 
 

@@ -29,6 +29,12 @@ class _RoIAlign:
     pool_mode: int
     aligned: bool | int  # shifted by half a pixel, or mmdetection 1.x behaviour
 
+    def sort_out(self, rois: Tensor) -> Tensor:
+        """Return RoIs without negative sizes: as in mmcv's kernel they have no sampling point."""
+        if self.sampling_ratio > 0 or not self.aligned:
+            return rois
+        return torch.cat((rois[:, :3], rois[:, 3:].maximum(rois[:, 1:3])), dim=1)
+
     def align(self, source: Tensor, rois: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
         """Sample features; with rows and columns of a bin, give each point by itself."""
         how, end = self._arguments(rows, columns)
@@ -68,6 +74,7 @@ def roi_align_forward(*tensors: Tensor, **settings: float) -> None:
     check_regions(rois, len(input), "roi_align")
     operator = _RoIAlign(**settings)
     source, rois = widen(input, rois)
+    rois = operator.sort_out(rois)
     if operator.pool_mode != _MAX_POOLING:
         output.copy_(operator.align(source, rois))
         return
@@ -87,6 +94,7 @@ def roi_align_backward(*tensors: Tensor, **settings: float) -> None:
     grad_output, rois, argmax_y, argmax_x, grad_input = tensors
     operator = _RoIAlign(**settings)
     grad, rois = widen(grad_output, rois)
+    rois = operator.sort_out(rois)
     shape = tuple(grad_input.shape)
     if operator.pool_mode != _MAX_POOLING:
         grad_input.copy_(operator.align_backward(grad, rois, shape))

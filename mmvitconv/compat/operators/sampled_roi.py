@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mmvitconv.compat.operators.shared import check_regions, gradients, group_by_samples, widen
-from mmvitconv.errors import UserError
 
 
 def _sample(source: Tensor, images: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -116,11 +115,6 @@ def _rotated_regions(
     size = rois[:, [4, 3]] * spatial_scale
     if not aligned:
         size = size.clamp(min=1)
-    elif bool((size < 0).any()):
-        raise UserError(
-            "mmcv's operator 'roi_align_rotated' was given a RoI of negative width or height; "
-            "clamp them at 0, or give it aligned=False, where the least size is one pixel"
-        )
     angle = -rois[:, 5] if clockwise else rois[:, 5]
 
     def place(part: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -193,3 +193,13 @@ def test_impossible_rois_are_named(layer, roi):
     rois = torch.tensor([[1.0, 0, 0, 4, 4], roi])
     with pytest.raises(UserError, match=r"1 impossible RoI\(s\) of 2, the first is number 1: .*"):
         layer(features(2, 3, 5, 5), rois)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("roi", [[0.0, 5, 1, 1, 4], [0.0, 1, 5, 4, 1], [0.0, 5, 5, 1, 1]])
+def test_regions_of_negative_size_are_zero(mode, roi):
+    """mmcv's kernel takes no sample; torchvision's ends with an error about a vector."""
+    source = features(1, 2, 6, 6).requires_grad_()
+    out = ops.RoIAlign(2, 1.0, 0, mode)(source, torch.tensor([roi]))
+    assert not out.any()
+    assert not torch.autograd.grad(out.sum(), source)[0].any()

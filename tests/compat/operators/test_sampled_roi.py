@@ -147,5 +147,11 @@ def test_impossible_rois_are_named():
         ops.deform_roi_pool(source, torch.tensor([[0, 1, 1, math.nan, 4]]), None, (2, 2))
     with pytest.raises(UserError, match="'roi_align_rotated' was given 1 impossible"):
         ops.RoIAlignRotated(2, 1.0)(source, torch.tensor([[1.0, 1, 1, 3, 4, 0]]))
-    with pytest.raises(UserError, match="negative width or height"):
-        ops.RoIAlignRotated(2, 1.0)(source, torch.tensor([[0.0, 1, 1, -3, 4, 0]]))
+
+
+def test_regions_of_negative_size_are_zero():
+    source = features(1, 2, 6, 6).requires_grad_()
+    for roi in ([0.0, 3, 3, -3, 4, 1], [0.0, 3, 3, 3, -4, 1], [0.0, 3, 3, -3, -4, 1]):
+        out = ops.RoIAlignRotated(2, 1.0)(source, torch.tensor([roi]))
+        assert not out.any()
+        assert not torch.autograd.grad(out.sum(), source)[0].any()
