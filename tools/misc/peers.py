@@ -49,6 +49,8 @@ REASONS = {
     "needs another package": r"No module named|[Pp]lease (run |install)|is not installed",
     "needs the network or files": r"URLError|Connection|No such file|Can't load|huggingface",
     "needs an older torch": r"batch_norm eps must be positive",
+    "needs images of one size": r"stack expects each tensor to be equal size",
+    "needs boxes of trained weights": r"upper bound and lower bound inconsistent",
     "over the time limit": TOO_LONG,
     "not built by mmdet itself": NOT_BUILT,
 }
@@ -283,9 +285,10 @@ def run_detector(config: Path) -> None:
     except Exception as error:
         raise RuntimeError(f"{NOT_BUILT}: {error}") from error
     check_model(model)
-    MessageHub.get_current_instance().update_info("epoch", 0)  # as a runner does
+    MessageHub.get_current_instance().update_info_dict({"epoch": 0, "iter": 0})  # as a runner does
     sizes = [[3, 224, 256], [3, 224, 240]]
-    inputs = demo_mm_inputs(2, sizes, num_classes=8, with_mask=True, with_semantic=True)
+    classes = min([8, *map(int, re.findall(r"'num_classes': (\d+)", str(cfg.model)))])
+    inputs = demo_mm_inputs(2, sizes, num_classes=classes, with_mask=True, with_semantic=True)
     data = model.data_preprocessor(inputs, True)
     losses, _ = model.parse_losses(model(**data, mode="loss"))
     losses.backward()
