@@ -228,23 +228,28 @@ class NonFiniteHook(Hook):
         for tensor, number in zip(tensors, numbers, strict=True):
             self.read[id(tensor)] = torch.tensor(number, dtype=tensor.dtype).reshape(tensor.shape)
 
-    @torch.no_grad()
     def _save(self, runner: Runner, save: Callable, *args, **kwargs) -> None:
         """Write a checkpoint if all numbers that it would hold are finite."""
+        if message := self._look(runner):
+            raise NonFiniteError(message)
+        save(*args, **kwargs)
+
+    @torch.no_grad()
+    def _look(self, runner: Runner) -> str:
+        """Say what of a checkpoint is not finite, the same on all ranks; '' if all is."""
         tensors = dict(_saved_tensors(runner, self.without))
         device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         flag = any_bad(list(tensors.values()), device).float()
         all_reduce(flag, op="max")  # under FSDP each process has a part
-        if flag:
-            bad = [f"{name} ({count_bad(t)})" for name, t in tensors.items() if is_bad(t)]
-            what = shorten(bad, MAX_NAMES) if bad else "see another process"
-            raise NonFiniteError(
-                f"not finite after iteration {runner.message_hub.get_info('iter', 0) + 1}, though "
-                f"its gradients were: {what}: nothing is saved and the last checkpoint stays. "
-                "What to do: lower the learning rate or clip gradients (optim_wrapper.clip_grad="
-                "dict(max_norm=1.0)) and go on with --resume"
-            )
-        save(*args, **kwargs)
+        if not flag:
+            return ""
+        bad = [f"{name} ({count_bad(t)})" for name, t in tensors.items() if is_bad(t)]
+        return (
+            f"not finite after iteration {runner.message_hub.get_info('iter', 0) + 1}, though its "
+            f"gradients were: {shorten(bad, MAX_NAMES) if bad else 'see another process'}: nothing "
+            "is saved and the last checkpoint stays. What to do: lower the learning rate or clip "
+            "gradients (optim_wrapper.clip_grad=dict(max_norm=1.0)) and go on with --resume"
+        )
 
     def _backward(self, wrapper: Any, backward: Callable, loss: Tensor, **kwargs) -> None:
         """Call ``wrapper.backward`` and note the loss."""

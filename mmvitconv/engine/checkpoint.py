@@ -329,6 +329,8 @@ class SafeCheckpointHook(Hook):
             checkpoint[GRADIENTS] = self.gradients
         checkpoint["meta"][RUN_STATE] = VERSION
         checkpoint[RUN_STATE] = self._describe_run(runner, checkpoint)
+        if "param_schedulers" in checkpoint:  # functions in them are settings, made from the config
+            checkpoint["param_schedulers"] = _without_functions(checkpoint["param_schedulers"])
         for key in checkpoint.keys() - set(TENSOR_STATES) - {"message_hub"}:
             checkpoint[key] = to_plain(checkpoint[key])
         hub = dict(checkpoint["message_hub"])
@@ -357,9 +359,11 @@ class SafeCheckpointHook(Hook):
                 state = state[key]
             if "state" in state:
                 entries[place] = len(state["state"])
+        hooks = {name: [rank.get(name, {}) for rank in ranks] or [{}] for name in names}
         return {
             "names": names,
-            "hooks": {name: [rank.get(name, {}) for rank in ranks] or [{}] for name in names},
+            "hooks": hooks,
+            "attributes": sum(len(state) for states in hooks.values() for state in states),
             "unsaved": self.unsaved,
             "stop_training": bool(getattr(runner.train_loop, "stop_training", False)),
             "accumulating": GRADIENTS in checkpoint,
@@ -428,6 +432,13 @@ class SafeCheckpointHook(Hook):
         )
 
 
+def _without_functions(value: Any) -> Any:
+    """Return nested lists and dicts without entries that are functions."""
+    if isinstance(value, dict):
+        return {key: _without_functions(v) for key, v in value.items() if not callable(v)}
+    return [_without_functions(item) for item in value] if isinstance(value, list) else value
+
+
 def _has_keys_of(model: nn.Module, checkpoint: dict) -> bool:
     """Tell whether weights have the names that a model's have."""
     return checkpoint["state_dict"].keys() == model.state_dict().keys()
@@ -446,7 +457,7 @@ def is_disk_error(error: Exception) -> bool:
 
 
 def collect_gradients(runner: Runner) -> list[dict[str, Tensor]]:
-    """Return the gradients of a step that is still being accumulated.
+    """Return the gradients that wait for a step, as those of a step that is accumulated.
 
     Each process has a part of its own until the last iteration of the step; only with the very
     parts do the sums come out the same again.
@@ -454,8 +465,8 @@ def collect_gradients(runner: Runner) -> list[dict[str, Tensor]]:
     Returns:
         By process on the main one, [] on the others and where nothing is accumulated.
     """
-    wrappers = optimizers_of(runner).values()
-    if all(getattr(wrapper, "_accumulative_counts", 1) == 1 for wrapper in wrappers):
+    left = [p.grad is not None for p in runner.model.parameters()]
+    if not any(all_gather_object(any(left))):  # the normal case: a step clears them
         return []
     parts: list[dict[str, Tensor]] = [{} for _ in range(get_world_size())]
     for name, parameter in unwrap_model(runner.model).named_parameters():

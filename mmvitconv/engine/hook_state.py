@@ -13,7 +13,6 @@ with a method of their own for saving or loading, and those whose ``keeps_state`
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -119,7 +118,7 @@ def check_value(hook: Hook, name: str, value: Any, own: Any = None) -> str:
     if isinstance(own, (int, float, np.number)):
         if not isinstance(value, (int, float, np.number)):
             return "is no number"
-        if math.isnan(value) or (isinstance(value, int) and abs(value) > LARGEST):
+        if value != value or (isinstance(value, int) and abs(value) > LARGEST):
             return "is no number that a run reaches"
         if isinstance(own, int) and own >= 0 > value:
             return "is negative"

@@ -201,7 +201,8 @@ def check_run_state(runner: Runner, checkpoint: dict, file: str) -> list[str]:
     """
     root, notes = Field(checkpoint, file), []
     epoch, iteration = _check_counters(root, runner)
-    _check_hub(root["message_hub"], epoch, iteration)
+    is_ours = RUN_STATE in root.value["meta"]
+    _check_hub(root["message_hub"], epoch, iteration, is_ours)
     if _is_plain(runner):
         progress = {True: epoch, False: iteration}
         for node, wrapper, schedulers in _pair(root, runner):
@@ -211,8 +212,9 @@ def check_run_state(runner: Runner, checkpoint: dict, file: str) -> list[str]:
             notes += [f"{file}: {n}" for n in _check_scheduler(node, scheduler, runner, progress)]
         _check_rates(root, runner)
     _check_average(root, runner, iteration)
+    has_gradients = GRADIENTS in root
     notes += _check_gradients(root, runner, iteration)
-    notes += _check_hooks(root, runner)
+    notes += _check_hooks(root, runner, has_gradients)
     notes += _own_paths(root, runner, max(epoch, iteration))
     return notes
 
@@ -267,7 +269,7 @@ def _check_counters(root: Field, runner: Runner) -> tuple[int, int]:
     return epoch, iteration
 
 
-def _check_hub(hub: Field, epoch: int, iteration: int) -> None:
+def _check_hub(hub: Field, epoch: int, iteration: int, is_ours: bool) -> None:
     """Check curves and notes, and that all of them are written again."""
     curves, info, kept = hub["log_scalars"], hub["runtime_info"], hub["resumed_keys"]
     for name, curve in curves.items():
@@ -301,6 +303,9 @@ def _check_hub(hub: Field, epoch: int, iteration: int) -> None:
     for name in (*curves.value, *info.value):
         if kept[name].value is not True:
             kept[name].wrong("True")
+    if is_ours:  # MMEngine's own files list what was taken out again as well
+        for name in kept.value.keys() - curves.value.keys() - info.value.keys():
+            kept[name].fail("stands for what is in neither log_scalars nor runtime_info")
     hub.value["resumed_keys"] = dict.fromkeys((*curves.value, *info.value), True)
 
 
@@ -572,7 +577,7 @@ def _check_gradients(root: Field, runner: Runner, iteration: int) -> list[str]:
                 field.fail("belongs to no parameter of this run")
             # the guard in front of the step looks at the numbers
             field.tensor(own[name].shape, finite=False)
-    if iteration % counts == 0:
+    if counts > 1 and iteration % counts == 0:
         del root.value[GRADIENTS]
         return [f"{root.file}: {GRADIENTS} is left out: at iteration {iteration} a step begins"]
     if len(parts) not in (1, get_world_size()):
@@ -583,7 +588,7 @@ def _check_gradients(root: Field, runner: Runner, iteration: int) -> list[str]:
     return []
 
 
-def _check_hooks(root: Field, runner: Runner) -> list[str]:
+def _check_hooks(root: Field, runner: Runner, has_gradients: bool) -> list[str]:
     """Check the states of hooks."""
     version = root["meta"].mapping().get(RUN_STATE)
     if version is None and RUN_STATE not in root:
@@ -596,6 +601,11 @@ def _check_hooks(root: Field, runner: Runner) -> list[str]:
     names = [field.text() for field in node["names"].sequence()]
     if set(names) != set(states.mapping()):
         states.fail(f"is not about the hooks that names lists ({', '.join(names)[:200]})")
+    attributes = sum(
+        len(part.mapping()) for _, field in states.items() for part in field.sequence()
+    )
+    if node["attributes"].whole() != attributes:
+        states.fail(f"has {attributes} values of {node['attributes'].value}")
     for place, expected in node["entries"].items():
         number = expected.whole()
         part = root
@@ -603,8 +613,7 @@ def _check_hooks(root: Field, runner: Runner) -> list[str]:
             part = part[key]
         if len(part["state"].mapping(keys=int)) != number:
             part["state"].fail(f"has {len(part['state'].value)} entries of {number}")
-    counts = max(getattr(w, "_accumulative_counts", 1) for w in optimizers_of(runner).values())
-    if node["accumulating"].like(True) != (GRADIENTS in root) and counts > 1:
+    if node["accumulating"].like(True) != has_gradients:
         node["accumulating"].fail(f"does not agree with {GRADIENTS}")
     length = None
     for name, field in states.items():
