@@ -28,6 +28,7 @@ __all__ = [
     "is_bad",
 ]
 
+HOST = "cpu"
 MAX_NAMES = 8  # files and parameters named in a message
 INSERTED_NAMES = ("_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module")
 
@@ -311,7 +312,7 @@ def any_bad(tensors: Sequence[Tensor], device: torch.device | str = "cpu") -> Te
             groups.setdefault((values.device, values.dtype), []).append(values)
     bad = torch.zeros((), dtype=torch.bool, device=device)
     for (place, _), group in groups.items():
-        if place.type == "cpu":  # where the other norm takes 100 times as long as this one
+        if place.type == HOST:  # where the other norm takes 100 times as long as this one
             if torch.isfinite(torch.stack(torch._foreach_norm(group))).all():
                 continue
             # squares may overflow where the values do not

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmvitconv.checks import diagnosis
 from mmvitconv.checks.non_finite import NonFiniteError, NonFiniteHook
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.errors import UserError
@@ -662,6 +663,7 @@ def test_the_device_is_waited_for_once_an_iteration(
     module = sys.modules[NonFiniteHook.__module__]
     original = torch.Tensor.tolist
     monkeypatch.setattr(module, "_is_on_device", lambda value: isinstance(value, Tensor))
+    monkeypatch.setattr(diagnosis, "HOST", "none")
     monkeypatch.setattr(module, "bad_losses", lambda outputs: {})  # of numbers that were read
     monkeypatch.setattr(Tensor, "tolist", lambda t: waits.append(1) or original(t))
 
