@@ -104,29 +104,13 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], float]]
     return use
 
 
+SETTING = ("224x224", 1, "fp32", "nchw", "eager", "inference")
+NUMBERS = (10.0, 0.1, 9.0, 100.0, 3.5, None, 20, 2)
+ROW = Row("resnet50", 10**6, 2 * 10**9, *SETTING, *NUMBERS, "Some CPU", "2.9", "2026-01-01")
+
+
 def row(model: str = "resnet50", **values: object) -> Row:
-    defaults = {
-        "params": 1_000_000,
-        "macs": 2_000_000_000,
-        "shape": "224x224",
-        "batch": 1,
-        "dtype": "fp32",
-        "layout": "nchw",
-        "mode": "eager",
-        "pass_": "inference",
-        "median_ms": 10.0,
-        "iqr_ms": 0.1,
-        "min_ms": 9.0,
-        "images_per_s": 100.0,
-        "peak_mb": 3.5,
-        "compile_s": None,
-        "rounds": 20,
-        "threads": 2,
-        "device": "Some CPU",
-        "torch": "2.9",
-        "date": "2026-01-01T00:00:00+00:00",
-    }
-    return Row(model, **(defaults | values))
+    return replace(ROW, model=model, **values)
 
 
 # Taking turns ---------------------------------------------------------------------------------

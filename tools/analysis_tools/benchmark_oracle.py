@@ -22,8 +22,6 @@ from pathlib import Path
 import timm
 import torch
 from mmpretrain.models.backbones import ConvMixer as MMPretrainConvMixer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from mmvitconv.analysis.benchmark import LAYOUTS
@@ -34,9 +32,10 @@ from mmvitconv.runtime import fold
 from mmvitconv.weights import convert_state_dict
 from mmvitconv.zoo.costs import peak_memory
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from oracles import fcvit, lightvit, reference  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from oracles import fcvit, lightvit, reference
+from shared import markdown_table, print_table
 
 FOLDED = "ours folded"
 
@@ -79,19 +78,12 @@ def convmixer_peers(arch: str) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        trains: Whether it is a training step, and not a forward pass.
-        size: Side of the square images.
-        batch: Number of images.
-        options: Arguments of the family's two builders, as pairs.
-    """
-
-    trains: bool
-    size: int
-    batch: int
-    options: tuple[tuple[str, int], ...] = ()
+    trains: bool  # a training step, not a forward pass
+    size: int  # side of the square images
+    batch: int  # number of images
+    options: tuple[tuple[str, int], ...] = ()  # of the family's two builders, as pairs
 
     def __str__(self) -> str:
         words = ["training step" if self.trains else "forward", f"{self.size}, batch {self.batch}"]
@@ -100,19 +92,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Family:
-    """What to compare, and at what.
+    """What to compare, and at what."""
 
-    Attributes:
-        arch: Default architecture.
-        others: Builds what ours is compared with, by name, from an architecture's name and a job's
-            options; ours takes the weights of the first.
-        ours: Builds our backbone from the same.
-        jobs: What to measure.
-    """
-
-    arch: str
+    arch: str  # default architecture
+    # Builds what ours is compared with, by name, from an architecture's name and a job's options;
+    # ours takes the weights of the first.
     others: Callable[..., dict[str, nn.Module]]
-    ours: Callable[..., nn.Module]
+    ours: Callable[..., nn.Module]  # builds our backbone from the same
     jobs: tuple[Job, ...]
 
 
@@ -207,7 +193,7 @@ def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
     return run
 
 
-def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, title: str) -> dict:
+def measure(functions: dict[str, Callable[[], None]], rounds: int, title: str) -> dict:
     """Return median and quartiles in milliseconds of each function; they take turns."""
     print(f"{title} ...", file=sys.stderr, flush=True)
     times = take_turns(functions, rounds, warm_up=3)
@@ -218,16 +204,11 @@ def measure(functions: dict[str, Callable[[], None]], rounds: int, device: str, 
     return results
 
 
-def without_folded(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return the models that can be trained."""
-    return {name: model for name, model in models.items() if name != FOLDED}
-
-
 def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str) -> list[str]:
     """Return a row of the table of times."""
     step = training_step if job.trains else forward
-    if job.trains:
-        models = without_folded(models)
+    if job.trains:  # the folded one cannot
+        models = {name: model for name, model in models.items() if name != FOLDED}
     results = measure(
         {
             f"{name} {layout}": step(*in_layout(model, job, layout, device))
@@ -235,7 +216,6 @@ def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str
             for layout in LAYOUTS
         },
         rounds if job.size * job.batch < 1000 else max(rounds // 2, 5),
-        device,
         str(job),
     )
     cells = [f"{m:.1f} ({q[0]:.1f}-{q[2]:.1f})" for m, q in results.values()]
@@ -256,7 +236,7 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
         for layout in LAYOUTS
         for label, dtype in dtypes.items()
     }
-    results = measure(functions, rounds, device, "bf16")
+    results = measure(functions, rounds, "bf16")
     rows = []
     for name in models:
         full, half = (min(results[f"{name} {la} {d}"][0] for la in LAYOUTS) for d in dtypes)
@@ -267,7 +247,9 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
 def measure_memory(models: dict[str, nn.Module], job: Job, device: str) -> list[str]:
     """Return a row of the table of memory."""
     best = []
-    for model in without_folded(models).values():
+    for name, model in models.items():
+        if name == FOLDED:  # cannot be trained
+            continue
         peaks = []
         for layout in LAYOUTS:
             step = training_step(*in_layout(model, job, layout, device))
@@ -338,13 +320,9 @@ def main() -> None:
          ["", "fp32", "bf16", "bf16 / fp32"], bf16_rows),
     ]  # fmt: skip
     text = [setting, ""]
-    for title, head, body in tables:
-        table = Table(*head, title=title)
-        for row in body:
-            table.add_row(*row)
-        Console(width=140).print(table)
-        text += [f"{title}:", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-        text += [*(f"| {' | '.join(row)} |" for row in body), ""]
+    for table in tables:
+        print_table(*table, width=140)
+        text += [f"{table[0]}:", "", markdown_table(*table[1:]), ""]
     if args.write:
         write(args.write, name, text)
 

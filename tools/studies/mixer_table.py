@@ -222,12 +222,7 @@ def attention_memory(
     device: str = "cpu",
     query_chunks: Iterable[int | str | None] = (None, "auto", 512, 128),
 ) -> dict[int | str | None, int]:
-    """Measure what computing some queries at a time saves in global LN+ReLU attention.
-
-    Returns:
-        For each query chunk, the peak of a forward and backward pass in bytes, beyond what the
-        module and its input need; None takes all queries at once.
-    """
+    """Return the peak bytes of global LN+ReLU attention's two passes, by its query chunk."""
     x = torch.randn(1, channels, side, side, device=device)
 
     def peak(query_chunk: int | str | None) -> int:
