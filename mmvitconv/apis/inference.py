@@ -52,7 +52,8 @@ TOP_K = 5
 LOOK_AHEAD = 4  # batches that are read before images of one shape are put together
 # Beyond these bounds the model sees a smaller image, and its results are brought to the real size.
 LEAST_SIDE_SHARE = 1 / 32  # short side of long side: of a thinner image pipelines make a giant
-MOST_PIXELS = 2**23  # of results, and of what the model gets
+MOST_PIXELS = 2**23  # of results
+MOST_INPUT = 2**22  # pixels that the model gets
 MOST_SCORES = 2**29  # of a segmentor, over all pixels and classes
 # its name, where it is, what the model gets, its height and width
 Prepared = tuple[str, Content, dict[str, Any], tuple[int, int]]
@@ -204,15 +205,16 @@ class Predictor:
         try:
             # the pipeline makes most large images smaller by itself, as in a test
             sample = None if is_thin(height, width) else self._transform(name, image)
-            if sample is None or math.prod(sample["inputs"].shape[-2:]) > MOST_PIXELS:
-                small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+            if sample is None or math.prod(sample["inputs"].shape[-2:]) > MOST_INPUT:
+                seen = bounded_size(height, width, min(MOST_INPUT, self._most_pixels))
+                small = cv2.resize(image, seen[::-1], interpolation=cv2.INTER_AREA)
                 sample = self._transform(name, small)
         except (cv2.error, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UnreadableImageError(
                 f"the test pipeline cannot take its {width}x{height} pixels ({reason})"
             ) from error
-        if size != (height, width):
+        if sample["data_samples"].ori_shape[:2] != size:
             seen_height, seen_width = sample["data_samples"].img_shape[:2]
             sample["data_samples"].set_metainfo(
                 {
@@ -244,11 +246,22 @@ class Predictor:
             groups.setdefault(shape, []).append(index)
         predictions: dict[int, Prediction] = {}
         for members in groups.values():
-            for start in range(0, len(members), batch_size):
-                batch = members[start : start + batch_size]
+            pixels = max(self._pixels(images[index][2]) for index in members)
+            # of large images so many that a pass takes no more memory than one of the largest
+            limit = batch_size if pixels <= MOST_PIXELS // 4 else max(1, MOST_PIXELS // pixels)
+            step = min(batch_size, limit)
+            for start in range(0, len(members), step):
+                batch = members[start : start + step]
                 results = self._run_batch([images[index] for index in batch], top_k)
                 predictions.update(zip(batch, results, strict=True))
         return [predictions[index] for index in range(len(images))]
+
+    def _pixels(self, sample: dict[str, Any]) -> int:
+        """Return the pixels of what the model gets, or of the masks and maps that it makes."""
+        shapes = [sample["inputs"].shape[-2:]]
+        if self.task != "classification":
+            shapes.append(sample["data_samples"].ori_shape[:2])
+        return max(map(math.prod, shapes))
 
     def _run_batch(self, images: list[Prepared], top_k: int) -> list[Prediction]:
         """Return the predictions of a forward pass; its outputs, which may be large, end here."""

@@ -94,8 +94,8 @@ def test_the_limit_is_an_option(predictors: dict[str, Predictor]) -> None:
 def test_giants_are_drawn_smaller_and_their_results_are_not(
     size: tuple[int, int], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmvitconv.apis.inference.MOST_PIXELS", 2**16)
-    monkeypatch.setattr(predictor, "_most_pixels", 2**16)
+    monkeypatch.setattr("mmvitconv.apis.inference.MOST_INPUT", 2**16)
+    monkeypatch.setattr(predictor, "_most_pixels", 2**17)
     seen = []
     test_step = predictor.model.test_step
     monkeypatch.setattr(
