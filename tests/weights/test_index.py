@@ -94,6 +94,17 @@ def test_entries_say_what_the_metafile_says(name):
             assert figures[metric] == (entry.dataset, value)
 
 
+def test_metafiles_have_weights_of_the_index_only():
+    known = {
+        (entry.config, source.address)
+        for entry in read_index().values()
+        for source in entry.sources
+    }
+    for metafile in (resource_root() / "configs").glob("*/metafile.yml"):
+        for model in yaml.safe_load(metafile.read_text("utf-8"))["Models"]:
+            assert "Weights" not in model or (model["Config"], model["Weights"]) in known
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [
