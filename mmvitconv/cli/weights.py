@@ -3,6 +3,7 @@
 mmvitconv weights list
 mmvitconv weights get NAME [NAME ...]
 mmvitconv weights where NAME
+mmvitconv weights verify NAME --data data/imagenet
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
+from mmvitconv.cli import UsageError
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.weights.addresses import address_of, find_place
 from mmvitconv.weights.downloads import cached_file, fetch, read_record
@@ -26,12 +28,27 @@ NARROWEST = 110  # columns, where the output goes to a file or a pipe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list | get | where")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list | get | where | verify"
+    )
     actions.add_parser("list", help="all names, with licence and published figures")
     get = actions.add_parser("get", help="fetch into the cache, unless it is there")
     get.add_argument("names", nargs="+", metavar="NAME", help="a name of the list, or an address")
     where = actions.add_parser("where", help="print the file's path on this machine")
     where.add_argument("name", metavar="NAME", help="a name of the list, or an address")
+    verify = actions.add_parser("verify", help="evaluate on your copy of the data set")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="a name of the list")
+    verify.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of ImageNet, COCO, ADE20K or VOC 2012, once for each (default: where the "
+        "configs look for them, data/imagenet and so on)",
+    )
+    verify.add_argument(
+        "--all", action="store_true", help="all names whose data are there, as a table"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
         print_list()
     elif options.action == "where":
         print(locate(options.name))
+    elif options.action == "verify":
+        verify(options)
     else:
         for name in options.names:
             get(name)
@@ -115,6 +134,41 @@ def locate(name: str) -> str:
             f"{place.advice()}"
         )
     return str(found)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Evaluate published weights and print published figure, measured one and difference.
+
+    Args:
+        options: With ``names``, ``data`` and ``all``.
+
+    Raises:
+        UsageError: Neither names nor ``--all``, or both.
+        UserError: Weights, config or data are not there.
+    """
+    if bool(options.names) == options.all:
+        raise UsageError("give the names of published weights, or --all")
+    entries = [find_weights(name.removeprefix("mmvitconv://")) for name in options.names]
+    from mmvitconv.zoo import verification  # imports torch
+
+    if options.all:
+        entries = [
+            entry
+            for entry in read_index().values()
+            if entry.loads and verification.has_data(entry, options.data)
+        ]
+        if not entries:
+            raise UserError(
+                f"none of the data sets is in {' or '.join(options.data) or 'data/'}; give the "
+                "folder of ImageNet, COCO, ADE20K or VOC 2012 as --data DIR"
+            )
+    figures = []
+    for entry in entries:
+        for figure in verification.verify(entry, options.data):
+            print(figure, flush=True)
+            figures.append(figure)
+    if options.all:
+        print(f"\n{verification.to_markdown(figures)}")
 
 
 def _address(name: str) -> str:
