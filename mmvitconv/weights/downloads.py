@@ -236,16 +236,16 @@ def _fetch_from(address: str, place: Place, source: Source) -> Path:
         download_from_drive(identifier, partial)
         return _publish(partial, file, source, address)
     limit = LARGEST if source.size is None else int(2e6 * source.size)
-    resumed = partial.is_file()
+    attempts = 2
     while True:
         with _bar(place.title) as show:
-            download(address, partial, limit, show)
+            is_pieced = download(address, partial, limit, show)
         try:
             return _publish(partial, file, source, address)
         except TransferError:
-            if not resumed:
-                raise
-            resumed = False  # once more from its beginning
+            attempts -= 1
+            if not (is_pieced and attempts):
+                raise  # else the pieces may not belong together: once more from its beginning
 
 
 def _link(found: Path, file: Path, source: Source) -> Path:

@@ -41,7 +41,7 @@ class TransferError(Exception):
     """Why a place does not give the file: what a sentence says after its address."""
 
 
-def download(address: str, partial: Path, limit: int, show: Show) -> None:
+def download(address: str, partial: Path, limit: int, show: Show) -> bool:
     """Download a file; a part that an earlier attempt has left is continued.
 
     Args:
@@ -49,6 +49,9 @@ def download(address: str, partial: Path, limit: int, show: Show) -> None:
         partial: The file to write or to continue.
         limit: Bytes that it may have at most.
         show: Called with the bytes that are there and that are expected, if that is known.
+
+    Returns:
+        Whether the file comes from several answers of the server.
 
     Raises:
         TransferError: The file cannot be had.
@@ -58,8 +61,7 @@ def download(address: str, partial: Path, limit: int, show: Show) -> None:
     while True:
         before = _size(partial)
         try:
-            _stream(address, partial, limit, show)
-            return
+            return _stream(address, partial, limit, show)
         except HTTPError as error:
             reason, rounds = f"is refused with {error.code} ({text_of(error.reason)})", ATTEMPTS
             if error.code == 416:  # what is here is no part of what is there
@@ -81,8 +83,8 @@ def download(address: str, partial: Path, limit: int, show: Show) -> None:
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _stream(address: str, partial: Path, limit: int, show: Show) -> None:
-    """Download a file in one attempt, from where an earlier one has stopped."""
+def _stream(address: str, partial: Path, limit: int, show: Show) -> bool:
+    """Download a file in one attempt, from where an earlier one has stopped; whether one had."""
     notes = _notes(partial)
     headers = {"User-Agent": f"mmvitconv/{__version__}", "Accept-Encoding": "identity"}
     done = _size(partial)
@@ -114,6 +116,7 @@ def _stream(address: str, partial: Path, limit: int, show: Show) -> None:
             raise
     if total is not None and received != total:
         raise ConnectionError(f"the connection ended after {received} of {total} bytes")
+    return is_part
 
 
 def _open(request: Request) -> HTTPResponse:

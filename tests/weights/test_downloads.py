@@ -305,6 +305,23 @@ class TestServers:
         assert fetch(f"{server.url}/x.pth").read_bytes() == other
         assert [wanted for _, wanted in server.requests] == ["", "bytes=60000-", ""]
 
+    @pytest.mark.parametrize("is_good_later", [True, False])
+    def test_pieces_that_do_not_belong_together(self, server, is_good_later):
+        """Found by the hash; then the file is fetched once more, from its beginning."""
+        server.files["/x.pth"] = content = checkpoint(2, size=40_000)
+        fetch(f"{server.url}/x.pth").unlink()
+        answers = iter([(BIG, '"x"', 60_000)] + [(content, '"x"')] * 2 * is_good_later)
+
+        def answer(handler):
+            handler.send_part(*next(answers, (BIG, '"x"')))
+
+        server.answers["/x.pth"] = answer
+        if is_good_later:
+            assert fetch(f"{server.url}/x.pth").read_bytes() == content
+        else:
+            assert "has changed" in refusal(f"{server.url}/x.pth")
+        assert [wanted for _, wanted in server.requests] == ["", "", "bytes=60000-", ""]
+
     def test_one_without_ranges(self, server):
         content, first = BIG, []
 
