@@ -1,6 +1,7 @@
 """Run mmcv's, mmdet's and mmsegmentation's own code on the stand-in for mmcv's operators.
 
-python tools/misc/peers.py [--only kernels detectors segmentors] [--cache FOLDER] [--resume]
+python tools/misc/peers.py [--only kernels detectors segmentors] [--cache FOLDER]
+    [--resume] [--minutes N]
 
 Fetches the sources of the installed versions by pip into a cache (nothing of them is copied into
 this repository) and writes a section of docs/reliability.md:
@@ -24,10 +25,12 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
@@ -38,12 +41,13 @@ PAGE = ROOT / "docs" / "reliability.md"
 SECONDS = 300  # for a file of tests, or a detector
 TOLERANCE = 1e-5  # some of mmcv's kernels know float32 only
 SETS = ("kernels", "detectors", "segmentors")
-DIED, TOO_LONG = "the process died", "over the time limit"
+DIED, TOO_LONG, NOT_RUN = "the process died", "over the time limit", "not run"
 NOT_BUILT = "mmdet does not build it"
 UNKNOWN = "failed, unknown why"
 # Why something fails that the operators are not to blame for, by what the message holds.
 REASONS = {
     "absent operator": r"mmvitconv has no stand-in",
+    "not run": NOT_RUN,
     "left out by the test itself": r"^skipped",
     "needs a GPU": r"CUDA|NVIDIA",
     "needs another package": r"No module named|[Pp]lease (run |install)|is not installed",
@@ -227,7 +231,7 @@ def kernel_cases() -> Iterator[tuple[str, Callable[[], Sequence]]]:
                 )
 
 
-def compare_kernels(cache: Path, resume: bool) -> tuple[str, bool]:
+def compare_kernels(cache: Path) -> tuple[str, bool]:
     """Call compiled operators and the stand-in's with equal inputs; return table and success."""
     file = compile_kernels(fetch(cache, "mmcv-lite", "mmcv", "onedl-mmcv"))
     import mmcv.ops
@@ -288,7 +292,9 @@ def run_detector(config: Path) -> None:
     MessageHub.get_current_instance().update_info_dict({"epoch": 0, "iter": 0})  # as a runner does
     sizes = [[3, 224, 256], [3, 224, 240]]
     classes = min([8, *map(int, re.findall(r"'num_classes': (\d+)", str(cfg.model)))])
-    inputs = demo_mm_inputs(2, sizes, num_classes=classes, with_mask=True, with_semantic=True)
+    inputs = demo_mm_inputs(2, sizes, num_classes=8, with_mask=True, with_semantic=True)
+    for sample in inputs["data_samples"]:
+        sample.gt_instances.labels %= classes
     data = model.data_preprocessor(inputs, True)
     losses, _ = model.parse_losses(model(**data, mode="loss"))
     losses.backward()
@@ -360,12 +366,14 @@ def list_detectors() -> Iterator[Path]:
             yield path
 
 
-def run_detectors(cache: Path, resume: bool) -> tuple[str, bool]:
+def run_detectors(cache: Path, resume: bool, minutes: float) -> tuple[str, bool]:
     """Run one config of each of mmdet's folders; return table and success."""
     results = Results(cache / "detectors.json", resume)
+    end = time.monotonic() + 60 * minutes
     for config in list_detectors():
         if config.stem not in results.messages:
-            results.add(config.stem, run_alone(run_detector, config))
+            late = time.monotonic() > end
+            results.add(config.stem, NOT_RUN if late else run_alone(run_detector, config))
     return results.write_table("detectors of mmdet")
 
 
@@ -385,7 +393,7 @@ def run_test_file(file: Path) -> None:
     pytest.main([*options, f"--junitxml={report}", str(file)])
 
 
-def run_segmentors(cache: Path, resume: bool) -> tuple[str, bool]:
+def run_segmentors(cache: Path) -> tuple[str, bool]:
     """Run mmsegmentation's tests of heads, necks and segmentors; return table and success."""
     # What the files need is imported once, before their processes are forked.
     for name in ("mmcv.ops", "mmseg.models", "pytest"):
@@ -432,12 +440,17 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS, help="all by default")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "mmvitconv-peers")
     parser.add_argument("--resume", action="store_true", help="skip detectors that passed before")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for all detectors")
     options = parser.parse_args(args)
     options.cache.mkdir(parents=True, exist_ok=True)
     good = True
-    runs = {"kernels": compare_kernels, "detectors": run_detectors, "segmentors": run_segmentors}
+    runs = {
+        "kernels": compare_kernels,
+        "detectors": partial(run_detectors, resume=options.resume, minutes=options.minutes),
+        "segmentors": run_segmentors,
+    }
     for name in options.only:
-        table, success = runs[name](options.cache, options.resume)
+        table, success = runs[name](options.cache)
         good &= success
         write_section(name, table)
     return 0 if good else 1
