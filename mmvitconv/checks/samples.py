@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from mmvitconv.checks.annotations import ANOTHER_SIZE, MAX_PIXELS, mask_problem
 from mmvitconv.datasets.layout import is_remote
 from mmvitconv.datasets.listing import what_is_there
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, printable
 
 __all__ = [
     "BadSampleError",
@@ -63,7 +63,10 @@ class Problem(NamedTuple):
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+        # a log takes no halves of characters, which names of files may have
+        return printable(
+            f"{self.file}: {self.kind}" + f" ({self.detail})" * bool(self.detail), 1200
+        )
 
 
 class BadSampleError(Exception):
@@ -455,8 +458,11 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
 
 @cache
 def _formats() -> list[str]:
-    """Return those of :data:`FORMATS` that the installed Pillow knows."""
+    """Return those of :data:`FORMATS` that the installed Pillow knows; once."""
     Image.init()
+    # the pixels are compared with a limit of ours; a filter for each image would bring all
+    # warnings back that were given once
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     return [name for name in FORMATS if name in Image.OPEN]
 
 
@@ -472,9 +478,7 @@ def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
     Raises:
         OSError: It is no image.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=_formats())
+    return Image.open(file, formats=_formats())
 
 
 def count_pixels(file: str | os.PathLike | IO[bytes], limit: int = MAX_PIXELS) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from mmengine import fileio
 from mmengine.logging import print_log
 
+from mmvitconv.errors import printable
+
 __all__ = ["LocalBackend", "use_careful_listing", "what_is_there"]
 
 
@@ -76,9 +78,11 @@ class LocalBackend(fileio.LocalBackend):
 
 
 def _leave_out(path: str, what: str) -> None:
-    print_log(f"bad data: left out: {path}: {what}", "current", logging.WARNING)
+    text = printable(f"bad data: left out: {path}: {what}", 1200)
+    print_log(text, "current", logging.WARNING)
 
 
 def use_careful_listing() -> None:
     """Let MMEngine, and so all datasets of OpenMMLab, list local folders in this way."""
     fileio.register_backend("local", LocalBackend, force=True, prefixes="")
+    fileio.io.backend_instances.clear()  # those that exist already list in MMEngine's way

@@ -13,9 +13,11 @@ from mmvitconv.errors import UserError
 
 @pytest.fixture
 def careful() -> Iterator[None]:
+    fileio.get_file_backend(".", enable_singleton=True)  # as some earlier reading leaves it
     use_careful_listing()
     yield
     fileio.register_backend("local", fileio.LocalBackend, force=True, prefixes="")
+    fileio.io.backend_instances.clear()
 
 
 @pytest.fixture
