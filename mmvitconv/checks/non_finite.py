@@ -191,6 +191,9 @@ class NonFiniteHook(Hook):
         if self.action == "skip":
             for name in self.window[-1].losses:
                 outputs.pop(name)
+        self.logs = {}  # they hold the graph
+        if not self.pending:
+            self.window = []  # and so the batch need not wait for the next one
 
     def after_train(self, runner: Runner) -> None:
         """Report the number of skipped steps and take the check away."""

@@ -683,7 +683,7 @@ def test_the_device_is_waited_for_once_an_iteration(
     guard = NonFiniteHook()
     train(tmp_path, make_data(4, {}), [guard, Spy()], **settings)
     assert seen == [(1, 0)] * 4
-    assert len(guard.logs) == 3  # the sum and two losses, all read in that one go
+    assert len(guard.read) == 3  # the sum and two losses, all read in that one go
 
 
 @pytest.mark.slow

@@ -70,10 +70,8 @@ def measure(options: argparse.Namespace) -> None:
         epoch = time.process_time() - begin
     shares = [part / total for part, total in zip(inside[2:], whole[2:], strict=True)]
     print(f"iterations: {len(shares)}, median {median(whole[2:]) * 1e3:.0f} ms")
-    print(
-        f"the guard: median {median(inside[2:]) * 1e3:.1f} ms, {median(shares):.2%} of an iteration"
-    )
-    print(f"the check before saving: {saving[0] * 1e3:.1f} ms, {saving[0] / epoch:.3%} of an epoch")
+    print(f"guard: median {median(inside[2:]) * 1e3:.1f} ms, {median(shares):.2%} of an iteration")
+    print(f"check before saving: {saving[0] * 1e3:.1f} ms, {saving[0] / epoch:.3%} of an epoch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
