@@ -290,7 +290,8 @@ def build(
     wanted = dict.fromkeys([*wanted, *hooks])
     cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    check_model(runner.model)
+    if not isinstance(runner.model, dict):  # FlexibleRunner builds it when the loop begins
+        check_model(runner.model)
     end_run_when_log_fails(runner.logger)
     runner.register_hook(LoopMarker(on_loop))
     return runner
