@@ -236,9 +236,14 @@ def checkpoint_folder(hook: CheckpointHook, work_dir: str) -> str:
     return os.path.join(hook.out_dir, os.path.basename(work_dir.rstrip(os.sep)))
 
 
+def _is_sharded(runner: Runner) -> bool:
+    """Return whether FSDP names the optimizer's entries by parameter instead of by number."""
+    return any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules())
+
+
 def _is_plain(runner: Runner) -> bool:
     """Return whether the optimizers' state is the whole of what PyTorch itself would save."""
-    if any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules()):
+    if _is_sharded(runner):
         return False
     return all(isinstance(wrapper, OptimWrapper) for wrapper in optimizers_of(runner).values())
 
@@ -611,7 +616,7 @@ def _check_hooks(root: Field, runner: Runner, has_gradients: bool) -> list[str]:
         part = root
         for key in place.split("."):
             part = part[key]
-        if len(part["state"].mapping(keys=int)) != number:
+        if len(part["state"].mapping(keys=str if _is_sharded(runner) else int)) != number:
             part["state"].fail(f"has {len(part['state'].value)} entries of {number}")
     if node["accumulating"].like(True) != has_gradients:
         node["accumulating"].fail(f"does not agree with {GRADIENTS}")
