@@ -709,16 +709,16 @@ _unfit(
 for _dtype in (torch.int64, torch.int8, torch.uint8, torch.bool, torch.complex64):
     _unfit(f"dtype_{str(_dtype)[6:]}", _with_weight(lambda w, d=_dtype: w.to(d)), _NEEDED)
 _unfit("empty_state_dict", lambda s: {}, "empty")
-_unfit("none_for_weight", _with_weight(lambda w: None), "not (a )?tensors?")
-_unfit("list_for_weight", _with_weight(lambda w: w.tolist()), "not (a )?tensors?")
-_unfit("state_dict_is_a_list", lambda s: list(s.values()), "not (a )?tensors?")
-_unfit("state_dict_is_none", lambda s: None, "not (a )?tensors?")
-_unfit("key_is_a_number", lambda s: {**s, 3: torch.ones(1)}, "3 is no name")
-_unfit("key_is_none", lambda s: {**s, None: torch.ones(1)}, "None is no name")
-_unfit("key_is_a_tuple", lambda s: {**s, ("a", 1): torch.ones(1)}, "is no name")
-_unfit("key_has_two_lines", lambda s: {**s, "a\nb": torch.ones(1)}, "is no name")
-_unfit("key_has_escapes", lambda s: {**s, "\x1b[31m": torch.ones(1)}, "is no name")
-_unfit("key_of_a_megabyte", lambda s: {**s, "a" * 2**20: torch.ones(1)}, "is no name")
+_unfit("none_for_weight", _with_weight(lambda w: None), "not (tensors|a )")
+_unfit("list_for_weight", _with_weight(lambda w: w.tolist()), "not (tensors|a )")
+_unfit("state_dict_is_a_list", lambda s: list(s.values()), "not (tensors|a )")
+_unfit("state_dict_is_none", lambda s: None, "not (tensors|a )")
+_unfit("key_is_a_number", lambda s: {**s, 3: torch.ones(1)}, "3(,| is) no")
+_unfit("key_is_none", lambda s: {**s, None: torch.ones(1)}, "None(,| is) no")
+_unfit("key_is_a_tuple", lambda s: {**s, ("a", 1): torch.ones(1)}, "(is no name|not a str)")
+_unfit("key_has_two_lines", lambda s: {**s, "a\nb": torch.ones(1)}, "(is no name|not a str)")
+_unfit("key_has_escapes", lambda s: {**s, "\x1b[31m": torch.ones(1)}, "(is no name|not a str)")
+_unfit("key_of_a_megabyte", lambda s: {**s, "a" * 2**20: torch.ones(1)}, "(is no name|not a str)")
 _unfit(
     "weights_missing",
     lambda s: {k: v for i, (k, v) in enumerate(s.items()) if i % 7},
