@@ -52,8 +52,8 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Args:
         checkpoint: A state dict, or a dict with one under ``state_dict``, ``model``,
             ``state_dict_ema``, ``model_ema`` or ``ema_model`` (looked for in this order). A leading
-            ``module.`` (DistributedDataParallel) or ``_orig_mod.`` (torch.compile) on every key is
-            dropped.
+            ``module.`` (DistributedDataParallel) on every key is dropped, and so is ``_orig_mod.``
+            (torch.compile) wherever it stands, as of a compiled backbone.
 
     Returns:
         Tensors by key.
@@ -79,10 +79,10 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             f"the checkpoint holds no state dict: {shorten(others)} are not tensors; "
             f"expected tensors by key, bare or under one of {', '.join(_WRAPPERS)}"
         )
-    for prefix in ("module.", "_orig_mod.", "module."):  # either may wrap the other
-        if all(key.startswith(prefix) for key in state_dict):
-            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-    return dict(state_dict)
+    state_dict = {re.sub(r"(^|(?<=\.))_orig_mod\.", "", key): v for key, v in state_dict.items()}
+    if all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return state_dict
 
 
 def _is_name(key: Any) -> bool:

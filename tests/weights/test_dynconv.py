@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import mmdet.models
 import mmpretrain.models
@@ -116,7 +117,8 @@ def backbone_part(converted: StateDict) -> StateDict:
 def randomised(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
-    return model.eval()
+    model.eval()  # by itself: OpenMMLab's return nothing here
+    return model
 
 
 def logits(features: Tensor, converted: StateDict) -> Tensor:
@@ -183,6 +185,72 @@ def test_small_swin_has_the_features_of_timm(size: tuple[int, int]):
     with torch.no_grad():
         expected = original.forward_features(x).permute(0, 3, 1, 2)
         torch.testing.assert_close(model(x)[0], expected)
+
+
+# The same numbers as OpenMMLab's models --------------------------------------------------------
+
+OPENMMLAB_SWIN = {"embed_dims": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 4, 8]}
+
+
+def openmmlab_swin(package: ModuleType) -> nn.Module:
+    sizes = {"out_indices": (0, 1, 2, 3), "window_size": 3}
+    if package is mmpretrain.models:
+        return package.SwinTransformer(OPENMMLAB_SWIN, img_size=48, **sizes)
+    return package.SwinTransformer(**OPENMMLAB_SWIN, **sizes)
+
+
+@pytest.mark.parametrize("package", [mmpretrain.models, mmdet.models, mmseg.models])
+def test_dense_swin_has_the_features_of_openmmlab(package: ModuleType):
+    original = randomised(openmmlab_swin(package)).double()
+    given = {f"backbone.{key}": value for key, value in original.state_dict().items()}
+    assert find_layout(given) == "swin"
+    arch = {**SWIN, **{key: tuple(OPENMMLAB_SWIN[key]) for key in ("depths", "num_heads")}}
+    model = DynConvSwin(arch, out_indices=(0, 1, 2, 3)).eval().double()
+    model.load_state_dict(backbone_part(convert_state_dict(given, "swin")))
+    x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
+    with torch.no_grad():
+        for found, expected in zip(model(x), original(x), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_swin_classifier_of_mmpretrain():
+    original = randomised(mmpretrain.models.SwinTransformer(OPENMMLAB_SWIN, img_size=48))
+    given = {f"backbone.{key}": value for key, value in original.state_dict().items()}
+    head = nn.Linear(64, 5).state_dict()
+    converted = convert_state_dict(given | {f"head.fc.{k}": v for k, v in head.items()}, "swin")
+    assert torch.equal(converted["head.fc.weight"], head["weight"])
+    assert torch.equal(converted["backbone.norm3.weight"], given["backbone.norm3.weight"])
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_deit_of_mmpretrain(distilled: bool):
+    """Its names; of a distilled one what is left has the shapes of a plain one."""
+    kind = mmpretrain.models.DistilledVisionTransformer if distilled else (
+        mmpretrain.models.VisionTransformer
+    )  # fmt: skip
+    sizes = {"embed_dims": 8, "num_layers": 2, "num_heads": 2, "feedforward_channels": 32}
+    original = randomised(kind(sizes, img_size=20, patch_size=4)).double()
+    given = {f"backbone.{key}": value for key, value in original.state_dict().items()}
+    for name in ("head", "head_dist")[: 1 + distilled]:
+        head = nn.Linear(8, 5).double().state_dict()
+        given |= {f"head.layers.{name}.{key}": value for key, value in head.items()}
+    assert find_layout(given) == "deit"
+    converted = convert_state_dict(given, "deit")
+    assert torch.equal(converted["head.fc.bias"], given["head.layers.head.bias"])
+    model = own_model("deit", **TOKEN).eval().double()
+    model.load_state_dict(backbone_part(converted))
+    x = torch.randn(2, 3, 20, 20, dtype=torch.float64)
+    if not distilled:
+        with torch.no_grad():
+            torch.testing.assert_close(model(x)[0], original(x)[0])
+
+
+def test_parts_that_were_compiled():
+    """torch.compile of the backbone alone, or of a layer."""
+    given = deit()
+    wrapped = {f"backbone._orig_mod.{key}": value for key, value in given.items()}
+    wrapped = {key.replace("blocks.1.", "blocks.1._orig_mod."): v for key, v in wrapped.items()}
+    assert convert_state_dict(wrapped, "deit").keys() == convert_state_dict(given, "deit").keys()
 
 
 # Layouts ---------------------------------------------------------------------------------------
@@ -277,19 +345,8 @@ def test_other_families_files_are_theirs_alone():
 
 
 def test_other_libraries_models_are_neither():
-    pretrain, segment = mmpretrain.models.backbones, mmseg.models.backbones
     vit = {"img_size": 32, "patch_size": 16, "embed_dims": 16, "num_layers": 1, "num_heads": 2}
-    small = {"embed_dims": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
-    models = [
-        pretrain.VisionTransformer(
-            {k: v for k, v in vit.items() if k in ("embed_dims", "num_layers", "num_heads")}
-            | {"feedforward_channels": 32}
-        ),
-        pretrain.SwinTransformer(small),
-        mmdet.models.backbones.SwinTransformer(**{**small, "depths": (1, 1, 1, 1)}),
-        segment.SwinTransformer(**{**small, "depths": (1, 1, 1, 1)}),
-        segment.VisionTransformer(**vit),
-    ]
+    models = [mmseg.models.backbones.VisionTransformer(**vit)]
     with torch.device("meta"):
         models += [timm.create_model(name) for name in ("swinv2_tiny_window8_256", "levit_128s")]
         models += [timm_vit(init_values=1e-5), timm_vit(qk_norm=True)]  # as DINOv2 has it
@@ -327,12 +384,24 @@ def test_left_over_keys_are_named(file: str, key: str):
         convert_state_dict({**make(), key: torch.ones(1)}, family)
 
 
-def test_distilled_deit_is_refused():
-    with torch.device("meta"):
-        distilled = timm.create_model("deit_tiny_distilled_patch16_224").state_dict()
+def test_of_a_distilled_deit_the_class_token_stays(monkeypatch):
+    """What is left is the plain network with these weights, and a warning says so."""
+    plain = timm_vit()
+    distilled = {**plain.state_dict(), "dist_token": torch.randn(1, 1, 8)}
+    position = distilled["pos_embed"]
+    distilled["pos_embed"] = torch.cat(
+        [position[:, :1], torch.randn(1, 1, 8), position[:, 1:]], dim=1
+    )
+    distilled |= {f"head_dist.{key}": torch.randn(5) for key in ("weight", "bias")}
     assert find_layout(distilled) == "deit"
-    with pytest.raises(CheckpointError, match=r"distilled DeiT, .* \(dist_token\).* a plain one"):
-        convert_state_dict(distilled, "deit")
+    said = []
+    monkeypatch.setattr(_LAYOUTS["deit"], "print_log", lambda text, *_: said.append(text))
+    converted = convert_state_dict(distilled, "deit")
+    (text,) = said
+    assert "distillation token and the head behind it are dropped" in text
+    expected = convert_state_dict(plain.state_dict(), "deit")
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[key], expected[key]) for key in expected)
 
 
 # Loading into backbones that differ ------------------------------------------------------------

@@ -12,21 +12,35 @@ norm.*                           backbone.norm{last}.*
 head.*                           head.fc.*
 ===============================  ==============================================
 
-A backbone without class token drops it, and its entry of the position embedding, on loading. A
-distilled DeiT is refused: its second token takes part in every block, and we have no place for it.
+mmpretrain's files have other names (``layers.{i}.ln1``, ``ffn.layers.*``). A backbone without class
+token drops it, and its entry of the position embedding, on loading. Of a distilled DeiT the second
+token is dropped with its position and its head, and a warning says so: the network is another one
+then, because that token takes part in every block.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 
+import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
-from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.families.names import LAYER, TRANSFORMER_BLOCK, add_head, count, rename, same
+from mmvitconv.weights.families.names import (
+    LAYER,
+    TRANSFORMER_BLOCK,
+    add_head,
+    count,
+    from_openmmlab,
+    rename,
+    same,
+)
+
+_BLOCKS = ("layers", "blocks")  # mmpretrain's name and the original one
 
 
 def is_original(keys: Iterable[str]) -> bool:
     """Whether the keys are in the original DeiT layout; ViTs with other blocks are not."""
-    keys = set(keys)
+    keys = {from_openmmlab(key, _BLOCKS) for key in keys}
     block = {key.removeprefix("blocks.0.") for key in keys if key.startswith("blocks.0.")}
     expected = {f"{layer}.{entry}" for layer in TRANSFORMER_BLOCK for entry in LAYER}
     return {"pos_embed", "patch_embed.proj.weight"} <= keys and block == expected
@@ -42,13 +56,11 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ``backbone.*`` and, for a classifier, ``head.fc.*``.
 
     Raises:
-        CheckpointError: Keys are missing or left over, or the DeiT is a distilled one.
+        CheckpointError: Keys are missing or left over.
     """
+    state_dict = {from_openmmlab(key, _BLOCKS): value for key, value in state_dict.items()}
     if "dist_token" in state_dict:
-        raise CheckpointError(
-            "these weights are of a distilled DeiT, whose second token (dist_token) has no place "
-            "here; give those of a plain one, such as deit_tiny_patch16_224"
-        )
+        state_dict = _without_distillation(state_dict)
     depth = count(state_dict, r"blocks\.(\d+)\.")
     names = {"pos_embed": "backbone.pos_embed"}
     if "cls_token" in state_dict:
@@ -60,3 +72,20 @@ def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names |= same("norm", f"backbone.norm{depth - 1}")
     add_head(names, state_dict, "head")
     return rename(state_dict, names, "DeiT")
+
+
+def _without_distillation(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the second token, its position and its classifier."""
+    print_log(
+        "these weights are of a distilled DeiT: its distillation token and the head behind it are "
+        "dropped, the class token stays; fine-tune before you compare results",
+        "current",
+        logging.WARNING,
+    )
+    kept = {
+        key: value
+        for key, value in state_dict.items()
+        if key != "dist_token" and not key.startswith("head_dist.")
+    }
+    position = state_dict["pos_embed"]
+    return {**kept, "pos_embed": torch.cat([position[:, :1], position[:, 2:]], dim=1)}

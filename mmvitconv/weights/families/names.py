@@ -13,6 +13,7 @@ __all__ = [
     "TRANSFORMER_BLOCK",
     "add_head",
     "count",
+    "from_openmmlab",
     "has",
     "output_norms",
     "pair_names",
@@ -32,6 +33,28 @@ TRANSFORMER_BLOCK = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+# How mmpretrain, mmdetection and mmsegmentation call the layers of Transformers, and how timm does.
+_OPENMMLAB = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    (r"\.ln([12])\.", r".norm\1."),
+    (r"^ln1\.", "norm."),
+    (r"^head\.layers\.head(_dist)?\.", r"head\1."),
+)
+
+
+def from_openmmlab(key: str, blocks: tuple[str, str]) -> str:
+    """Return timm's name of an entry; a key that is not OpenMMLab's stays as it is.
+
+    Args:
+        key: A key of a Transformer of mmpretrain, mmdetection or mmsegmentation.
+        blocks: How they call the list of blocks or stages, and how timm does.
+    """
+    for pattern, name in _OPENMMLAB:
+        key = re.sub(pattern, name, key)
+    return re.sub(rf"^{blocks[0]}\.(?=\d)", f"{blocks[1]}.", key)
 
 
 def rename(
