@@ -214,7 +214,7 @@ class Predictor:
             raise UnreadableImageError(
                 f"the test pipeline cannot take its {width}x{height} pixels ({reason})"
             ) from error
-        if sample["data_samples"].ori_shape[:2] != size:
+        if sample["data_samples"].get("ori_shape", size)[:2] != size:
             seen_height, seen_width = sample["data_samples"].img_shape[:2]
             sample["data_samples"].set_metainfo(
                 {

@@ -28,7 +28,7 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
         CheckpointError: It holds no weights, or the original layout is incomplete.
     """
     state_dict = unwrap(checkpoint)
-    layout = find_layout(state_dict)
+    layout = _original_layout(state_dict, model)
     if layout is not None:
         state_dict = convert_state_dict(state_dict, layout)
     if not hasattr(model, "backbone"):
@@ -191,7 +191,7 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     """
     checkpoint = load_file(filename, mmap=True)
     try:
-        state_dict, layout = _read_backbone(checkpoint, prefix)
+        state_dict, layout = _read_backbone(checkpoint, prefix, backbone)
         check_match(state_dict, backbone, scope="backbone", source=filename)
     except CheckpointError as error:
         raise CheckpointError(f"{filename}: {error}") from error
@@ -209,12 +209,18 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
     )
 
 
+def _original_layout(state_dict: Mapping[str, Tensor], model: nn.Module) -> str | None:
+    """The original layout of weights, None where they have every key of the model already."""
+    keys = set(state_dict) | {key.removeprefix("backbone.") for key in state_dict}
+    return None if model.state_dict().keys() <= keys else find_layout(state_dict)
+
+
 def _read_backbone(
-    checkpoint: Mapping[str, Any], prefix: str | None
+    checkpoint: Mapping[str, Any], prefix: str | None, backbone: nn.Module
 ) -> tuple[dict[str, Tensor], str | None]:
-    """The backbone's weights in our layout, and the original layout they were in."""
+    """The backbone's weights in its layout, and the original layout they were in."""
     state_dict = unwrap(checkpoint)
-    layout = find_layout(state_dict)
+    layout = _original_layout(state_dict, backbone)
     if layout is not None:
         state_dict = convert_state_dict(state_dict, layout)
         prefix = "backbone."

@@ -140,6 +140,7 @@ def write_coco(root, **changes):
     picture(root / "val" / "a.png")
     image = {"id": 1, "file_name": "a.png", "width": 8, "height": 6, **changes}
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 3], "area": 12}
+    annotation["iscrowd"] = 0  # COCO's evaluation reads it of each
     category = {"id": 1, "name": "cat"}
     content = {"images": [image], "annotations": [annotation], "categories": [category]}
     (root / "annotations").mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ def test_uncounted_operators_and_idle_parts_are_listed(capsys):
     from mmvitconv.zoo.config_costs import ConfigComplexity, PartComplexity
     from mmvitconv.zoo.costs import Complexity, Macs
 
-    model = Complexity(5, Macs(7), uncounted={"aten.linalg_inv_ex": 2})
+    model = Complexity(5, Macs(7), {}, {}, {"aten.linalg_inv_ex": 2})
     parts = (
         PartComplexity("backbone", "Net", 2, Macs(7)),
         PartComplexity("auxiliary_head", "Head", 3, Macs()),

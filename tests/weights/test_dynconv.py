@@ -213,6 +213,14 @@ def test_dense_swin_has_the_features_of_openmmlab(package: ModuleType):
             torch.testing.assert_close(found, expected)
 
 
+def test_openmmlab_models_load_their_own_files():
+    """What is another layout to our models is the layout of theirs."""
+    for model in (openmmlab_swin(mmdet.models), mmpretrain.models.VisionTransformer("deit-tiny")):
+        own = dict(model.state_dict())
+        assert find_layout(own) is not None
+        assert adapt_checkpoint(own, model)["state_dict"].keys() == own.keys()
+
+
 def test_swin_classifier_of_mmpretrain():
     original = randomised(mmpretrain.models.SwinTransformer(OPENMMLAB_SWIN, img_size=48))
     given = {f"backbone.{key}": value for key, value in original.state_dict().items()}

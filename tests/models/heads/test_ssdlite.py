@@ -37,7 +37,9 @@ def scope() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cfg() -> Config:
-    return load_config(str(CONFIG))
+    cfg = load_config(str(CONFIG))
+    cfg.model.backbone.init_cfg = None  # no network here
+    return cfg
 
 
 def build(cfg: Config) -> nn.Module:
