@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmvitconv.engine.configuration import find_class
-from mmvitconv.errors import CheckpointError
+from mmvitconv.errors import CheckpointError, printable
 from mmvitconv.registry import HOOKS
 
 __all__ = ["InitialWeightsHook", "choose_initial_weights"]
@@ -33,6 +33,8 @@ class InitialWeightsHook(Hook):
         >>> custom_hooks = [dict(type="mmvitconv.InitialWeightsHook", source="best.pth")]
     """
 
+    keeps_state = False  # it is in the checkpoint's meta
+
     def __init__(self, source: str, lifted: Sequence[str] = ()) -> None:
         self.source = source
         self.lifted = list(lifted)
@@ -48,24 +50,32 @@ class InitialWeightsHook(Hook):
         """Take over what a resumed run started from.
 
         Raises:
-            CheckpointError: That run trained what this one would freeze, or the reverse.
+            CheckpointError: That run trained what this one would freeze, or the reverse, or the
+                checkpoint says nothing that makes sense.
         """
-        started = (checkpoint.get("meta") or {}).get("initial_weights")
-        if not getattr(runner, "_resume", False) or not isinstance(started, dict):
+        meta = checkpoint.get("meta") or {}
+        if not getattr(runner, "_resume", False) or "initial_weights" not in meta:
             return
-        if started.get("lifted") != self.lifted:
-            was, now = (
-                f"{source} ({', '.join(lifted) or 'nothing'} lifted)"
-                for source, lifted in (
-                    (started.get("source"), started.get("lifted") or []),
-                    (self.source, self.lifted),
+        match meta["initial_weights"]:
+            case {"source": str(source), "lifted": [*lifted]} if all(
+                isinstance(name, str) for name in lifted
+            ):
+                pass
+            case wrong:
+                raise CheckpointError(
+                    f"checkpoint {runner._load_from!r}: meta.initial_weights must hold a source "
+                    f"and a list of names, got {printable(repr(wrong), 80)}"
                 )
+        if lifted != self.lifted:
+            was, now = (
+                f"{where!r} ({', '.join(names) or 'nothing'} lifted)"
+                for where, names in ((source, lifted), (self.source, self.lifted))
             )
             raise CheckpointError(
                 f"checkpoint {runner._load_from!r} is of a run that started from {was}, this one "
                 f"would start from {now}; give --from-scratch to both or to neither"
             )
-        self.source = started.get("source")
+        self.source = printable(source)
 
     def before_train(self, runner: Runner) -> None:
         """Log what the training started from."""

@@ -1,6 +1,7 @@
 """What a training starts from is chosen, said, and written down."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,3 +139,12 @@ def test_said_and_written_down(source, lifted, tmp_path, safe_loading, runner_st
     assert meta["initial_weights"]["source"] == source
     with pytest.raises(CheckpointError, match=r"epoch_1.pth' is of a run that started from .*both"):
         train(tmp_path, "x", [] if lifted else FROZEN, str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 3, "x", [], {}, {"source": 1, "lifted": []}, {"source": "a", "lifted": [1]}]
+)
+def test_what_a_checkpoint_says_is_checked(wrong):
+    runner = SimpleNamespace(_resume=True, _load_from="bad.pth")
+    with pytest.raises(CheckpointError, match=r"'bad.pth': meta.initial_weights must hold"):
+        InitialWeightsHook("a").after_load_checkpoint(runner, {"meta": {"initial_weights": wrong}})
