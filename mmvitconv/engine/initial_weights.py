@@ -17,6 +17,7 @@ from mmvitconv.registry import HOOKS
 __all__ = ["InitialWeightsHook", "choose_initial_weights"]
 
 RANDOM = "random weights"
+_HOOK = "mmvitconv.InitialWeightsHook"
 # What freezes a backbone, and the value that does not.
 _FREEZING = {"norm_eval": False, "frozen_stages": -1}
 
@@ -115,9 +116,15 @@ def choose_initial_weights(cfg: Config, weights: str | None, from_scratch: bool)
     if not cfg.get("resume"):
         named.insert(0, cfg.get("load_from"))
     source = next(filter(None, named), RANDOM)
-    lifted = _lift_freezing(backbone, cfg.get("default_scope")) if source == RANDOM else []
-    hook = ConfigDict(type="mmvitconv.InitialWeightsHook", source=source, lifted=lifted)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
+    # the config that a run has written has the hook already, and its backbone is free
+    hooks = list(cfg.get("custom_hooks") or [])
+    earlier = [hook for hook in hooks if isinstance(hook, dict) and hook.get("type") == _HOOK]
+    lifted = []
+    if source == RANDOM:
+        lifted = [name for hook in earlier for name in hook.get("lifted", [])]
+        lifted += _lift_freezing(backbone, cfg.get("default_scope"))
+    hook = ConfigDict(type=_HOOK, source=source, lifted=lifted)
+    cfg.custom_hooks = [*(hook for hook in hooks if hook not in earlier), hook]
 
 
 def _is_pretrained(init_cfg: Any) -> bool:

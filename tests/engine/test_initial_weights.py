@@ -77,6 +77,15 @@ def test_source(init_cfg, options, weights, from_scratch, source):
         assert cfg.get("load_from") == ("last.pth" if cfg.get("resume") else None)
 
 
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_the_config_that_a_run_has_written_says_the_same(from_scratch):
+    cfg = config(PUBLISHED)
+    choose_initial_weights(cfg, None, from_scratch)
+    first = chosen(cfg)
+    choose_initial_weights(cfg, None, False)
+    assert chosen(cfg) == first
+
+
 def test_what_a_foreign_backbone_freezes_by_default_is_lifted():
     cfg = Config({"model": {"backbone": {"type": "mmdet.ResNet", "depth": 50}}})
     cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}
