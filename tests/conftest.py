@@ -93,12 +93,6 @@ def _loading_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
 
 
-@pytest.fixture(autouse=True)
-def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A logger that a test makes writes into that test's captured output: it ends with the test."""
-    monkeypatch.setattr(MMLogger, "_instance_dict", MMLogger._instance_dict.copy())
-
-
 @pytest.fixture
 def runner_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loggers, scopes and the rank that a runner sets for the whole process are put back."""

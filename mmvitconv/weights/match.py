@@ -210,7 +210,9 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
 
 
 def _original_layout(state_dict: Mapping[str, Tensor], model: nn.Module) -> str | None:
-    """The original layout of weights, None where they have every key of the model already."""
+    """The original layout of weights; None where a model of others has every key already."""
+    if hasattr(getattr(model, "backbone", model), "is_optional_key"):
+        return find_layout(state_dict)
     keys = set(state_dict) | {key.removeprefix("backbone.") for key in state_dict}
     return None if model.state_dict().keys() <= keys else find_layout(state_dict)
 

@@ -89,7 +89,7 @@ def test_wrong_wheel(tmp_path, capsys):
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
+def check(monkeypatch, capsys, runner_state):
     """A function that runs check_dataset.py here: exit code, stdout and stderr."""
 
     def start(*arguments):
