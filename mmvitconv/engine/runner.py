@@ -5,6 +5,7 @@ Functions that return nothing change the config.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -365,4 +366,8 @@ def leave_process_group() -> None:
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
+        # Else a process may abort while Python ends: cycles of objects (DDP, patched methods) still
+        # hold the group and its threads then, or the process that holds the store leaves first.
+        distributed.barrier()
+        gc.collect()
         distributed.destroy_process_group()
