@@ -117,7 +117,9 @@ def choose_initial_weights(cfg: Config, weights: str | None, from_scratch: bool)
         named.insert(0, cfg.get("load_from"))
     source = next(filter(None, named), RANDOM)
     # the config that a run has written has the hook already, and its backbone is free
-    hooks = list(cfg.get("custom_hooks") or [])
+    hooks = cfg.get("custom_hooks") or []
+    if not isinstance(hooks, (list, tuple)):
+        return  # the runner's builder names it
     earlier = [hook for hook in hooks if isinstance(hook, dict) and hook.get("type") == _HOOK]
     lifted = []
     if source == RANDOM:

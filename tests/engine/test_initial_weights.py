@@ -86,6 +86,13 @@ def test_the_config_that_a_run_has_written_says_the_same(from_scratch):
     assert chosen(cfg) == first
 
 
+@pytest.mark.parametrize("hooks", [5, "hook", {"type": "EMAHook"}])
+def test_hooks_that_are_no_list_stay_for_the_builder_to_name(hooks):
+    cfg = config(PUBLISHED, custom_hooks=hooks)
+    choose_initial_weights(cfg, None, False)
+    assert cfg.custom_hooks == hooks
+
+
 def test_what_a_foreign_backbone_freezes_by_default_is_lifted():
     cfg = Config({"model": {"backbone": {"type": "mmdet.ResNet", "depth": 50}}})
     cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}
