@@ -15,6 +15,7 @@ the session ends with writing all of them to it, as a JSON object: ``{"shapes tr
 """
 
 import json
+import logging
 import os
 import sys
 import zlib
@@ -91,6 +92,18 @@ def _loading_of_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")  # or monkeypatch would not restore it
         monkeypatch.delenv(name)
     monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
+
+
+@pytest.fixture(autouse=True)
+def _no_closed_logs() -> None:
+    """Take closed log files from loggers: MMEngine writes into each that its loggers name.
+
+    A web server that starts in this process (uvicorn configures logging) closes all of them.
+    """
+    for logger in MMLogger._instance_dict.values():
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler) and handler.stream is None:
+                logger.removeHandler(handler)
 
 
 @pytest.fixture
