@@ -125,11 +125,13 @@ CLASSIFICATION = [*CORE, "mmpretrain>=1.2.0,<2", "timm>=1.0"]
 DETECTION = [*CORE, "mmdet>=3.3.0,<4"]
 SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
 WEIGHTS = ["gdown>=6.5,<7"]  # published weights on Google Drive
+ENGINES = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "openvino>=2025.0"]
 # What single commands of mmvitconv need, from the major version that was tested.
 COMMANDS = {
     "serve": ["gradio>=6,<7"],
     "analysis": ["grad-cam>=1.5,<2", "matplotlib>=3.8", "timm>=1.0"],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
+    "export": ENGINES,
+    "runtimes": ENGINES,
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30"],
 }
 EXTRAS = {
@@ -150,13 +152,14 @@ EXTRAS = {
     ],
     **COMMANDS,
     "dev": [
-        *(requirement for group in COMMANDS.values() for requirement in group),
+        *dict.fromkeys(requirement for group in COMMANDS.values() for requirement in group),
         "hypothesis>=6.100",
         "playwright>=1.49",
         "pre-commit>=3.5",
         "pytest>=8",
         "pytest-xdist>=3.5",
         "ruff>=0.9",
+        "segmentation-models-pytorch>=0.5",
     ],
 }
 
