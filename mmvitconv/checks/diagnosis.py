@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from mmvitconv.errors import shorten
 
@@ -305,23 +306,24 @@ def any_bad(tensors: Sequence[Tensor], device: torch.device | str = "cpu") -> Te
     Returns:
         A boolean tensor without dimensions.
     """
-    groups: dict[tuple, list[Tensor]] = {}
-    for tensor in tensors:
-        values = tensor._values() if tensor.is_sparse else tensor
-        values = torch.view_as_real(values) if values.is_complex() else values
-        if values.numel():
-            groups.setdefault((values.device, values.dtype), []).append(values)
     bad = torch.zeros((), dtype=torch.bool, device=device)
-    for (place, _), group in groups.items():
+    values = [tensor._values() if tensor.is_sparse else tensor for tensor in tensors]
+    groups = _group_tensors_by_device_and_dtype([values]) if values else {}
+    for (place, dtype), ((group,), _) in groups.items():
+        if dtype.is_complex:
+            group = [torch.view_as_real(value) for value in group]
         if place.type == HOST:  # where the other norm takes 100 times as long as this one
             # read one by one, which is faster than stacking hundreds of them
             if math.isfinite(sum(norm.item() for norm in torch._foreach_norm(group))):
                 continue
             # squares may overflow where the values do not
-            extremes = torch.stack([torch.stack(torch.aminmax(values)) for values in group])
-        else:
+            group = [torch.stack(torch.aminmax(value)) for value in group if value.numel()]
+            extremes = torch.stack(group)
+        elif group := [value for value in group if value.numel()]:
             # the largest magnitude is finite when all values are
             extremes = torch.stack(torch._foreach_norm(group, float("inf")))
+        else:
+            continue
         bad = bad | ~torch.isfinite(extremes).all().to(device)
     return bad
 

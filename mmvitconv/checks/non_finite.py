@@ -22,6 +22,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mmvitconv.checks.diagnosis import (
     MAX_NAMES,
@@ -68,10 +69,11 @@ class NonFiniteHook(Hook):
     first module is the one that received finite gradients and returned others. Where the input,
     the annotations, a parameter or a buffer was bad beforehand, that is said instead.
 
-    Costs: per step one reduction over the gradients, in a distributed run also an all-reduce of
+    Costs: per step one reduction over the gradients, which is that of ``clip_grad`` where the run
+    clips by their norm; in a distributed run also an all-reduce of
     three numbers (all ranks decide the same); per iteration a copy of the model's buffers and of
     the random generators' states. The device is waited for once per iteration, in front of the
-    step: the losses are read at the same time, for which MMEngine waits otherwise, once for each.
+    step: losses and norm are read at the same time, for each of which MMEngine waits otherwise.
     Batches are kept until their step. Only a bad step pays for its repetition, with the memory of
     an iteration.
 
@@ -120,6 +122,7 @@ class NonFiniteHook(Hook):
         self.pending: set[int] = set()  # optimizer wrappers with gradients that wait for a step
         self.logs: dict[str, Any] = {}  # losses of the current iteration
         self.read: dict[int, Tensor] = {}  # those that were read already, by the tensor's id
+        self.norm: tuple[int, Tensor] | None = None  # of so many gradients, for clipping
         self.without: set[str] = set()  # buffers that are not finite by design
         self.finding: list[str] | None = None  # what is wrong in the current iteration
         self.is_collapsed = False  # the loss scale of mixed precision is too small
@@ -140,6 +143,8 @@ class NonFiniteHook(Hook):
         for wrapper in wrappers:
             _patch(self.patches, wrapper, "backward", partial(self._backward, wrapper))
             _patch(self.patches, wrapper, "step", partial(self._step, runner, wrapper))
+            if _clips_by_norm(wrapper):
+                _patch(self.patches, wrapper, "clip_func", self._clip)
         _patch(self.patches, runner, "save_checkpoint", partial(self._save, runner))
         model = unwrap_model(runner.model)
         if hasattr(model, "parse_losses") and not runner.cfg.get("compile"):
@@ -273,6 +278,14 @@ class NonFiniteHook(Hook):
             if runner.message_hub.runtime_info.get(SKIPS_IN_A_ROW):
                 runner.message_hub.update_info(SKIPS_IN_A_ROW, 0)
 
+    def _clip(self, clip: Callable, parameters: list, max_norm: float, **kwargs) -> Tensor:
+        """Clip gradients as ``clip_grad_norm_`` does, by the norm that the check has found."""
+        count, norm = self.norm or (0, None)
+        if count != len(parameters):
+            return clip(parameters, max_norm, **kwargs)
+        clip_grads_with_norm_(parameters, max_norm, norm, kwargs.get("foreach"))
+        return self.read.get(id(norm), norm)
+
     def _average(self, average: Callable, *args, **kwargs) -> None:
         """Update the EMA if the iteration counts."""
         if self.finding is None:
@@ -281,31 +294,40 @@ class NonFiniteHook(Hook):
     @torch.no_grad()
     def _check(self, runner: Runner, wrapper: Any) -> list[str] | None:
         """Look at losses and gradients; all ranks return the same."""
-        parameters = [
-            parameter
-            for group in wrapper.optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
         totals = [total for iteration in self.window for total in iteration.totals]
         scaler = getattr(wrapper, "loss_scaler", None)
-        gradients = [] if scaler else [parameter.grad for parameter in parameters]
+        groups = wrapper.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        # each access to a gradient makes an object of Python
+        found = (parameter.grad for parameter in ([] if scaler else parameters))
+        gradients = [gradient for gradient in found if gradient is not None]
         device = next((tensor.device for tensor in (*totals, *gradients)), torch.device("cpu"))
         is_dynamic = scaler is not None and getattr(wrapper, "_scale_update_param", None) is None
         # get_scale() would wait for the device, and so would a tensor made of a Python number
         scale = getattr(scaler, "_scale", None) if is_dynamic else None
         nothing = torch.zeros((), dtype=torch.bool, device=device)
         collapsed = nothing if scale is None else (scale < MIN_LOSS_SCALE).reshape(()).to(device)
-        flags = [any_bad(totals, device), any_bad(gradients, device), collapsed]
-        flags = torch.stack(flags).float()
+        norm = self.norm = None
+        if gradients and _clips_by_norm(wrapper):  # one reduction serves both
+            options = wrapper.clip_grad_kwargs
+            norm_type, foreach = options.get("norm_type", 2.0), options.get("foreach")
+            norm = get_total_norm(gradients, norm_type, foreach=foreach)
+        bad = any_bad(gradients, device) if norm is None else ~torch.isfinite(norm).to(device)
+        flags = torch.stack([any_bad(totals, device), bad, collapsed]).float()
         all_reduce(flags, op="max")  # does nothing in a single process
         # Here the host waits for the device, the one time in a step. Training without this hook
         # waits as well: MMEngine's RuntimeInfoHook calls item() on each of the losses after the
-        # step, and its clipping reads the norm in front of it. So the losses are read here too.
-        logs = [value for value in self.logs.values() if _is_on_device(value)]
+        # step, and its clipping logs the norm in front of it. So both are read here too.
+        logs = [value for value in (norm, *self.logs.values()) if _is_on_device(value)]
         numbers = torch.cat([_wide(flags), *(_wide(value).reshape(1) for value in logs)]).tolist()
         self._note(logs, numbers[len(flags) :])
         *are_bad, self.is_collapsed = (bool(flag) for flag in numbers[: len(flags)])
+        if norm is not None and are_bad[1]:  # squares overflow where the gradients do not
+            flag = any_bad(gradients, device).float()
+            all_reduce(flag, op="max")
+            are_bad[1] = bool(flag)
+        elif norm is not None:
+            self.norm = len(gradients), norm
         words = list(compress(("loss", "gradients"), are_bad))
         if not words and not self.is_collapsed:
             return None
@@ -412,6 +434,7 @@ class _Snapshot:
         self.kept = [
             (place, key, tensor)
             for place in self.places
+            if place  # most are empty
             for key, tensor in place.items()
             if tensor is not None
         ]
@@ -451,6 +474,19 @@ def _saved_tensors(runner: Runner, without: set[str]) -> Iterator[tuple[str, Ten
             for key, value in state.items() if isinstance(state, dict) else ():
                 if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
                     yield f"{key} of {names.get(id(parameter), '?')} in the optimizer", value
+
+
+def _clips_by_norm(wrapper: Any) -> bool:
+    """Tell whether a wrapper's step begins with the norm of the gradients as they are."""
+    kind = type(wrapper)
+    return (
+        isinstance(wrapper, OptimWrapper)
+        and kind.step is OptimWrapper.step
+        and kind._clip_grad is OptimWrapper._clip_grad
+        and bool(wrapper.clip_grad_kwargs)
+        and "max_norm" in wrapper.clip_grad_kwargs
+        and float(wrapper.clip_grad_kwargs.get("norm_type", 2.0)) >= 1
+    )
 
 
 def _is_on_device(value: Any) -> bool:

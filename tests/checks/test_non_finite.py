@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,7 @@ def warnings_of(folder: Path, runner: Runner) -> list[str]:
 
 
 NUMBERS = count()
+FUNCTIONS = (FunctionType, BuiltinFunctionType)
 HOOK = {"type": "mmvitconv.NonFiniteHook"}
 SKIP = {**HOOK, "action": "skip"}
 
@@ -359,15 +360,73 @@ def test_accumulated_step_stops(tmp_path: Path) -> None:
     assert "files: /data/0.png, /data/bad_0.png." in message
 
 
-def test_finite_run_is_the_same_with_the_hook(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "clip",
+    [
+        None,
+        {"max_norm": 0.1},
+        {"max_norm": 0.1, "norm_type": 1},
+        {"type": "value", "clip_value": 0.1},
+    ],
+)
+def test_finite_run_is_the_same_with_the_hook(tmp_path: Path, clip: dict | None) -> None:
     ema = {"type": "EMAHook", "momentum": 0.3}
     runs = []
     for hooks in ([], [HOOK], [SKIP]):
-        runs.append(build_runner(tmp_path, make_data(4, {}), [*hooks, ema]))
+        wrapper = {"clip_grad": deepcopy(clip)}
+        runs.append(build_runner(tmp_path, make_data(4, {}), [*hooks, ema], optim_wrapper=wrapper))
         runs[-1].train()
-    assert_equal(runs[0], runs[1])
-    assert_equal(runs[0], runs[2])
-    assert "step" not in vars(runs[1].optim_wrapper)
+    for run in runs[1:]:
+        assert_equal(runs[0], run)
+        norms = [r.message_hub.log_scalars.get("train/grad_norm") for r in (runs[0], run)]
+        assert (norms[0] is None) == (clip is None or "max_norm" not in clip)
+        assert norms[0] is None or (norms[0].data[0] == norms[1].data[0]).all()
+        assert "step" not in vars(run.optim_wrapper)
+        assert isinstance(getattr(run.optim_wrapper, "clip_func", len), FUNCTIONS)
+
+
+@pytest.mark.parametrize("special", [Trouble.ROOT, math.nan])
+def test_a_step_to_be_clipped_is_skipped(tmp_path: Path, special: float) -> None:
+    wrapper = {"clip_grad": {"max_norm": 0.1}}
+    data = make_data(4, {1: special})
+    skipping = train(tmp_path, data, [SKIP], optim_wrapper=deepcopy(wrapper))
+    plain = train(tmp_path, without(data, [1]), [], optim_wrapper=deepcopy(wrapper))
+    assert_equal(skipping, plain)
+
+
+def test_a_norm_may_overflow_where_gradients_do_not(tmp_path: Path) -> None:
+    """Clipping makes zeros of them, as it does without the hook."""
+
+    class Steep(Model):
+        def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            return {name: 1e25 * loss for name, loss in super().forward(*args, **kwargs).items()}
+
+    runs = []
+    for hooks in ([], [HOOK]):
+        torch.manual_seed(0)
+        wrapper = {"clip_grad": {"max_norm": 0.1}}
+        data = make_data(2, {})
+        runs.append(train(tmp_path, data, hooks, optim_wrapper=wrapper, model=Steep()))
+        assert (
+            runs[-1].message_hub.log_scalars["train/grad_norm"].data[0].tolist() == [math.inf] * 2
+        )
+    assert_equal(*runs)
+
+
+@pytest.mark.parametrize("host", ["cpu", "none"])
+@pytest.mark.parametrize("bad", [None, math.nan, -math.inf])
+def test_any_bad(monkeypatch: pytest.MonkeyPatch, host: str, bad: float | None) -> None:
+    monkeypatch.setattr(diagnosis, "HOST", host)
+    tensors = [torch.full((3,), 1e30), torch.zeros(0), torch.zeros(0, dtype=torch.bfloat16)]
+    assert not diagnosis.any_bad([])
+    assert not diagnosis.any_bad(tensors)
+    kinds = [torch.ones(2), torch.ones(2).bfloat16(), torch.ones(2).double(), torch.ones(2) * 1j]
+    kinds.append(torch.eye(2).to_sparse())
+    for place, tensor in enumerate(kinds):
+        if bad is not None:
+            kinds[place] = tensor * bad
+        assert diagnosis.any_bad([*tensors, *kinds]).item() == (bad is not None)
+        kinds[place] = tensor
 
 
 def test_stops_after_too_many_skips_in_a_row(tmp_path: Path) -> None:
@@ -648,9 +707,11 @@ def test_buffers_that_are_infinite_by_design_are_saved(tmp_path: Path) -> None:
     assert (tmp_path / "iter_2.pth").is_file()
 
 
-@pytest.mark.parametrize("settings", [{}, {"optim_wrapper": {"accumulative_counts": 3}}])
+@pytest.mark.parametrize(
+    "wrapper", [{}, {"accumulative_counts": 3}, {"clip_grad": {"max_norm": 0.1}}]
+)
 def test_the_device_is_waited_for_once_an_iteration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapper: dict
 ) -> None:
     """The CPU plays the device: every operator that gives its numbers to Python is counted."""
 
@@ -681,9 +742,11 @@ def test_the_device_is_waited_for_once_an_iteration(
 
     seen: list[tuple[int, int]] = []
     guard = NonFiniteHook()
-    train(tmp_path, make_data(4, {}), [guard, Spy()], **settings)
-    assert seen == [(1, 0)] * 4
-    assert len(guard.read) == 3  # the sum and two losses, all read in that one go
+    train(tmp_path, make_data(4, {}), [guard, Spy()], optim_wrapper=dict(wrapper))
+    clips = int("clip_grad" in wrapper)  # MMEngine logs the norm, which the host knows by then
+    assert seen == [(1, clips)] * 4
+    # the sum and two losses, and what was clipped: all read in that one go
+    assert len(guard.read) == 3 + clips
 
 
 @pytest.mark.slow
