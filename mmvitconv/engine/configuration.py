@@ -6,7 +6,10 @@ This module is used before anything heavy is imported.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,6 +61,8 @@ UNTYPED = {
     "optim_wrapper.paramwise_cfg": PARAMWISE_OPTIONS,
 }
 DATALOADER_EXTRAS = {"dataset", "num_batch_per_epoch", "_delete_"}
+MAX_BASES = 50  # one upon the other
+_BASES_LOCK = threading.RLock()
 
 
 def load_config(path: str | Path) -> Config:
@@ -77,10 +82,61 @@ def load_config(path: str | Path) -> Config:
     if file.suffix not in CONFIG_SUFFIXES:
         raise UserError(f"a config is a {', '.join(CONFIG_SUFFIXES)} file, got {str(path)!r}")
     try:
-        return Config.fromfile(file)
+        with _BASES_LOCK, _looking_at_bases():
+            return Config.fromfile(file)
+    except UserError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the config {path} cannot be read: {reason}") from error
+
+
+@contextmanager
+def _looking_at_bases() -> Iterator[None]:
+    """Look at each file before MMEngine opens it, which reads pipes and loops for ever."""
+    opened: list[str] = []
+
+    def guard(read: Callable) -> Callable:
+        def look_and_read(filename: str, *args: Any, **kwargs: Any) -> Any:
+            file = os.path.realpath(os.path.expanduser(filename))
+            if file in opened:
+                chain = " -> ".join([*opened[opened.index(file) :], file])
+                raise UserError(f"a config cannot be based on itself: {chain}; take one _base_ out")
+            if len(opened) == MAX_BASES:
+                raise UserError(f"the config {opened[0]} has more than {MAX_BASES} _base_ in a row")
+            if not os.path.isfile(file):
+                what = "is not a regular file" if os.path.exists(file) else "does not exist"
+                raise UserError(
+                    f"the config {opened[-1] if opened else file} names the base {filename}, which "
+                    f"{what}: give the path of a config, relative to the file that names it"
+                )
+            opened.append(file)
+            try:
+                return read(filename, *args, **kwargs)
+            finally:
+                opened.pop()
+
+        return look_and_read
+
+    def check_name(find: Callable) -> Callable:
+        def check_and_find(base: Any, filename: str) -> Any:
+            if not isinstance(base, str) or "\0" in base:
+                raise UserError(
+                    f"the config {filename}: _base_ must be a path or a list of paths, got {base!r}"
+                )
+            return find(base, filename)
+
+        return check_and_find
+
+    methods = {"_file2dict": guard, "_parse_lazy_import": guard, "_get_cfg_path": check_name}
+    originals = {name: vars(Config)[name] for name in methods}
+    try:
+        for name, wrap in methods.items():
+            setattr(Config, name, staticmethod(wrap(getattr(Config, name))))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Config, name, original)
 
 
 def apply_options(cfg: Config, options: dict[str, Any] | None) -> list[str]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,9 @@ def test_legal_arguments() -> None:
     assert legal_arguments(lambda depth, **settings: None) is None
 
 
+LAZY = "from mmengine.config import read_base\nwith read_base():\n    from "
+
+
 def test_missing_config_with_a_similar_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,11 +172,45 @@ def test_missing_config_with_a_similar_name(
     ("name", "text", "message"),
     [
         ("broken.py", "model = dict(", "SyntaxError"),
-        ("orphan.py", "_base_ = './missing.py'", "missing.py"),
+        (
+            "orphan.py",
+            "_base_ = './missing.py'",
+            "the base .*missing.py, which does not exist",
+        ),
+        ("itself.py", "_base_ = ['./itself.py']", "on itself: .*itself.py -> .*itself.py; take"),
+        ("itself.yaml", "_base_: itself.yaml", "on itself: .*itself.yaml"),
+        ("in_turn.py", "_base_ = 'turned.json'", "in_turn.py -> .*turned.json -> .*in_turn.py"),
+        ("itself.py", f"{LAZY}.itself import *", "on itself: .*itself.py -> "),
+        (
+            "on_folder.py",
+            "_base_ = 'folder.py'",
+            "on_folder.py names .*is not a regular file",
+        ),
+        ("on_pipe.py", "_base_ = 'pipe.py'", "on_pipe.py names .*which is not a regular file"),
+        ("on_loop.py", "_base_ = 'loop.py'", "on_loop.py names .*which does not exist"),
+        ("on_link.py", "_base_ = 'link.py'", "on itself: .*on_link.py -> .*on_link.py; take"),
+        ("numbered.py", "_base_ = 3", "numbered.py: _base_ must be a path or a list of .*, got 3"),
+        ("zero.py", "_base_ = 'a\\0.py'", "zero.py: _base_ must be a path"),
         ("notes.txt", "x", "notes.txt"),
     ],
 )
 def test_unreadable_config(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "turned.json").write_text('{"_base_": "in_turn.py"}')
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    (tmp_path / "link.py").symlink_to("on_link.py")
+    os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / name).write_text(text)
+    before = {key: value for key, value in vars(Config).items() if isinstance(value, staticmethod)}
     with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / name))
+    assert before.items() <= vars(Config).items()
+
+
+def test_bases_of_bases(tmp_path: Path) -> None:
+    """The same base may come twice, on different ways; not too many may follow each other."""
+    for number in range(60):
+        (tmp_path / f"{number}.py").write_text(f"_base_ = '{number + 1}.py'\n" * (number < 59))
+    assert load_config(str(tmp_path / "20.py")).filename
+    with pytest.raises(UserError, match=r"9.py has more than 50 _base_ in a row"):
+        load_config(str(tmp_path / "9.py"))
