@@ -12,7 +12,7 @@ import pickle
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ import pytest
 import torch
 from families import DISTINCT, FAMILIES, parameters, shallow
 from hypothesis import strategies as st
+from numerics import assert_within, float32_limits
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -208,18 +209,10 @@ def assert_same(values: Sequence[Tensor], expected: Sequence[Tensor], what: str)
         assert same, what
 
 
-def assert_close(outs: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
-    """Equal but for rounding.
-
-    Another memory format or batch size means other algorithms, so sums in another order. A sum of
-    N products of size s is off by about sqrt(N) s eps, N being up to a few thousand, and dozens of
-    layers add theirs: some hundred eps of what the map holds, which a real mistake exceeds by far.
-    """
-    for a, b in zip(outs, expected, strict=True):
-        assert a.shape == b.shape, what
-        limit = 1000 * torch.finfo(b.dtype).eps * b.abs().max().clamp(min=1)
-        error = (a - b).abs().max()
-        assert error <= limit, f"{what}: off by {error:.3g}, legal are {limit:.3g}"
+def limits(model: Backbone, x: Tensor) -> list[float]:
+    """How far two results of this model may lie apart: its own sensitivity to rounding."""
+    share = torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps
+    return [share * limit for limit in float32_limits(model, x, draws=2)]
 
 
 def check_outputs(outs: Sequence[Tensor], model: Backbone, case: Case, up: bool) -> None:
@@ -257,19 +250,20 @@ def test_inference(name: str, arch: str, search, count):
         indices = np.atleast_1d(case.out_indices) % number_of_stages(name, arch)
         assert model.out_indices == tuple(indices)
         check_outputs(outs, model, case, rounds_up(name))
+        close = partial(assert_within, outs, limits=limits(model, x))
         with torch.enable_grad():  # where the fast paths of inference are not taken
-            assert_close(outs, model(x), "with gradients")
+            close(model(x), what="with gradients")
         for again in (model(x), copy.deepcopy(model)(x), pickle.loads(pickle.dumps(model))(x)):
             assert_same(again, outs, "two calls, or a copy, give other values")
         plain = x.contiguous()
-        assert_close(outs, model(plain), f"layout {case.layout}")
+        close(model(plain), what=f"layout {case.layout}")
         if case.batch > 1:
             alone = [model(plain[i : i + 1]) for i in range(case.batch)]
             together = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
-            assert_close(outs, together, "an image alone")
+            close(together, what="an image alone")
         # Not to the last bit: torch takes other kernels for weights that need no gradient.
         usual = {"frozen_stages": -1, "norm_eval": False, "drop_path_rate": 0.0, "with_cp": False}
-        assert_close(outs, build(name, arch, case, **usual).eval()(x), "arguments for training")
+        close(build(name, arch, case, **usual).eval()(x), what="arguments for training")
 
     search(check, cases(name, arch), examples(name, arch, 12), known(name))
 
