@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from families import FAMILIES, shallow
+from numerics import assert_within, float32_limits
 from torch import nn
 
 from mmvitconv.errors import CheckpointError, UserError
@@ -86,8 +87,8 @@ def test_backbone_takes_any_batch_and_size(name: str, format: str, tmp_path):
     for shape in ((5, 3, 61, 77), (1, 3, report.least_side, 90)):
         x = torch.randn(shape)
         with torch.no_grad():
-            for out, expected in zip(runner(x), subject.module(x), strict=True):
-                torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+            expected = subject.module(x)
+        assert_within(runner(x), expected, float32_limits(subject.module, x))
 
 
 @pytest.mark.graph
@@ -130,8 +131,8 @@ def test_classifier_with_weights(digits_config, tmp_path):
     module = load_subject(digits_config, weights).module
     with torch.no_grad():
         expected = module.model(x, mode="tensor")
-    (logits,) = load_runner(report.path, "onnx")(x)
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    logits = load_runner(report.path, "onnx")(x)
+    assert_within(logits, [expected], float32_limits(module, x))
 
 
 @pytest.mark.graph
@@ -143,7 +144,7 @@ def test_segmentor_gives_logits_at_the_size_of_the_image(nuclei_config, tmp_path
     report = export_subject(subject, tmp_path / "m.onnx", shape=(64, 80), dynamic="batch", batch=2)
     (logits,) = load_runner(report.path, "onnx")(x)
     assert logits.shape == (2, 2, 64, 80)
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert_within([logits], [expected], float32_limits(subject.module, x))
     assert report.metadata["classes"] == ["background", "nucleus"]
 
 
@@ -195,6 +196,7 @@ def test_a_try_that_nobody_asked_for_ends(tmp_path, monkeypatch):
                 time.sleep(0.01)
             except Exception:  # as tracers do
                 continue
+        signal.alarm(0)  # the other tries may take as long as they take
         write_graph(module, format, path, example, dynamic, *rest, **options)
 
     monkeypatch.setattr(run, "TIME_LIMIT", 1)
