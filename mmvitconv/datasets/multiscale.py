@@ -161,6 +161,9 @@ class MultiScaleRandomResizedCrop(RandomResizedCrop):
 
     Raises:
         ValueError: ``scale`` is given.
+
+    Examples:
+        >>> crop = dict(type="mmvitconv.MultiScaleRandomResizedCrop", interpolation="bilinear")
     """
 
     def __init__(self, **kwargs) -> None:

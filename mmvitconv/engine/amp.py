@@ -30,6 +30,9 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     Raises:
         UserError: For another ``dtype``.
+
+    Examples:
+        >>> optim_wrapper = dict(type="mmvitconv.CPUAmpOptimWrapper", optimizer=dict(type="AdamW"))
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class Float32BoxesHook(Hook):
     4 pixels, one near 1300 in steps of 8. So the outputs of anchor-based and point-based heads, and
     of the neck (without one: the backbone) in front of a ``roi_head``, become float32. Layers still
     compute in the reduced precision. State-dict keys stay; other models are left alone.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.Float32BoxesHook")]
     """
 
     def __init__(self) -> None:

@@ -236,6 +236,9 @@ class SafeCheckpointHook(Hook):
     Raises:
         CheckpointError: While loading, when keys or shapes differ, or when a file to resume from
             holds weights only. While saving, when the file cannot be written.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.SafeCheckpointHook")]
     """
 
     # Before every other hook: EMAHook exchanges the weights in its own after_load_checkpoint.

@@ -26,6 +26,9 @@ class CompileBackboneHook(Hook):
 
     Raises:
         ValueError: When an argument is not one of the legal values.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.CompileBackboneHook", dynamic=True)]
     """
 
     priority = "VERY_LOW"  # after every hook that copies or changes the model

@@ -46,6 +46,9 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         module: The model to train; its SyncBN layers are replaced in place.
         **kwargs: Arguments of ``MMDistributedDataParallel``; ``device_ids`` and ``output_device``
             are dropped.
+
+    Examples:
+        >>> model_wrapper_cfg = dict(type="mmvitconv.CPUDistributedDataParallel")
     """
 
     def __init__(self, module: nn.Module, **kwargs) -> None:
@@ -63,6 +66,9 @@ class SharedBuffersHook(Hook):
 
     Running statistics differ by process, and a checkpoint holds those of the first. So the metrics
     describe what is saved, and are the same after the run was resumed from it.
+
+    Examples:
+        >>> custom_hooks = [dict(type="mmvitconv.SharedBuffersHook")]
     """
 
     priority = "VERY_LOW"  # after EMAHook has exchanged the weights

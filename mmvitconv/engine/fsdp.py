@@ -19,6 +19,9 @@ class FSDPStrategy(EngineFSDPStrategy):
     Args:
         *args: Arguments of ``mmengine._strategy.FSDPStrategy``.
         **kwargs: The same.
+
+    Examples:
+        >>> strategy = dict(type="mmvitconv.FSDPStrategy")
     """
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -38,6 +41,9 @@ class CPUFullyShardedDataParallel(MMFullyShardedDataParallel):
     Args:
         module: The model to train; its SyncBN layers are replaced in place.
         **kwargs: Arguments of ``MMFullyShardedDataParallel``; ``device_id`` is replaced.
+
+    Examples:
+        >>> model_wrapper = dict(type="mmvitconv.CPUFullyShardedDataParallel")
     """
 
     def __init__(self, module: nn.Module, **kwargs) -> None:

@@ -34,6 +34,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Raises:
         UserError: For an unknown option, a rate outside (0, 1], an optimizer without ``lr``, or a
             backbone without ``get_layer_depth``.
+
+    Examples:
+        >>> optim_wrapper = dict(
+        ...     optimizer=dict(type="AdamW", lr=1e-4),
+        ...     constructor="mmvitconv.LayerDecayOptimWrapperConstructor",
+        ...     paramwise_cfg=dict(layer_decay_rate=0.7),
+        ... )
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:

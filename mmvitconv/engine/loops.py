@@ -229,6 +229,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         runner: The runner.
         dataloader: Loader or its config; its dataset must have indices.
         **kwargs: Arguments of ``mmengine.runner.EpochBasedTrainLoop``.
+
+    Examples:
+        >>> train_cfg = dict(type="mmvitconv.ResumableEpochLoop", max_epochs=12)
     """
 
     def __init__(self, runner: Any, dataloader: DataLoader | dict, **kwargs) -> None:
@@ -304,6 +307,9 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     Raises:
         UserError: While training, when the data have no batch.
+
+    Examples:
+        >>> train_cfg = dict(type="mmvitconv.ResumableIterLoop", max_iters=160000)
     """
 
     def __init__(self, runner: Any, dataloader: DataLoader | dict, **kwargs) -> None:

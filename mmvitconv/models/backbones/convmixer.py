@@ -226,6 +226,11 @@ class ConvMixer(PyramidBackbone):
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = ConvMixer("256_8", patch_size=8, out_indices=(7,))
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 64, 96))]
+        [(1, 256, 8, 12)]
     """
 
     unit = "blocks"

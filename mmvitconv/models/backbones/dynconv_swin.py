@@ -123,6 +123,11 @@ class DynConvSwin(PyramidBackbone):
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = DynConvSwin("tiny", mixer="ddw", out_indices=(3,)).eval()
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 64, 96))]
+        [(1, 768, 2, 3)]
     """
 
     stem_names = ("patch_embed",)

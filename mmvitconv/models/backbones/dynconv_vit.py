@@ -197,6 +197,11 @@ class DynConvViT(PyramidBackbone):
     Raises:
         ValueError: Unknown ``arch``, an argument outside its legal range, or arguments that do not
             go together.
+
+    Examples:
+        >>> model = DynConvViT("tiny", mixer="ln_relu", out_indices=(11,))
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 64, 96))]
+        [(1, 192, 4, 6)]
     """
 
     unit = "blocks"

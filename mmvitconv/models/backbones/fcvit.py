@@ -361,6 +361,11 @@ class FCViT(PyramidBackbone):
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = FCViT("tiny", out_indices=(3,))
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 64, 96))]
+        [(1, 320, 2, 3)]
     """
 
     embedding = "patch_embeds.{stage}"

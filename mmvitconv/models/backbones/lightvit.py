@@ -527,6 +527,11 @@ class LightViT(PyramidBackbone):
 
     Raises:
         ValueError: Unknown ``arch`` or an argument outside its legal range.
+
+    Examples:
+        >>> model = LightViT("tiny", num_global_tokens=8)
+        >>> [tuple(y.shape) for y in model(torch.randn(1, 3, 64, 96))]
+        [(1, 64, 8, 12), (1, 128, 4, 6), (1, 256, 2, 3)]
     """
 
     stem_names = ("patch_embed",)

@@ -21,6 +21,11 @@ class DeepLabV3Head(ASPPHead):
     Args:
         **kwargs: Of mmseg's ASPPHead: ``in_channels``, ``channels``, ``num_classes``,
             ``dilations``, ``norm_cfg``, ...
+
+    Examples:
+        >>> head = DeepLabV3Head(in_channels=160, channels=256, num_classes=21)
+        >>> head.eval()((torch.ones(1, 160, 8, 8),)).shape
+        torch.Size([1, 21, 8, 8])
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -50,6 +50,12 @@ class SSDLiteNeck(BaseModule):
         norm_cfg: Norm of the separable convolutions; None for BN.
         act_cfg: Activation of the further levels; None for ReLU.
         init_cfg: MMEngine's initialisers; None for those of mmdet's SSD, Xavier-uniform.
+
+    Examples:
+        >>> neck = SSDLiteNeck((128, 160)).eval()
+        >>> maps = neck((torch.ones(1, 128, 20, 20), torch.ones(1, 160, 10, 10)))
+        >>> [m.shape[-1] for m in maps]
+        [20, 10, 5, 3, 2, 1]
     """
 
     def __init__(
@@ -128,6 +134,10 @@ class SSDLiteAnchorGenerator(AnchorGenerator):
 
     Raises:
         ValueError: There are more or fewer ratios than strides.
+
+    Examples:
+        >>> SSDLiteAnchorGenerator().num_base_priors
+        [6, 6, 6, 6, 6, 4]
     """
 
     def __init__(
@@ -221,6 +231,9 @@ class SSDLiteHead(SSDHead):
     Raises:
         ValueError: ``in_channels`` and the anchors disagree about the number of levels, or there
             are not more levels than projections.
+
+    Examples:
+        >>> bbox_head = dict(type="mmvitconv.SSDLiteHead", num_classes=80)
     """
 
     def __init__(

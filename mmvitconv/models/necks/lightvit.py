@@ -128,6 +128,11 @@ class LightViTPooling(BaseModule):
         in_channels: Channels of the tokens.
         out_channels: Channels of the pooled vector.
         init_cfg: MMEngine's initialisers; None for the original's.
+
+    Examples:
+        >>> neck = LightViTPooling(256)
+        >>> neck((torch.ones(2, 57, 256),))[0].shape
+        torch.Size([2, 1280])
     """
 
     def __init__(

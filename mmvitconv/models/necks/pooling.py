@@ -21,6 +21,10 @@ class GlobalPooling(BaseModule):
 
     Raises:
         ValueError: An argument is outside its legal range.
+
+    Examples:
+        >>> GlobalPooling()((torch.ones(2, 3, 4, 5),))[0].shape
+        torch.Size([2, 3])
     """
 
     def __init__(
