@@ -7,8 +7,9 @@ import html
 import ipaddress
 import re
 import socket
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,11 +111,47 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
         upload.upload(predict, [upload, slider], [*outputs, results, upload])
         slider.change(select, [results, slider], outputs, trigger_mode="always_last")
     page.queue(api_open=False, max_size=MAXIMUM_WAITING, default_concurrency_limit=1)
+    # Gradio prints the traceback of whatever else these raise
+    process, tell = page.process_api, page._queue.send_message
+
+    async def process_api(*args: Any, **kwargs: Any) -> Any:
+        """Answer a request from the queue."""
+        with _one_line(gr.Error):
+            return await process(*args, **kwargs)
+
+    def send_message(*args: Any, **kwargs: Any) -> None:
+        """Tell a browser, which may have left, how its request gets on."""
+        with _one_line(gr.Error):
+            tell(*args, **kwargs)
+
+    page.process_api, page._queue.send_message = process_api, send_message
     return page
+
+
+@contextlib.contextmanager
+def _one_line(kind: type[Exception]) -> Iterator[None]:
+    """Report an exception in one line and raise Gradio's own kind in its place, which is silent."""
+    try:
+        yield
+    except kind:
+        raise
+    except Exception as error:
+        _report(error)
+        raise kind("this request cannot be answered", print_exception=False) from error
+
+
+def _report(error: BaseException) -> None:
+    """Print one line about a request that came to nothing."""
+    while inner := getattr(error, "exceptions", None) or error.__cause__:
+        error = inner[0] if isinstance(inner, Sequence) else inner  # tasks that stream an answer
+    text = printable(f"{type(error).__name__}: {error}", 300)
+    print(f"a request was refused: {text}", file=sys.stderr, flush=True)
 
 
 class OwnHosts:
     """Answers requests to this server's own names only, from its own pages only.
+
+    What goes wrong inside is one line in the server's output.
 
     A web page elsewhere can reach a server on this machine through a name of its own that it lets
     point here. Starlette's TrustedHostMiddleware does not look at Origin and takes no address with
@@ -140,7 +177,7 @@ class OwnHosts:
         hosts, origins = given[b"host"], given[b"origin"]
         named = [*(f"//{host}" for host in hosts), *origins]
         if hosts and all(_host_of(address) in self.names for address in named):
-            await self.app(scope, receive, send)
+            await self._answer(scope, receive, send)
             return
         from starlette.responses import PlainTextResponse  # comes with Gradio
         from starlette.websockets import WebSocketClose
@@ -148,6 +185,29 @@ class OwnHosts:
         text = "this host name is not one of this server; mmvitconv serve --allow-host adds one"
         refusal = PlainTextResponse(text, 403) if scope["type"] == "http" else WebSocketClose()
         await refusal(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let the application answer; an error of its own becomes status 400."""
+        begun = []
+
+        async def send_and_note(message: Any) -> None:
+            begun.append(message)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        except Exception as error:
+            _report(error)
+            if scope["type"] != "http":
+                return
+            if begun:
+                with contextlib.suppress(Exception):  # it may have said another length
+                    await send({"type": "http.response.body", "body": b""})
+                return
+            from starlette.responses import PlainTextResponse
+
+            refusal = PlainTextResponse("this request cannot be answered", 400)
+            await refusal(scope, receive, send)
 
 
 def _host_of(address: str) -> str:

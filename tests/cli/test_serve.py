@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -177,8 +178,52 @@ def ask(address: str, number: int, *values: Any) -> dict[str, Any]:
     raise AssertionError("no answer")
 
 
+# what no page sends: the answer of the queue, or the status
+MALFORMED = (
+    {"data": [1]},
+    {"data": [1, 2, 3, 4, 5]},
+    {"data": [{"path": 3}, 0.5]},
+    {"data": ["\0", {"a": []}]},
+    {"data": [{"path": "x", "meta": {"_type": 3}}, None]},
+    {"data": [], "fn_index": 99},
+    {"data": [], "fn_index": -1},
+    {"data": [None, None], "trigger_id": 10**9, "event_data": {"x": 1}},
+    {"data": [None, 0.5], "session_hash": ""},
+)
+GARBAGE = (b"", b"{", b"[" * 5000, b"\xff\xfe", b"3", b'{"data": null, "fn_index": null}')
+
+
+def send_malformed(address: str) -> None:
+    for number, body in enumerate(MALFORMED):
+        session = f"malformed{number}"
+        body = {"fn_index": 0, "session_hash": session, **body}
+        joined = httpx.post(f"{address}gradio_api/queue/join", json=body, timeout=60)
+        if joined.status_code == 200 and body["session_hash"]:
+            url = f"{address}gradio_api/queue/data?session_hash={session}"
+            answer = httpx.get(url, timeout=60).text
+            assert '"success":false' in answer or "unexpected_error" in answer, body
+        else:
+            assert joined.status_code in (200, 400, 422), body
+    for content in GARBAGE:
+        for place in ("queue/join", "upload"):
+            for kind in ("application/json", "multipart/form-data; boundary=x"):
+                head = {"content-type": kind}
+                answer = httpx.post(f"{address}gradio_api/{place}", content=content, headers=head)
+                assert answer.status_code in (200, 400, 422), (place, kind, content)
+    answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a" * 999, b"x")})
+    assert answer.status_code == 400
+    assert httpx.get(f"{address}gradio_api/queue/data?session_hash=nobody").status_code in (
+        200,
+        404,
+    )
+    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)) as half:
+        half.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
+        )
+
+
 def test_a_bad_request_never_blocks_the_next(
-    predictors: list[Predictor], nuclei_root: Path
+    predictors: list[Predictor], nuclei_root: Path, capfd: pytest.CaptureFixture
 ) -> None:
     page = serve(predictors[:1])
     address = page.local_url
@@ -197,12 +242,16 @@ def test_a_bad_request_never_blocks_the_next(
         for number, values in enumerate(requests):
             answer = ask(address, number, *values)
             assert not answer["success"] or "is no file" in str(answer["output"])
+        send_malformed(address)
         answer = ask(address, 100, file(uploaded), 0.0)
         assert answer["success"]
         assert "10 objects" in answer["output"]["data"][1]
         assert page._queue.max_size == MAXIMUM_WAITING
     finally:
         page.close()
+    _, error = capfd.readouterr()
+    assert "Traceback" not in error
+    assert "a request was refused: ValueError: An event handler (predict) didn't receive" in error
 
 
 def test_a_port_in_use_is_named(predictors: list[Predictor]) -> None:
