@@ -28,7 +28,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 from mmvitconv.analysis import timing
 from mmvitconv.analysis.benchmark_results import Row, device_name
 from mmvitconv.errors import UserError
-from mmvitconv.runtime import fold
+from mmvitconv.runtime import accelerate, fold
 from mmvitconv.zoo.archs import check_timm_name, match_arch
 from mmvitconv.zoo.catalogue import list_archs
 from mmvitconv.zoo.costs import count_image, peak_memory
@@ -67,7 +67,7 @@ class Plan:
     batch: Sequence[int] = (1,)
     dtype: Sequence[str] = ("fp32",)  # the reduced ones by autocast: weights stay float32
     layout: Sequence[str] = ("nchw", "nhwc")  # of images and weights
-    mode: Sequence[str] = ("eager",)  # or "compiled"
+    mode: Sequence[str] = ("eager",)  # or "compiled" (torch.compile), or a runtime's name
     pass_: Sequence[str] = ("inference",)  # or "training": forward, backward and a step of AdamW
     device: str = "cpu"
     threads: int | None = None  # on the CPU; None for as many as torch takes
@@ -289,6 +289,11 @@ def _make_call(model: nn.Module, x: Tensor, variant: Variant, trains: bool) -> C
     """Return a function that runs a model once: in inference, or in a step of training."""
     model.train(trains)
     call: Any = model
+    if variant[3] not in ("eager", "compiled"):
+        if trains:
+            raise UserError(f"the runtime {variant[3]} does not train")
+        call = accelerate(model, variant[3], variant[1], sizes=[x.shape[2:]], inplace=True)
+        return torch.inference_mode()(lambda: call(x))
     if variant[3] == "compiled":
         # Compiled versions belong to code, and each call looks through those of its code. Models
         # that were compiled under one forward would slow each other down.

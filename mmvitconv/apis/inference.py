@@ -37,7 +37,7 @@ from mmvitconv.compat.absent import check_model
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
-from mmvitconv.runtime import fold as fold_model
+from mmvitconv.runtime import accelerate, check_runtime
 from mmvitconv.weights.addresses import address_of
 from mmvitconv.zoo.loading import find_test_dataset, load_model
 
@@ -75,6 +75,10 @@ class Predictor:
             and changes results by rounding only; such a model cannot be trained.
         max_pixels: Most pixels of an image by its header, >= 1; larger ones are left out. Pillow
             has a limit of its own, 179 million.
+        runtime: What runs backbone, neck and heads: ``'eager'``, ``'openvino'``,
+            ``'onnxruntime'`` or ``'inductor'``, see :func:`mmvitconv.runtime.accelerate`. The first
+            start compiles; it pays with hundreds of images.
+        precision: ``'fp32'``, or ``'bf16'`` where the runtime has it.
 
     Attributes:
         name: Name of the config.
@@ -87,8 +91,8 @@ class Predictor:
         model: The model, in eval mode.
 
     Raises:
-        UserError: When config, checkpoint or device cannot work, or the model calls operators of
-            mmcv that are absent.
+        UserError: When config, checkpoint, device or runtime cannot work, or the model calls
+            operators of mmcv that are absent.
 
     Examples:
         >>> predictor = Predictor("fcvit_tiny_mnist", "best.pth")  # doctest: +SKIP
@@ -103,9 +107,14 @@ class Predictor:
         cfg_options: dict[str, Any] | None = None,
         fold: bool = True,
         max_pixels: int = MAX_PIXELS,
+        runtime: str = "eager",
+        precision: str = "fp32",
     ) -> None:
         if max_pixels < 1:
             raise UserError(f"max_pixels must be at least 1, got {max_pixels}")
+        check_runtime(runtime, precision)
+        if not fold and (runtime, precision) != ("eager", "fp32"):
+            raise UserError(f"the runtime {runtime!r} folds the model; leave --no-fold out")
         cfg = config if isinstance(config, Config) else load_config(str(config))
         require(cfg, ("test_dataloader",), "to predict")
         loaded = load_model(cfg, checkpoint, cfg_options=cfg_options, device=device)
@@ -113,7 +122,9 @@ class Predictor:
         for note in loaded.notes:
             warnings.warn(note, stacklevel=2)
         self.name, self.task = loaded.name, loaded.task
-        self.model = fold_model(loaded.module, inplace=True) if fold else loaded.module
+        self.model = loaded.module
+        if fold:
+            self.model = accelerate(self.model, runtime, precision, inplace=True)
         self.classes, self.palette = loaded.classes, loaded.palette
         self.checkpoint = None if checkpoint is None else address_of(checkpoint) or str(checkpoint)
         self.device = next(self.model.parameters()).device

@@ -29,6 +29,7 @@ __all__ = [
     "add_image_arguments",
     "add_picture_arguments",
     "add_pixels_argument",
+    "add_runtime_arguments",
     "at_least",
     "loading_options",
     "parse_shape",
@@ -180,6 +181,28 @@ def add_fold_argument(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the layers as they were trained; otherwise norms and scales are folded into "
         "their neighbours, which is exact and faster",
+    )
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options ``--runtime`` and ``--precision``.
+
+    Args:
+        parser: The parser to extend.
+    """
+    parser.add_argument(
+        "--runtime",
+        choices=("eager", "openvino", "onnxruntime", "inductor"),
+        default="eager",
+        help="what runs backbone, neck and heads; all but eager compile them first, which takes up "
+        "to a minute, for OpenVINO and ONNX Runtime once per machine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16 is faster on CPUs that have it and less exact; not for onnxruntime (default: "
+        "%(default)s)",
     )
 
 

@@ -47,11 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shapes", nargs="+", type=parse_shape, metavar="HxW", dest="shape",
         help="image sizes, such as 224 800x1280 512x2048")  # fmt: skip
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes")
-    add("--dtypes", nargs="+", dest="dtype", choices=("fp32", "bf16", "fp16"),
+    add("--dtypes", "--precision", nargs="+", dest="dtype", choices=("fp32", "bf16", "fp16"),
         help="the latter two: autocast")  # fmt: skip
     add("--layouts", nargs="+", dest="layout", choices=("nchw", "nhwc"), help="nhwc: channels_last")
-    add("--modes", nargs="+", dest="mode", choices=("eager", "compiled"),
-        help="compiled: torch.compile")  # fmt: skip
+    add("--modes", "--runtime", nargs="+", dest="mode", type=_mode,
+        choices=("eager", "compiled", "openvino", "onnxruntime"),
+        help="compiled (or inductor): torch.compile")  # fmt: skip
     add("--passes", nargs="+", dest="pass_", choices=("inference", "training"),
         help="training: with a step of AdamW")  # fmt: skip
     add("--no-fold", action="store_false", dest="folds",
@@ -75,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=at_least(float, 1), default=1.25,
         help="with --regress: a model may take so many times longer, measured in times of the "
         "calibration model (default: %(default)s)")  # fmt: skip
+
+
+def _mode(text: str) -> str:
+    """Return the name that results have for a mode."""
+    return "compiled" if text == "inductor" else text
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,10 +11,12 @@ from mmvitconv.cli.arguments import (
     add_device_argument,
     add_fold_argument,
     add_pixels_argument,
+    add_runtime_arguments,
     read_config,
 )
 
 NO_CHECKPOINT = "none"
+MANY = 200  # images of which it pays to compile the model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recursive", action="store_true", help="look into the folders inside the folder, too"
     )
     add_fold_argument(parser)
+    add_runtime_arguments(parser)
     add_pixels_argument(parser)
 
 
@@ -56,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     from mmvitconv.apis.output import choose_images, save_predictions
 
     check_settings(options.batch_size, options.score_threshold or 0.0, options.top_k)
-    choose_images(options.image, options.out, options.recursive)  # before the model is built
+    # before the model is built
+    number = len(choose_images(options.image, options.out, options.recursive))
     cfg = read_config(options)
     checkpoint = None if options.checkpoint == NO_CHECKPOINT else options.checkpoint
     with warnings.catch_warnings():
@@ -67,7 +71,11 @@ def run(options: argparse.Namespace) -> None:
             options.device,
             fold=not options.no_fold,
             max_pixels=options.max_pixels,
+            runtime=options.runtime,
+            precision=options.precision,
         )
+    if number >= MANY and options.runtime == "eager" and predictor.device.type == "cpu":
+        print(f"hint: for {number} images --runtime openvino may be faster", file=sys.stderr)
     if checkpoint is None:
         print("the weights are random: the predictions mean nothing", file=sys.stderr)
     summary = save_predictions(

@@ -7,7 +7,11 @@ import contextlib
 import warnings
 
 from mmvitconv.cli import UsageError
-from mmvitconv.cli.arguments import add_device_argument, add_pixels_argument
+from mmvitconv.cli.arguments import (
+    add_device_argument,
+    add_pixels_argument,
+    add_runtime_arguments,
+)
 from mmvitconv.cli.predict import NO_CHECKPOINT
 
 
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_argument(parser)
     add_pixels_argument(parser)
+    add_runtime_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
                 None if checkpoint == NO_CHECKPOINT else checkpoint,
                 options.device,
                 max_pixels=options.max_pixels,
+                runtime=options.runtime,
+                precision=options.precision,
             )
             for config, checkpoint in pairs
         ]

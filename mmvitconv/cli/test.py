@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmvitconv.cli import UsageError
-from mmvitconv.cli.arguments import add_fold_argument
+from mmvitconv.cli.arguments import add_fold_argument, add_runtime_arguments
 from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, start
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--amp", action="store_true", help="mixed precision (float16 on GPUs, bfloat16 on CPUs)"
     )
     add_fold_argument(parser)
+    add_runtime_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,7 +49,17 @@ def run(options: argparse.Namespace) -> None:
     say, out, show_dir = make_say(options), options.out, options.show_dir
     if out and not out.endswith((".pkl", ".pickle")):
         raise UsageError(f"--out writes a .pkl or .pickle file, got {out!r}")
+    is_compiled = (options.runtime, options.precision) != ("eager", "fp32")
+    for name in ("no_fold", "amp", "compile"):
+        if is_compiled and getattr(options, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} does not go with --runtime {options.runtime} "
+                f"--precision {options.precision}; leave one of them out"
+            )
     with errors_before_loop() as loop:
+        from mmvitconv.runtime import check_runtime
+
+        check_runtime(options.runtime, options.precision)
         cfg = start(options)
         engine.require(cfg, ("test_dataloader", "test_cfg", "test_evaluator"), "to test")
         check_data(cfg, splits=("test",))
@@ -70,8 +81,9 @@ def run(options: argparse.Namespace) -> None:
             enable_test_time_augmentation(cfg)
 
         hooks = ["mmvitconv.Float32BoxesHook"] if options.amp else []
+        chosen = {"runtime": options.runtime, "precision": options.precision}
         if not options.no_fold:
-            hooks.append("mmvitconv.FoldHook")
+            hooks.append({"type": "mmvitconv.FoldHook", **chosen})
         runner = engine.build(cfg, loop.begin, hooks, compile_backbone=options.compile)
         if out:
             from mmengine.registry import METRICS

@@ -8,21 +8,34 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.registry import HOOKS
-from mmvitconv.runtime import fold
+from mmvitconv.runtime import accelerate, check_runtime
 
 
 @HOOKS.register_module()
 class FoldHook(Hook):
-    """Folds what is exact in inference when a test begins, see :func:`mmvitconv.runtime.fold`.
+    """Makes a model fast when a test begins, see :func:`mmvitconv.runtime.accelerate`.
+
+    By default it folds what is exact in inference, and nothing else.
 
     A model stays as it is where its parameters are exchanged during the test (EMA) or are spread
     over processes (FSDP).
+
+    Args:
+        runtime: ``'eager'``, ``'openvino'``, ``'onnxruntime'`` or ``'inductor'``.
+        precision: ``'fp32'`` or ``'bf16'``.
+
+    Raises:
+        UserError: The runtime is not installed, or has no such precision.
 
     Examples:
         >>> custom_hooks = [dict(type="mmvitconv.FoldHook")]
     """
 
     priority = "LOW"  # after the weights are loaded, before CompileBackboneHook
+
+    def __init__(self, runtime: str = "eager", precision: str = "fp32") -> None:
+        check_runtime(runtime, precision)
+        self.runtime, self.precision = runtime, precision
 
     def before_test(self, runner: Runner) -> None:
         """Fold the model in place."""
@@ -31,4 +44,5 @@ class FoldHook(Hook):
         ):
             runner.logger.info("the model is tested without folding: EMA or FSDP own its weights")
             return
-        fold(unwrap_model(runner.model).eval(), inplace=True)
+        model = unwrap_model(runner.model).eval()
+        accelerate(model, self.runtime, self.precision, inplace=True)

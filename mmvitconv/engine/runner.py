@@ -10,11 +10,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -239,7 +239,7 @@ def choose_exact_loop(cfg: Config) -> None:
 def build(
     cfg: Config,
     on_loop: Callable[[], None],
-    hooks: Sequence[str] = (),
+    hooks: Sequence[str | Mapping[str, Any]] = (),
     *,
     compile_backbone: bool = False,
 ) -> Runner:
@@ -248,7 +248,7 @@ def build(
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
         on_loop: Called when everything is built and the loop over the data begins.
-        hooks: Types of hooks besides those that every run has.
+        hooks: Types of hooks, or their settings, besides those that every run has.
         compile_backbone: Run the backbone through ``torch.compile``.
 
     Returns:
@@ -288,8 +288,9 @@ def build(
     if compile_backbone:
         wanted.append("mmvitconv.CompileBackboneHook")
     present = {hook.get("type") for hook in cfg.custom_hooks}
-    wanted = dict.fromkeys([*wanted, *hooks])
-    cfg.custom_hooks += [ConfigDict(type=kind) for kind in wanted if kind not in present]
+    settings = [{"type": hook} if isinstance(hook, str) else hook for hook in (*wanted, *hooks)]
+    wanted = {hook["type"]: ConfigDict(hook) for hook in settings}
+    cfg.custom_hooks += [hook for kind, hook in wanted.items() if kind not in present]
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     if not isinstance(runner.model, dict):  # FlexibleRunner builds it when the loop begins
         check_model(runner.model)

@@ -124,7 +124,7 @@ def pool_layout(x: Tensor, size: int, valid: Tensor | None) -> Tensor:
 
 def _cells(used: Tensor, size: int) -> Tensor:
     """Which of the used rows are in a cell, shape (B, size, H), as adaptive pooling divides."""
-    place = used.cumsum(dim=1) - 1
+    place = used.long().cumsum(dim=1) - 1
     number = used.sum(dim=1, keepdim=True)
     cell = torch.arange(size, device=used.device)
     first = (cell * number).div(size, rounding_mode="floor").unsqueeze(2)

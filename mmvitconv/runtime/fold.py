@@ -41,7 +41,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class InferenceOnly(nn.Module):
-    """Marks a folded backbone: switching it to training is an error."""
+    """Marks a folded or accelerated module: switching it to training is an error."""
 
     def train(self, mode: bool = True) -> InferenceOnly:
         """Accept evaluation mode only.
@@ -58,7 +58,7 @@ class InferenceOnly(nn.Module):
         if mode:
             raise RuntimeError(
                 "this model was folded for inference and cannot be trained; train the model that "
-                "fold() was given, or load its checkpoint into a new one"
+                "fold() or accelerate() was given, or load its checkpoint into a new one"
             )
         return super().train(mode)
 

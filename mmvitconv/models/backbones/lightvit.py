@@ -134,7 +134,7 @@ class WindowGrid:
     """
 
     def __init__(self, height: int, width: int, window_size: int, index: Tensor) -> None:
-        if isinstance(height, Tensor):  # while TorchScript traces
+        if isinstance(height, Tensor):  # while TorchScript traces for this size
             height, width = int(height), int(width)
         (rows, rest_rows), (cols, rest_cols) = (divmod(n, window_size) for n in (height, width))
         top, left = height - rest_rows, width - rest_cols
@@ -536,6 +536,7 @@ class LightViT(PyramidBackbone):
 
     stem_names = ("patch_embed",)
     embedding = "merges.{before}"
+    grid = WindowGrid  # how a stage orders its tokens
 
     def __init__(
         self,
@@ -611,7 +612,7 @@ class LightViT(PyramidBackbone):
         """Run the blocks on image tokens in window order."""
         x, g = x
         size = self.arch.window_size
-        grid = WindowGrid(x.shape[1], x.shape[2], size, self.relative_position_index)
+        grid = self.grid(x.shape[1], x.shape[2], size, self.relative_position_index)
         x = grid.to_windows(x)
         for block in self.stages[stage]:
             x, g = self.run_block(block, x, g, grid)

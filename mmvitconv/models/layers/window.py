@@ -23,7 +23,8 @@ def to_windows(x: Tensor, window_size: int) -> Tensor:
     Returns:
         Shape (B * rows * columns, M * M, C).
     """
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % window_size, 0, -x.shape[1] % window_size))
+    down, right = ((window_size - side % window_size) % window_size for side in x.shape[1:3])
+    x = F.pad(x, (0, 0, 0, right, 0, down))
     batch, height, width, channels = x.shape
     x = x.reshape(
         batch, height // window_size, window_size, width // window_size, window_size, channels
@@ -43,7 +44,8 @@ def from_windows(windows: Tensor, window_size: int, height: int, width: int) -> 
     Returns:
         Shape (B, height, width, C).
     """
-    rows, columns = -(-height // window_size), -(-width // window_size)
+    # Not -(-side // size): exported graphs divide integers towards zero.
+    rows, columns = ((side + window_size - 1) // window_size for side in (height, width))
     channels = windows.shape[-1]
     x = windows.reshape(-1, rows, columns, window_size, window_size, channels).transpose(2, 3)
     x = x.reshape(-1, rows * window_size, columns * window_size, channels)

@@ -73,7 +73,9 @@ class Rule:
 # was measured on GPUs.
 RULES = (
     Rule("concat", device="meta"),  # what is counted is the formula
-    Rule("concat", use="export"),  # neither complex numbers nor n x n constants
+    # No complex numbers, and no convolution whose kernel follows the map: runtimes refuse those.
+    Rule("circulant", use="export", dense=False),
+    Rule("dft", use="export", dense=True),
     Rule("circulant", dense=False, is_half=True, max_length=512, max_matrix=256),
     Rule("circulant", dense=False, axis=2, max_length=192, max_matrix=256),
     Rule("circulant", dense=False, axis=3, max_length=112, max_matrix=256),
@@ -242,10 +244,10 @@ def _choose(
     x: Tensor, taps_shape: tuple[int, ...], axis: int, dense: bool, use: str, algorithm: str
 ) -> str:
     """Return the algorithm for a map and a kernel of shape (C, n) or (D, C, n)."""
-    if algorithm == "auto":
+    use = "export" if is_exported() else use
+    if algorithm == "auto" and use != "export":
         algorithm = os.environ.get(_ENVIRONMENT) or "auto"
     check_algorithm(algorithm)
-    use = "export" if is_exported() else use
     if use != "export" and x.shape[0] == 0:  # no FFT takes an empty batch
         return "concat"
     if algorithm != "auto":

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.traced import is_exported, is_traced
 
 # Up to this length one product for the rearranged batch is faster than a product per image (CPU).
 _FOLDED_LENGTH = 10
@@ -18,6 +18,9 @@ def circulant_matrix(taps: Tensor) -> Tensor:
     Returns:
         Shape (..., n, n); row i, column m holds ``taps[(m - i) mod n]``.
     """
+    if is_exported():  # where no window slides over a length that is left open
+        positions = torch.arange(taps.shape[-1], device=taps.device)
+        return taps[..., (positions - positions[:, None]) % taps.shape[-1]]
     return toeplitz_matrix(torch.cat([taps[..., 1:], taps], dim=-1))
 
 
@@ -57,7 +60,7 @@ def multiply_axis(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
         Shape (B, C, H, W).
     """
     if is_traced() or x.is_meta or torch.is_grad_enabled():
-        return matrix @ x if axis == 2 else x @ matrix.mT
+        return matrix @ x if axis == 2 else x @ matrix.transpose(-2, -1)
     if _is_folded(x, axis):
         columns = _fold_batch(x, axis)
         out = matrix @ columns if axis == 2 else columns @ matrix.mT

@@ -16,7 +16,7 @@ def prepare(taps: Tensor, axis: int, dense: bool) -> tuple[Tensor, Tensor]:
 def multiply(x: Tensor, kernel: tuple[Tensor, Tensor], axis: int, dense: bool) -> Tensor:
     """Convolve a map of shape (B, C, H, W) by a prepared spectrum."""
     forward, backward = _matrices(x.shape[axis], x)
-    real, imag = (x.movedim(axis, -1) @ forward).chunk(2, dim=-1)
+    real, imag = (x.movedim(axis, 3) @ forward).chunk(2, dim=-1)
     kernel_real, kernel_imag = kernel
 
     def product(a: Tensor, b: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def multiply(x: Tensor, kernel: tuple[Tensor, Tensor], axis: int, dense: bool) -
         product(kernel_real, real) + product(kernel_imag, imag),
         product(kernel_real, imag) - product(kernel_imag, real),
     )
-    return (torch.cat(spectrum, dim=-1) @ backward).movedim(-1, axis)
+    return (torch.cat(spectrum, dim=-1) @ backward).movedim(3, axis)
 
 
 def _matrices(length: int, like: Tensor) -> tuple[Tensor, Tensor]:

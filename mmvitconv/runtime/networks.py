@@ -1,0 +1,608 @@
+"""Compiled graphs in the place of a model's dense parts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mmvitconv.errors import UserError
+from mmvitconv.runtime.fold import InferenceOnly, fold
+from mmvitconv.runtime.tracing import TRACED_SHAPE, write_onnx
+from mmvitconv.version import __version__
+from mmvitconv.weights.addresses import cache_home
+
+__all__ = ["PRECISIONS", "RUNTIMES", "accelerate", "check_runtime"]
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+# What runs in which precision, and what has to be installed.
+PRECISIONS = {
+    "openvino": ("fp32", "bf16"),
+    "onnxruntime": ("fp32",),
+    "inductor": ("fp32", "bf16"),
+    "eager": ("fp32", "bf16"),
+}
+RUNTIMES = tuple(PRECISIONS)
+_GRAPHS = ("openvino", "onnxruntime")
+# Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+MOST_SIZES = 8  # graphs of one size that a part keeps, where one graph cannot take all
+# What a graph of any size is tried with besides what it was traced with: sizes that leave a rest
+# everywhere, and sizes that leave none.
+_OTHER_SHAPES = ((161, 130), (224, 256))
+_ROIS = 3  # of a graph's trace
+
+
+def check_runtime(runtime: str, precision: str) -> None:
+    """Raise a UserError unless a runtime is installed and has the precision.
+
+    Args:
+        runtime: One of ``RUNTIMES``.
+        precision: ``'fp32'`` or ``'bf16'``.
+    """
+    if runtime not in PRECISIONS:
+        raise UserError(f"runtime {runtime!r} is unknown; give one of {', '.join(RUNTIMES)}")
+    if precision not in PRECISIONS[runtime]:
+        able = [name for name, legal in PRECISIONS.items() if precision in legal]
+        advice = f", or one of the runtimes {', '.join(able)}" if able else ""
+        raise UserError(
+            f"the runtime {runtime!r} has no precision {precision!r}; give "
+            f"{' or '.join(PRECISIONS[runtime])}{advice}"
+        )
+    for package in (runtime, "onnx") if runtime in _GRAPHS else ():
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(
+                f"the runtime {runtime!r} needs {package}; run: pip install {package}"
+            ) from error
+
+
+def accelerate(
+    model: ModelT,
+    runtime: str = "openvino",
+    precision: str = "fp32",
+    sizes: Iterable[tuple[int, int]] | None = None,
+    inplace: bool = False,
+) -> ModelT:
+    """Fold a model, and run its dense parts as compiled graphs.
+
+    The parts are the backbone, the neck, the networks of dense heads and those of RoI heads; what
+    is between and behind them (anchors, proposals, non-maximum suppression, resizing) stays in
+    torch. Modules, their attributes and their weights stay where they are, and every call has the
+    signature that it had. A graph takes any batch and any image size; where a part of somebody
+    else's model cannot be had so, there is a graph for each size, the last 8 of them, or the part
+    stays in torch, with a warning.
+
+    Graphs are checked against torch when they are made, and kept in ``graphs`` of the cache folder
+    (MMVITCONV_HOME), by weights, settings, versions and machine. Weights that change afterwards are
+    refused at the next call. Calls from several threads are safe, and use as many threads as
+    ``torch.get_num_threads()`` says. A pickled model holds no graphs; it finds or makes them at its
+    next call.
+
+    Args:
+        model: A backbone, or a classifier, segmentor or detector of mmpretrain, mmseg or mmdet, in
+            evaluation mode, on the CPU for ``'openvino'`` and ``'onnxruntime'``.
+        runtime: ``'openvino'``, ``'onnxruntime'``, ``'inductor'`` (torch.compile, at the first
+            call) or ``'eager'``, which folds only.
+        precision: ``'fp32'`` or, where the runtime has it, ``'bf16'``. Outputs are float32.
+        sizes: Heights and widths of images to make graphs of their own for, which can be faster;
+            images of other sizes take the graph of all sizes.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Returns:
+        The accelerated model; it refuses ``train()``.
+
+    Raises:
+        UserError: The runtime is not installed or has no such precision, or the model is not on the
+            CPU.
+        RuntimeError: ``model`` is in training mode.
+
+    Examples:
+        >>> from mmvitconv.models import FCViT
+        >>> from mmvitconv.runtime import accelerate
+        >>> backbone = accelerate(FCViT("tiny").eval())  # doctest: +SKIP
+    """
+    check_runtime(runtime, precision)
+    if model.training:
+        raise RuntimeError("accelerate() takes a model in evaluation mode; call model.eval() first")
+    devices = {str(t.device) for t in (*model.parameters(), *model.buffers())} - {"cpu"}
+    if runtime in _GRAPHS and devices:
+        raise UserError(
+            f"the runtime {runtime!r} runs on the CPU, and the model is on {', '.join(devices)}; "
+            "give the device cpu"
+        )
+    found = [vars(module).get("forward") for module in model.modules()]
+    if others := {(n.runtime, n.precision) for n in found if isinstance(n, Network)}:
+        if others == {(runtime, precision)}:
+            return model if inplace else copy.deepcopy(model)
+        raise RuntimeError("this model is accelerated already; give the one that it was made from")
+    model = fold(model if inplace else copy.deepcopy(model), inplace=True)
+    if (runtime, precision) == ("eager", "fp32"):
+        return model
+    parts = {}
+    for name, module, _ in _dense_parts(model, None):
+        parts[name] = Network(module, name, runtime, precision)
+    shapes = list(sizes or ())
+    if runtime in _GRAPHS:
+        if not all(part.is_known for part in parts.values()):
+            _prepare(model, parts, TRACED_SHAPE, is_open=True)
+        for shape in shapes:
+            _prepare(model, parts, shape, is_open=False)
+    for part in parts.values():
+        part.install()
+    return model
+
+
+def _prepare(
+    model: nn.Module, parts: dict[str, Network], shape: tuple[int, int], is_open: bool
+) -> None:
+    """Make the graphs of all parts, with what they get for images of a size."""
+    # Other sizes tell a graph of all sizes from one that recorded a decision.
+    others = [dict(_arguments(model, other, 1)) for other in _OTHER_SHAPES if is_open]
+    for name, args in _arguments(model, shape, 2):
+        parts[name].prepare(args, [given[name] for given in others if name in given], is_open)
+
+
+def _arguments(model: nn.Module, shape: tuple[int, int], batch: int) -> Iterator[tuple[str, tuple]]:
+    """Yield what each part gets for random images; nothing for parts that want something else."""
+    generator = torch.Generator().manual_seed(0)
+    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    images = torch.randn(batch, next(convolutions, 3), *shape, generator=generator)
+    with torch.no_grad():
+        for name, _, args in _dense_parts(model, images):
+            if args is not None:
+                yield name, args
+
+
+def _dense_parts(
+    model: nn.Module, images: Tensor | None
+) -> Iterator[tuple[str, nn.Module, tuple | None]]:
+    """Yield name, module and arguments of the dense parts, in the order in which they run.
+
+    Arguments are None without images, and where a part does not take what the one before gives.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        yield "model", model, None if images is None else (images,)
+        return
+    features: Any = images
+    for name in ("backbone", "neck"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module):
+            if _has_weights(part):
+                yield name, part, None if features is None else (features,)
+            features = _try(part, features)
+    for name in ("rpn_head", "bbox_head", "decode_head"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module) and not isinstance(part, nn.ModuleList):
+            known = features is not None and (images is None or _try(part, features) is not None)
+            yield name, part, (features,) if known else None
+    roi_head = getattr(model, "roi_head", None)
+    for kind in ("bbox", "mask"):
+        heads = _as_list(getattr(roi_head, f"{kind}_head", None))
+        extractors = _as_list(getattr(roi_head, f"{kind}_roi_extractor", None))
+        for index, head in enumerate(heads):
+            rois = None
+            if images is not None and index < len(extractors):
+                size = getattr(extractors[index].roi_layers[0], "output_size", None)
+                rois = size and (torch.randn(_ROIS, extractors[index].out_channels, *size),)
+            yield f"roi_head.{kind}_head.{index}", head, rois
+
+
+def _as_list(modules: nn.Module | None) -> list[nn.Module]:
+    if modules is None:
+        return []
+    return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _try(module: nn.Module, features: Any) -> Any:
+    """Return what a module gives; None where it does not take these features."""
+    if features is None:
+        return None
+    try:
+        return module(features)
+    except Exception:  # heads of other kinds want more than feature maps
+        return None
+
+
+class Network:
+    """Stands for the ``forward`` of a module: one graph, or one for each size.
+
+    Args:
+        module: In evaluation mode.
+        name: What messages call it.
+        runtime: One of ``RUNTIMES``.
+        precision: One of the runtime's.
+    """
+
+    def __init__(self, module: nn.Module, name: str, runtime: str, precision: str) -> None:
+        self.module, self.name = module, name
+        self.runtime, self.precision = runtime, precision
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.RLock()
+        self._graphs: dict[Any, _Graph | None] = {}  # None: this part runs in torch
+        self._weights: _Weights | None = None
+        self._compiled: Callable | None = None
+        self._key: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
+
+    def install(self) -> None:
+        """Take the place of the module's ``forward``."""
+        self.module.add_module("inference_only", InferenceOnly().eval())
+        vars(self.module)["forward"] = self
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module in torch."""
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    @property
+    def folder(self) -> Path:
+        """Where its graphs are kept."""
+        if self._key is None:
+            self._key = _digest(self.module, self.precision)
+        return _cache(self._key)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an earlier start has tried to make the graph of all sizes."""
+        return (self.folder / "tried").exists()
+
+    def prepare(self, args: tuple, others: Sequence[tuple], is_open: bool) -> None:
+        """Make a graph, unless it is there.
+
+        Args:
+            args: What it is traced with.
+            others: What it is tried with besides.
+            is_open: Whether it has to take any size.
+        """
+        leaves, spec = pytree.tree_flatten((args, {}))
+        self._graph(leaves, spec, is_open, others)
+        (self.folder / "tried").touch()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph that takes these arguments."""
+        self._check_weights()
+        if self.runtime not in _GRAPHS:
+            return self._run_torch(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if any(t.numel() == 0 or not t.is_floating_point() for t in tensors) or not tensors:
+            return self.plain(*args, **kwargs)
+        for is_open in (False, True):
+            graph = self._graphs.get(_signature(leaves, spec, is_open))
+            if graph is not None:
+                break
+        else:
+            graph = self._find(leaves, spec)
+        if graph is None:
+            return self.plain(*args, **kwargs)
+        return graph.run([t.float() for t in tensors])
+
+    def _find(self, leaves: list, spec: pytree.TreeSpec) -> _Graph | None:
+        """Return the graph of these arguments from the cache, or make one of their size."""
+        with self._lock:
+            graph = self._graph(leaves, spec, True, makes=False)
+            return graph or self._graph(leaves, spec, False)
+
+    def _graph(
+        self,
+        leaves: list,
+        spec: pytree.TreeSpec,
+        is_open: bool,
+        others: Sequence[tuple] = (),
+        makes: bool = True,
+    ) -> _Graph | None:
+        """Return a graph: one that is at hand, of an earlier start, or a new one."""
+        signature = _signature(leaves, spec, is_open)
+        with self._lock:
+            if signature in self._graphs:
+                return self._graphs[signature]
+            name = hashlib.sha256(repr(signature).encode()).hexdigest()[:16]
+            path = self.folder / f"{name}.onnx"
+            graph = None
+            if path.with_suffix(".json").exists():
+                graph = _Graph(path, self.runtime, self.precision)
+            elif makes:
+                try:
+                    graph = self._make(path, leaves, spec, is_open, others)
+                except Exception as error:  # exporters and runtimes raise whatever they like
+                    reason = " ".join(str(error).split())[:200]
+                    kind = "a graph of any size" if is_open else "a graph of this size"
+                    rest = "there will be one for each size" if is_open else "it runs in torch"
+                    warnings.warn(
+                        f"accelerate: {self.name} ({type(self.module).__name__}) cannot be had as "
+                        f"{kind}, so {rest} ({type(error).__name__}: {reason})",
+                        stacklevel=2,
+                    )
+            if graph is None and (is_open or not makes):
+                return None
+            sized = [key for key in self._graphs if not key[0]]
+            if not is_open and len(sized) >= MOST_SIZES:
+                del self._graphs[sized[0]]
+            self._graphs[signature] = graph
+            return graph
+
+    def _make(
+        self,
+        path: Path,
+        leaves: list,
+        spec: pytree.TreeSpec,
+        is_open: bool,
+        others: Sequence[tuple],
+    ) -> _Graph:
+        """Trace, write, and compare with torch."""
+        flat = _Flat(self.module, leaves, spec)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        with torch.no_grad():
+            expected = flat(*tensors)
+        names = [f"input_{index}" for index in range(len(tensors))]
+        outputs = [f"output_{index}" for index in range(len(expected))]
+        axes = {
+            name: {axis: f"{name}_{axis}" for axis in _open_axes(tensor, is_open)}
+            for name, tensor in zip((*names, *outputs), (*tensors, *expected), strict=True)
+        }
+        draft = path.with_name(f"{path.stem}.{os.getpid()}.onnx")
+        try:
+            write_onnx(flat, draft, tensors, names, outputs, axes)
+            facts = draft.with_suffix(".json")
+            facts.write_text(json.dumps({"outputs": pytree.treespec_dumps(flat.outputs)}))
+            graph = _Graph(draft, self.runtime, self.precision)
+            self._compare(graph, tensors, expected)
+            for other in others:
+                more = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, Tensor)]
+                with torch.no_grad():
+                    self._compare(graph, more, flat(*more))
+            os.replace(draft, path)
+            os.replace(facts, path.with_suffix(".json"))
+        finally:
+            for left in (draft, draft.with_suffix(".json")):
+                left.unlink(missing_ok=True)
+        graph.path = path
+        return graph
+
+    def _compare(self, graph: _Graph, inputs: list[Tensor], expected: Sequence[Tensor]) -> None:
+        """Raise a ValueError unless a graph gives what torch gives."""
+        outs = pytree.tree_leaves(graph.run(inputs))
+        for out, right in zip(outs, expected, strict=True):
+            scale = max(float(right.abs().max()), 1e-12)
+            difference = float((out - right).abs().max()) if out.shape == right.shape else torch.inf
+            if not difference <= TOLERANCE[self.precision] * scale:
+                raise ValueError(f"it differs from torch by {difference / scale:.1e} of the scale")
+
+    def _run_torch(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module in torch, compiled or not, in the precision asked for."""
+        if self._compiled is None:
+            with self._lock:
+                compiled = self.plain
+                if self.runtime == "inductor":
+                    compiled = torch.compile(compiled)
+                self._compiled = compiled
+        if self.precision == "fp32":
+            return self._compiled(*args, **kwargs)
+        device = next((t.device.type for t in self.module.parameters()), "cpu")
+        with torch.autocast(device, torch.bfloat16):
+            out = self._compiled(*args, **kwargs)
+        return pytree.tree_map_only(Tensor, lambda t: t.float(), out)
+
+    def _check_weights(self) -> None:
+        if self._weights is None:
+            with self._lock:
+                self._weights = self._weights or _Weights(self.module)
+        elif self.runtime in _GRAPHS and not self._weights.are_same():
+            raise RuntimeError(
+                f"the weights of {self.name} have changed since accelerate() made its graphs; call "
+                "accelerate() on the model with the new weights"
+            )
+
+
+class _Flat(nn.Module):
+    """A module with tensors in a row as arguments and results."""
+
+    def __init__(self, module: nn.Module, leaves: list, spec: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.module, self.spec = module, spec
+        self.constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.outputs: pytree.TreeSpec | None = None
+        self.training = False
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the module."""
+        leaves = list(self.constants)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        outs, self.outputs = pytree.tree_flatten(
+            type(self.module).forward(self.module, *args, **kwargs)
+        )
+        if not all(isinstance(out, Tensor) for out in outs):
+            raise TypeError("it gives something besides tensors")
+        return tuple(outs)
+
+
+class _Graph:
+    """An ONNX file and what runs it, for each number of threads."""
+
+    def __init__(self, path: Path, runtime: str, precision: str) -> None:
+        self.path, self.runtime, self.precision = path, runtime, precision
+        facts = json.loads(path.with_suffix(".json").read_text())
+        self.outputs = pytree.treespec_loads(facts["outputs"])
+        self.loaded: dict[int, Callable] = {}
+        self.lock = threading.Lock()
+
+    def run(self, inputs: list[Tensor]) -> Any:
+        """Run it on as many threads as torch takes."""
+        threads = torch.get_num_threads()
+        run = self.loaded.get(threads)
+        if run is None:
+            with self.lock:
+                run = self.loaded.get(threads) or self._load(threads)
+        return pytree.tree_unflatten(run(inputs), self.outputs)
+
+    def _load(self, threads: int) -> Callable:
+        engine = import_module(f"mmvitconv.runtime.{self.runtime}")
+        run = engine.load(self.path, self.precision, threads, self.path.parent)
+        while len(self.loaded) >= 2:
+            del self.loaded[next(iter(self.loaded))]
+        self.loaded[threads] = run
+        return run
+
+
+class _Weights:
+    """The weights of a module as they were, so that a change is seen.
+
+    Of each tensor the place in memory, torch's count of changes, and its largest value, which shows
+    a change that torch does not count (through ``.data`` or numpy).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.slots = [
+            (slots, name, tensor, tensor.is_inference())
+            for part in module.modules()
+            for slots in (part._parameters, part._buffers)
+            for name, tensor in slots.items()
+            if tensor is not None and tensor.is_floating_point() and tensor.numel()
+        ]
+        self.samples = [_largest(tensor) for _, _, tensor, _ in self.slots]
+        self.marks = self._marks()
+        self.values = self._values()
+
+    def are_same(self) -> bool:
+        """Tell whether nothing has changed."""
+        return self._marks() == self.marks and torch.equal(self._values(), self.values)
+
+    def _marks(self) -> list[tuple[int, int, int]]:
+        # a tensor made in inference mode has no count
+        return [
+            (id(slots.get(name)), tensor.data_ptr(), 0 if frozen else tensor._version)
+            for slots, name, tensor, frozen in self.slots
+        ]
+
+    def _values(self) -> Tensor:
+        return torch.stack(self.samples) if self.samples else torch.zeros(0)
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """Return a view of the largest value."""
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    return flat[int(flat.abs().argmax())]
+
+
+def _open_axes(tensor: Tensor, is_open: bool) -> tuple[int, ...]:
+    """Return the axes of a tensor that may differ from call to call."""
+    by_rank = {1: (), 2: (0,), 3: (0, 1), 4: (0, 2, 3)}
+    return by_rank.get(tensor.dim(), (0,)) if is_open else (0,) * (tensor.dim() > 1)
+
+
+def _signature(leaves: list, spec: pytree.TreeSpec, is_open: bool) -> tuple:
+    """Return what the arguments of a graph have in common."""
+    facts = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            axes = _open_axes(leaf, is_open)
+            facts.append(tuple(-1 if i in axes else n for i, n in enumerate(leaf.shape)))
+        else:
+            facts.append(repr(leaf))
+    return is_open, tuple(facts), spec
+
+
+def _digest(module: nn.Module, precision: str) -> str:
+    """Return a name for graphs of a module: by weights, settings, versions and machine."""
+    found = hashlib.sha256(f"{_versions()} {precision}".encode())
+    for name, part in module.named_modules():
+        settings = {
+            key: repr(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_") and (_is_plain(value) or is_dataclass(value))
+        }
+        kind = type(part)
+        found.update(f"{name} {kind.__module__}.{kind.__qualname__} {settings}".encode())
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+                found.update(memoryview(raw.numpy()))
+    return found.hexdigest()[:32]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+@lru_cache(maxsize=1)
+def _versions() -> str:
+    """Return what besides the model decides about a compiled graph."""
+    packages = []
+    for package in ("torch", "openvino", "onnxruntime", "mmdet", "mmsegmentation", "mmpretrain"):
+        with suppress(PackageNotFoundError):
+            packages.append(f"{package} {version(package)}")
+    code = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for folder in ("ops", "models", "runtime"):
+        for file in sorted((root / folder).rglob("*.py")):
+            code.update(file.read_bytes())
+    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor())
+    return f"{__version__} {code.hexdigest()} {packages} {machine}"
+
+
+def _processor() -> str:
+    """Return what the machine calls its processor."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="mmvitconv-graphs-")
+
+
+def _cache(key: str) -> Path:
+    """Return the folder of a key's graphs; one of this process where the cache is not writable."""
+    folder = cache_home() / "graphs" / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    folder = Path(_scratch().name, key)
+    folder.mkdir(exist_ok=True)
+    return folder
