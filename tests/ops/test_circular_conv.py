@@ -141,8 +141,11 @@ def test_rules():
     assert choose(7, dense=True) == choose(14, dense=True) == "concat"
     assert choose(14, dense=True, batch=16) == "fft"
     assert choose(500, device="meta") == "concat"
-    assert choose(500, use="export") == "concat"
-    assert module._choose(torch.empty(1, 1, 1, 1), (9, 500), 2, False, "export", "auto") == "concat"
+    assert choose(500, use="export") == "circulant"
+    assert choose(500, use="export", dense=True) == "dft"
+    assert (
+        module._choose(torch.empty(1, 1, 1, 1), (9, 500), 2, False, "export", "auto") == "circulant"
+    )
     for device, dtype, dense, use, length in itertools.product(
         ("cpu", "cuda", "mps"),
         (torch.float16, torch.bfloat16, torch.float32, torch.float64),
