@@ -12,6 +12,7 @@ from mmengine.registry import MODEL_WRAPPERS as ENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ENGINE_OPTIM_WRAPPERS
+from mmengine.registry import PARAM_SCHEDULERS as ENGINE_PARAM_SCHEDULERS
 from mmengine.registry import STRATEGIES as ENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as ENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -24,6 +25,7 @@ __all__ = [
     "MODEL_WRAPPERS",
     "OPTIM_WRAPPERS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
+    "PARAM_SCHEDULERS",
     "STRATEGIES",
     "TRANSFORMS",
 ]
@@ -63,6 +65,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope=SCOPE,
     locations=["mmvitconv.engine.layer_decay"],
 )
+PARAM_SCHEDULERS = Registry(
+    "parameter scheduler",
+    parent=ENGINE_PARAM_SCHEDULERS,
+    scope=SCOPE,
+    locations=["mmvitconv.engine.schedules"],
+)
 DATA_SAMPLERS = Registry(
     "data sampler",
     parent=ENGINE_DATA_SAMPLERS,
@@ -76,5 +84,5 @@ TRANSFORMS = Registry(
     "transform",
     parent=ENGINE_TRANSFORMS,
     scope=SCOPE,
-    locations=["mmvitconv.datasets.multiscale"],
+    locations=["mmvitconv.datasets.loading", "mmvitconv.datasets.multiscale"],
 )

@@ -38,6 +38,7 @@ COMMANDS = {
     "weights": ("mmvitconv.cli.weights", "published weights by name: list, get, where"),
     "print-config": ("mmvitconv.cli.print_config", "a config with its bases and options merged"),
     "data": ("mmvitconv.cli.data", "a tiny real data set for a first run"),
+    "init": ("mmvitconv.cli.init", "a config for your own images and labels"),
     "check": ("mmvitconv.cli.check", "the data of a config, as training would load them"),
     "train": ("mmvitconv.cli.train", "train a classifier, detector or segmentor"),
     "test": ("mmvitconv.cli.test", "evaluate a checkpoint"),

@@ -1,0 +1,138 @@
+"""COCO json, also as CVAT, Label Studio, Roboflow and labelme's converters write it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
+from mmvitconv.datasets.formats.tree import Tree, split_of
+
+__all__ = ["NAME", "is_coco", "read"]
+
+NAME = "COCO json"
+
+
+def is_coco(content: Any) -> bool:
+    """Tell whether a json's content has COCO's three lists."""
+    lists = ("images", "annotations", "categories")
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in lists)
+
+
+def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
+    """Read all files of the format below a folder.
+
+    Args:
+        tree: The folder.
+        tally: Counts what is left out.
+
+    Returns:
+        Records, and the classes in the order of their categories, those without objects left out.
+    """
+    files = {name: content for name, content in tree.jsons.items() if is_coco(content)}
+    annotated = {name: content for name, content in files.items() if content["annotations"]}
+    # COCO itself has the same images in captions_, person_keypoints_ and instances_
+    usual = {n: c for n, c in annotated.items() if PurePosixPath(n).name.startswith("instances")}
+    records: dict[str, Record] = {}
+    names: dict[str, None] = {}
+    for file, content in (usual or annotated or files).items():
+        for record in _read_file(tree, file, content, tally):
+            known = records.get(record.image)
+            if known is not None:
+                tally["images are in two annotation files: the one with more objects counts"] += 1
+            if known is None or len(record.objects) > len(known.objects):
+                records[record.image] = record
+        names.update(dict.fromkeys(_categories(content).values()))
+    found = list(records.values())
+    objects = [item for record in found for item in record.objects]
+    if objects and all(item.is_crowd for item in objects):
+        tally["objects, all, say iscrowd=1, which would ignore them: read as single objects"] = len(
+            objects
+        )
+        for item in objects:
+            item.is_crowd = False
+        for record in found:
+            record.reference = ""
+    used = {item.name for item in objects}
+    return found, [name for name in names if name in used]
+
+
+def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
+    entries = [entry for entry in content["categories"] if isinstance(entry, dict)]
+    return {entry.get("id"): str(entry.get("name", entry.get("id"))) for entry in entries}
+
+
+def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) -> list[Record]:
+    categories = _categories(content)
+    annotations = defaultdict(list)
+    for entry in content["annotations"]:
+        if isinstance(entry, dict):
+            annotations[entry.get("image_id")].append(entry)
+    records = []
+    split = split_of(file, is_annotation=True)
+    left_out = tally.total()
+    complete = all(
+        isinstance(entry, dict) and {"id", "bbox", "area", "iscrowd", "segmentation"} <= entry.keys()
+        for entry in content["annotations"]
+    )
+    for image in content["images"]:
+        if not isinstance(image, dict) or "file_name" not in image:
+            continue
+        path = tree.find_image(image["file_name"], file)
+        if path is None:
+            tally["annotated images are not in the folder"] += 1
+            continue
+        record = Record(path, split=split or split_of(path), source=file)
+        sides = [image.get(key) for key in ("width", "height")]
+        for entry in annotations.get(image.get("id"), ()):
+            name = categories.get(entry.get("category_id"))
+            made = None if name is None else _object(name, entry, sides, tally)
+            if made is None:
+                tally["annotations have no box of any area, or an unknown category"] += 1
+            else:
+                record.objects.append(made)
+        record.reference = str(image["file_name"])
+        records.append(record)
+    if not complete or tally.total() > left_out:
+        for record in records:
+            record.reference = ""
+    return records
+
+
+def _object(
+    name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally
+) -> Object | None:
+    """Return an annotation as an object; None where it has neither a box nor a mask."""
+    shape = entry.get("segmentation")
+    if isinstance(shape, list):
+        shape = [ring for ring in shape if isinstance(ring, list) and len(ring) >= 6]
+    shape = shape if isinstance(shape, (list, dict)) and shape else None
+    box = entry.get("bbox")
+    if not _is_box(box) and isinstance(shape, list):
+        box = box_of([ring[i : i + 2] for ring in shape for i in range(0, len(ring) - 1, 2)])
+    elif not _is_box(box) and isinstance(shape, dict):
+        from pycocotools import mask
+
+        code = shape
+        if isinstance(code.get("counts"), list):
+            code = mask.frPyObjects(code, *code["size"])
+        box = mask.toBbox(code).tolist()
+    if not _is_box(box):
+        return None
+    if max(box) <= 1 and all(isinstance(side, (int, float)) and side > 8 for side in sides):
+        tally["boxes are shares of the image, 0 to 1: read as such"] += 1
+        box = [value * sides[index % 2] for index, value in enumerate(box)]
+    return Object(name, tuple(map(float, box)), shape, bool(entry.get("iscrowd", 0)))
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, (list, tuple))
+        and len(box) == 4
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in box)
+        and box[2] > 0
+        and box[3] > 0
+    )

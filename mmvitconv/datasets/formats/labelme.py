@@ -1,0 +1,97 @@
+"""labelme's json, one file an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, encode_mask
+from mmvitconv.datasets.formats.tree import Tree, split_of
+
+__all__ = ["NAME", "read"]
+
+NAME = "labelme json"
+NOT_OBJECTS = {"__ignore__", "_background_"}
+
+
+def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
+    """Read all files of the format below a folder; see :func:`..coco.read`."""
+    records, names = {}, set()
+    for file, content in tree.jsons.items():
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            continue
+        stem = PurePosixPath(file).stem
+        path = tree.find_image(stem, file) or tree.find_image(content.get("imagePath") or "", file)
+        if path is None:
+            tally["annotated images are not in the folder"] += 1
+            continue
+        record = records[path] = Record(path, split=split_of(file) or split_of(path), source=file)
+        size = content.get("imageHeight"), content.get("imageWidth")
+        groups: dict[tuple[str, Any], Object] = {}
+        for number, shape in enumerate(content["shapes"]):
+            name = str(shape.get("label", "")).strip()
+            made = None if not name or name in NOT_OBJECTS else _object(name, shape, size)
+            if made is None:
+                tally["shapes are points, lines or empty"] += 1
+                continue
+            names.add(name)
+            # shapes of one group and name are parts of one object
+            group = shape.get("group_id")
+            key = name, f"shape {number}" if group is None else group
+            if key in groups and _is_polygon(made) and _is_polygon(groups[key]):
+                _join(groups[key], made)
+            else:
+                groups[key] = made
+                record.objects.append(made)
+    return list(records.values()), sorted(names)
+
+
+def _is_polygon(item: Object) -> bool:
+    return isinstance(item.segmentation, list)
+
+
+def _join(first: Object, second: Object) -> None:
+    """Make two polygons one object."""
+    first.segmentation += second.segmentation
+    corners = [
+        (x + i * width, y + i * height)
+        for x, y, width, height in (first.box, second.box)
+        for i in (0, 1)
+    ]
+    first.box = box_of(corners)
+
+
+def _object(name: str, shape: dict[str, Any], size: tuple[Any, Any]) -> Object | None:
+    kind = shape.get("shape_type") or "polygon"
+    points = [tuple(map(float, point)) for point in shape.get("points") or []]
+    if kind == "mask" and shape.get("mask") and len(points) == 2:
+        part = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+        left, top = (round(value) for value in points[0])
+        whole = np.zeros(size, bool)
+        target = whole[top : top + part.shape[0], left : left + part.shape[1]]
+        target[:] = part[: target.shape[0], : target.shape[1]]
+        return Object(name, _box_of_mask(whole), encode_mask(whole)) if whole.any() else None
+    if kind == "circle" and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        turns = (2 * math.pi * i / 32 for i in range(32))
+        points = [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
+    is_box = kind == "rectangle" and len(points) in (2, 4)
+    if not is_box and (kind not in ("polygon", "circle", "rotation") or len(points) < 3):
+        return None
+    box = box_of(points)
+    if min(box[2:]) <= 0:
+        return None
+    return Object(name, box, None if is_box else [[v for point in points for v in point]])
+
+
+def _box_of_mask(mask: np.ndarray) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = float(columns[0]), float(rows[0])
+    return left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top

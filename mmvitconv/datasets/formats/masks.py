@@ -1,0 +1,315 @@
+"""Masks: a class for each pixel, as numbers, 0 and 255, a palette, or colours."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmvitconv.datasets.formats.records import Record, Tally
+from mmvitconv.datasets.formats.tree import MASK_WORDS, Tree, split_of, words_of
+from mmvitconv.datasets.formats.voc import listed_splits
+from mmvitconv.errors import UserError
+
+__all__ = ["MaskValues", "find_pairs", "read_mask", "study"]
+
+IGNORED = 255
+MOST_CLASSES = 200  # distinct values: more are noise of a lossy format
+# Beside masks of classes, tools write masks of single objects: not what is looked for here
+OF_OBJECTS = {"segmentationobject", "instances", "instanceids"}
+
+
+def find_pairs(tree: Tree, tally: Tally) -> list[Record]:
+    """Find images and their masks: files of one name in two folders, or with a suffix.
+
+    Args:
+        tree: The folder.
+        tally: Counts images without a mask.
+
+    Returns:
+        A record a pair.
+    """
+    masks: dict[str, list[str]] = defaultdict(list)
+    images = []
+    for path in tree.images:
+        words = {word for part in path.split("/")[:-1] for word in words_of(part)}
+        stem = PurePosixPath(path).stem
+        core = _core(stem)
+        if words & OF_OBJECTS:
+            continue
+        if words & MASK_WORDS or (core != stem and PurePosixPath(path).suffix.lower() != ".jpg"):
+            masks[core].append(path)
+        else:
+            images.append(path)
+    listed = listed_splits(tree)
+    records: dict[str, Record] = {}
+    for image in images:
+        stem = PurePosixPath(image).stem
+        found = masks.get(_core(stem)) or masks.get(stem, [])
+        if not found:
+            tally["images have no mask"] += 1
+            continue
+        wanted = split_of(image)
+        mask = max(
+            found,
+            key=lambda path: (
+                split_of(path) == wanted,
+                "labelids" in path.lower(),  # of Cityscapes, not its colours
+                _shared(path, image),
+            ),
+        )
+        known = records.get(mask)  # of copies of an image that which is nearer to the mask
+        if known is None or _shared(mask, image) > _shared(mask, known.image):
+            split = listed.get(stem) or wanted or split_of(mask)
+            records[mask] = Record(image, split=split, mask=mask, source=mask)
+    return list(records.values())
+
+
+def _core(stem: str) -> str:
+    """Return what the names of an image and its mask have in common."""
+    parts = re.split(r"([-_. ])", stem)
+    while len(parts) > 2 and (
+        parts[-1].lower() in MASK_WORDS | {"gtfine", "leftimg8bit", "color", "img", "image"}
+    ):
+        parts = parts[:-2]
+    while len(parts) > 2 and parts[0].lower() in MASK_WORDS | {"img", "image"}:
+        parts = parts[2:]
+    return "".join(parts)
+
+
+def _shared(first: str, second: str) -> int:
+    """Return how many folders two paths share, from their ends."""
+    pairs = zip(reversed(first.split("/")[:-1]), reversed(second.split("/")[:-1]), strict=False)
+    return sum(one == other for one, other in pairs)
+
+
+def read_mask(path: str, as_colours: bool = False) -> np.ndarray:
+    """Read a mask.
+
+    Args:
+        path: The file.
+        as_colours: Return a palette's colours instead of its numbers.
+
+    Returns:
+        Numbers (H, W), or colours (H, W, 3) as R, G, B.
+
+    Raises:
+        UserError: It cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "1":
+                image = image.convert("L")
+            if image.mode in ("RGBA", "LA", "PA", "CMYK") or (image.mode == "P" and as_colours):
+                image = image.convert("RGB" if image.mode != "LA" else "L")
+            values = np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"the mask {path!r} cannot be decoded: {error}") from error
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]  # gray, written as three colours
+    return values
+
+
+class MaskValues:
+    """What stands in the masks of a data set.
+
+    Attributes:
+        classes: Names, in the order of the class numbers.
+        mapping: Class number by pixel value or colour; None: the pixels are class numbers.
+        colours: Of the classes, where the masks have them.
+        kind: In words.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        mapping: dict[Any, int] | None,
+        kind: str,
+        colours: list[tuple[int, int, int]] | None = None,
+    ) -> None:
+        self.classes, self.mapping, self.kind = classes, mapping, kind
+        self.colours = colours or []
+
+    def to_numbers(self, path: str) -> np.ndarray:
+        """Return a mask as class numbers (H, W), uint8; values that are none become 255."""
+        is_colours = self.mapping is not None and isinstance(next(iter(self.mapping)), tuple)
+        values = read_mask(path, as_colours=is_colours)
+        if self.mapping is None:
+            return values.astype(np.uint8)
+        result = np.full(values.shape[:2], IGNORED, np.uint8)
+        if is_colours and values.ndim == 2:
+            values = np.repeat(values[..., None], 3, axis=2)
+        if is_colours:
+            codes = _codes(values)
+            for colour, number in self.mapping.items():
+                result[codes == _codes(np.uint8([colour]))[0]] = number
+        elif "lossy" in self.kind:
+            result[:] = values > 127
+        else:
+            for value, number in self.mapping.items():
+                result[values == value] = number
+        return result
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    red, green, blue = (colours[..., i].astype(np.int64) for i in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+def study(tree: Tree, masks: Iterable[str]) -> MaskValues:
+    """Find out what the values of masks mean.
+
+    Args:
+        tree: The folder.
+        masks: Paths below it.
+
+    Returns:
+        Classes, and the class number of each value.
+
+    Raises:
+        UserError: There are more values than any data set has classes.
+    """
+    counts: Counter[int] = Counter()
+    colours: Counter[int] = Counter()
+    masks = list(masks)
+    as_colours = not _palettes_agree(tree, masks)
+    for mask in masks:
+        values = read_mask(tree.path(mask), as_colours)
+        target, codes = (colours, _codes(values)) if values.ndim == 3 else (counts, values)
+        found, numbers = np.unique(codes, return_counts=True)
+        target.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+    names = _named_colours(tree)
+    if colours:
+        return _from_colours(colours, counts, names)
+    if names and not set(counts) - {IGNORED} <= set(range(len(names))):
+        by_gray = {colour[0]: name for colour, name in names.items() if len(set(colour)) == 1}
+        if set(counts) - {IGNORED} <= set(by_gray):
+            known = [value for value in by_gray if value in counts]
+            return MaskValues(
+                [by_gray[value] for value in known],
+                {value: number for number, value in enumerate(known)},
+                "gray levels that a list names",
+            )
+    return _from_numbers(counts, list(names.values()) or _listed_names(tree))
+
+
+def _palettes_agree(tree: Tree, masks: list[str]) -> bool:
+    """Tell whether a number means the same colour in all masks with a palette."""
+    seen: dict[int, tuple[int, ...]] = {}
+    for mask in masks:
+        with Image.open(tree.path(mask)) as image:
+            if image.mode != "P":
+                continue
+            palette = image.getpalette("RGB") or []
+            for _, number in image.getcolors(256) or ():
+                colour = tuple(palette[3 * number : 3 * number + 3])
+                if seen.setdefault(number, colour) != colour:
+                    return False
+    return True
+
+
+def _from_numbers(counts: Counter[int], names: list[str]) -> MaskValues:
+    values = sorted(counts)
+    total = sum(counts.values())
+    ends = sum(number for value, number in counts.items() if value < 16 or value > 239)
+    if len(values) > 2 and len(values) > min(MOST_CLASSES, 32) and ends > 0.9 * total:
+        return MaskValues(["background", "object"], {0: 0, 255: 1}, "lossy 0 and 255, cut at 128")
+    if len(values) > MOST_CLASSES:
+        raise UserError(
+            f"the masks hold {len(values)} different values, more than classes can be: masks of "
+            "single objects, or of a lossy format? Write class numbers 0, 1, 2 ... as png"
+        )
+    kept = [value for value in values if value != IGNORED]
+    if len(kept) == 1 and IGNORED in counts:
+        return MaskValues(["background", "object"], {kept[0]: 0, IGNORED: 1}, f"{kept[0]} and 255")
+    if len(kept) < 2:
+        raise UserError(
+            f"the masks hold the value {kept[0] if kept else IGNORED} only; a mask needs at least "
+            "two classes, of which the background may be one"
+        )
+    if names and kept[-1] < len(names):
+        return MaskValues(names, None, "class numbers")
+    if kept == list(range(len(kept))):
+        return MaskValues(_names(kept), None, "class numbers")
+    if IGNORED in counts and len(kept) + 1 == len(values) and kept[-1] > 2 * len(kept):
+        kept = values  # levels of gray, of which white is one
+    mapping = {value: number for number, value in enumerate(kept)}
+    return MaskValues(_names(kept), mapping, f"the values {', '.join(map(str, kept[:12]))}")
+
+
+def _names(values: list[int]) -> list[str]:
+    if values == [0, 1] or (len(values) == 2 and values[0] == 0):
+        return ["background", "object"]
+    return ["background" if value == 0 else f"class {value}" for value in values]
+
+
+def _from_colours(
+    colours: Counter[int], counts: Counter[int], names: dict[tuple[int, int, int], str]
+) -> MaskValues:
+    for gray, number in counts.items():  # masks of one gray value, e.g. all background
+        colours[gray << 16 | gray << 8 | gray] += number
+    found = [(code >> 16, code >> 8 & 255, code & 255) for code, _ in colours.most_common()]
+    unnamed = [colour for colour in found if colour not in names]
+    if not names and len(found) > MOST_CLASSES:
+        raise UserError(
+            f"the masks hold {len(found)} different colours, more than classes can be: are they "
+            "photographs, or of a lossy format? Write them as png, one colour a class"
+        )
+    if names:
+        used = [colour for colour in names if colour in colours]
+        classes = [names[colour] for colour in used]
+        kind = "colours that a list names"
+        if len(used) < 2:
+            raise UserError(
+                f"of the {len(names)} colours in the list of classes, the masks have {len(used)}; "
+                f"they have {', '.join(map(str, unnamed[:4]))}: give the list that belongs to them"
+            )
+    else:
+        used = sorted(found, key=lambda colour: (any(colour), colour))
+        classes = ["background" if not any(c) else "colour {:02x}{:02x}{:02x}".format(*c) for c in used]  # fmt: skip
+        kind = "colours"
+    return MaskValues(classes, {colour: n for n, colour in enumerate(used)}, kind, used)
+
+
+def _named_colours(tree: Tree) -> dict[tuple[int, int, int], str]:
+    """Return the classes by colour: CVAT's labelmap.txt, Roboflow's _classes.csv, CamVid's lists.
+
+    A line is ``name:r,g,b``, ``name r g b``, ``r g b name`` or ``name,r,g,b``.
+    """
+    for file in tree.with_suffix(".txt", ".csv"):
+        name = PurePosixPath(file).name.lower()
+        if not re.search(r"label|class|colou?r|palette", name) or os.path.getsize(
+            tree.path(file)
+        ) > 1 << 20:
+            continue
+        found = {}
+        for line in tree.read_lines(file):
+            numbers = re.findall(r"(?<![\w.])\d+(?![\w.])", line)
+            words = re.sub(r"(?<![\w.])\d+(?![\w.])", " ", line.lstrip("#"))
+            label = re.sub(r"[,:;\t]+", " ", words).strip()
+            if label and len(numbers) == 3 and max(map(int, numbers)) <= 255:
+                found[tuple(map(int, numbers))] = label
+        if len(found) > 1:
+            return found
+    return {}
+
+
+def _listed_names(tree: Tree) -> list[str]:
+    """Return the classes by number: Roboflow's ``0, background``, or a line a name."""
+    for file in tree.with_suffix(".txt", ".csv"):
+        if not re.search(r"class|label", PurePosixPath(file).name.lower()):
+            continue
+        lines = tree.read_lines(file)
+        pairs = [re.fullmatch(r"(\d+)\s*[,:;\t ]\s*(\S.*)", line) for line in lines]
+        numbered = {int(pair[1]): pair[2].strip() for pair in pairs if pair}
+        if numbered and max(numbered) < IGNORED:
+            return [numbered.get(i, f"class {i}") for i in range(max(numbered) + 1)]
+        if lines and not any(pairs) and len(lines) < IGNORED and file.endswith(".txt"):
+            return lines
+    return []

@@ -1,0 +1,239 @@
+"""From a folder to a data set: which format, which classes, which split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from mmvitconv.datasets.formats import (
+    class_folders,
+    coco,
+    cvat,
+    label_studio,
+    labelme,
+    masks,
+    voc,
+    yolo,
+)
+from mmvitconv.datasets.formats.records import DataSet, Object, Record, Tally, encode_mask
+from mmvitconv.datasets.formats.splitting import divide
+from mmvitconv.datasets.formats.tree import Tree
+from mmvitconv.datasets.image_files import look_at
+from mmvitconv.errors import UserError, printable, shorten
+
+__all__ = ["READERS", "TASKS", "read_folder"]
+
+TASKS = ("classification", "detection", "instance", "semantic")
+# Of objects, in the order in which they are tried: what was converted last comes first.
+READERS = {
+    coco.NAME: coco.read,
+    voc.NAME: voc.read,
+    cvat.NAME: cvat.read,
+    labelme.NAME: labelme.read,
+    label_studio.NAME: label_studio.read,
+    yolo.NAME: yolo.read,
+    "csv": class_folders.read_tables,
+}
+BACKGROUND = "background"
+LOOKED_FOR = (
+    "COCO json, VOC xml, CVAT xml ('CVAT for images'), labelme json, Label Studio json, CreateML "
+    "json, YOLO txt, csv"
+)
+
+
+def read_folder(folder: str | os.PathLike, task: str, seed: int = 0) -> DataSet:
+    """Find out what is in a folder, for a task; nothing in it is changed.
+
+    Args:
+        folder: Images and annotations, in any usual layout.
+        task: One of :data:`TASKS`.
+        seed: Of the division where there is one split.
+
+    Returns:
+        The records of train and val, and of test where there is one.
+
+    Raises:
+        UserError: Nothing in the folder fits the task.
+    """
+    tree = Tree(folder)
+    tally = Tally()
+    colours, values = [], None
+    if task == "classification":
+        kind, records, classes = _read_labels(tree, tally)
+    elif task == "semantic":
+        kind, records, classes, colours, values = _read_maps(tree, tally)
+    else:
+        kind, records, classes = _read_objects(tree, tally, needs_masks=task == "instance")
+    least = 1 if task in ("detection", "instance") else 2
+    if len(classes) < least:
+        found = f"one class, {classes[0]!r}" if classes else "no class"
+        raise UserError(
+            f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}"
+        )
+    _look_at_all(tree, records)
+    notes = tally.notes()
+    splits, divided = _split(records, task, seed)
+    if lost := _classes_without(splits["train"], classes, task):
+        notes.append(f"no training image has the class {shorten(lost)}")
+    classes = tuple(printable(name) for name in classes)
+    return DataSet(
+        str(tree.root), task, kind, classes, splits, divided, notes, colours, values
+    )
+
+
+def classes_in(record: Record) -> set[str]:
+    """Return the classes in an image, as far as its annotation says without its mask."""
+    found = {item.name for item in record.objects}
+    return found | ({record.label} if record.label else set())
+
+
+def _classes_without(records: list[Record], classes: Iterable[str], task: str) -> list[str]:
+    """Return the classes that no image has; masks are not opened for it."""
+    if task == "semantic":
+        return []
+    seen = {name for record in records for name in classes_in(record)}
+    return [name for name in classes if name not in seen]
+
+
+def _read_objects(
+    tree: Tree, tally: Tally, needs_masks: bool
+) -> tuple[str, list[Record], list[str]]:
+    """Read objects with boxes, and masks where they are needed."""
+    without = ""
+    for name, read in READERS.items():
+        own = Tally()
+        records, classes = read(tree, own)
+        objects = [item for record in records for item in record.objects]
+        if not objects:
+            if not records and own:
+                without = without or f"{name} was found, but {'; '.join(own.notes())}"
+            continue
+        if needs_masks:
+            bare = [item for item in objects if not item.segmentation]
+            if len(bare) == len(objects):
+                without = (
+                    f"{name} with {len(objects)} boxes and no masks; use the task 'detection', or "
+                    "export polygons or masks"
+                )
+                continue
+            for item in bare:  # a box in place of a mask, ignored: else it would be background
+                item.segmentation = [_polygon(item)]
+                item.is_crowd = True
+            own["objects have a box but no mask: ignored in training and evaluation"] += len(bare)
+        tally.update(own)
+        return name, records, classes
+    if needs_masks:
+        found = _read_instance_maps(tree, tally)
+        if found:
+            return "masks of single objects", found, ["object"]
+    reason = without or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}"
+    raise UserError(f"{str(tree.root)!r} holds no annotations of objects: {reason}")
+
+
+def _polygon(item: Object) -> list[float]:
+    from mmvitconv.datasets.formats.records import polygon_of_box
+
+    return polygon_of_box(item.box)
+
+
+def _read_instance_maps(tree: Tree, tally: Tally) -> list[Record]:
+    """Read masks that number the objects of an image; of masks of 0 and 255, connected parts."""
+    import cv2
+
+    records = masks.find_pairs(tree, tally)
+    for record in records:
+        values = masks.read_mask(tree.path(record.mask))
+        if values.ndim != 2:
+            return []
+        numbers = np.unique(values[values > 0])
+        if len(numbers) == 1:
+            _, values = cv2.connectedComponents((values > 0).astype(np.uint8))
+            numbers = np.unique(values[values > 0])
+        for number in numbers:
+            mask = values == number
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            left, top = float(columns[0]), float(rows[0])
+            box = (left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top)
+            record.objects.append(Object("object", box, encode_mask(mask)))
+        record.mask = None
+    return records if any(record.objects for record in records) else []
+
+
+def _read_labels(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str]]:
+    """Read one class an image."""
+    for name in (label_studio.NAME, cvat.NAME, "csv"):
+        own = Tally()
+        records = [record for record in READERS[name](tree, own)[0] if record.label]
+        classes = sorted({record.label for record in records}, key=class_folders.natural)
+        if len(classes) > 1:
+            tally.update(own)
+            return name, records, classes
+    records, classes = class_folders.read_folders(tree, tally)
+    if len(classes) < 2:
+        raise UserError(
+            f"{str(tree.root)!r} has no classes of images: a folder a class is looked for, "
+            "train/cat/1.jpg or cat/1.jpg, or a csv with filename and class, found "
+            f"{f'the folder {classes[0]!r} only' if classes else 'no folders with images'}"
+        )
+    return "a folder a class", records, classes
+
+
+def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], list, dict | None]:
+    """Read masks of classes, else polygons, which become masks."""
+    own = Tally()
+    pairs = masks.find_pairs(tree, own)
+    if pairs:
+        tally.update(own)
+        found = masks.study(tree, [record.mask for record in pairs])
+        return f"masks ({found.kind})", pairs, found.classes, found.colours, found.mapping
+    try:
+        kind, records, classes = _read_objects(tree, tally, needs_masks=True)
+    except UserError as error:
+        raise UserError(
+            f"{str(tree.root)!r} holds neither masks (folders such as images and masks with files "
+            f"of the same names) nor polygons: {str(error).partition(': ')[2]}"
+        ) from error
+    if BACKGROUND not in classes:
+        classes = [BACKGROUND, *classes]
+    return f"{kind}, drawn as masks", records, classes, [], None
+
+
+def _look_at_all(tree: Tree, records: list[Record]) -> None:
+    """Find out the sizes of all images; what cannot be opened keeps (0, 0): the check names it."""
+
+    def look(record: Record) -> None:
+        if not record.size[0]:
+            try:
+                record.size = look_at(tree.path(record.image)).size
+            except (UserError, OSError):
+                record.size = (0, 0)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(look, records))
+
+
+def _split(records: list[Record], task: str, seed: int) -> tuple[dict[str, list[Record]], str]:
+    """Return the records by split, dividing where there is no validation."""
+    named = Counter(record.split for record in records)
+    splits = {name: [r for r in records if r.split == name] for name in ("train", "val", "test")}
+    unnamed = [record for record in records if not record.split]
+    if splits["train"] and splits["val"]:
+        splits["train"] += unnamed
+        if not splits["test"]:
+            del splits["test"]
+        return splits, ""
+    pool = splits["train"] + splits["val"] + unnamed
+    if not pool or not (splits["train"] or unnamed):
+        pool, splits["test"] = records, []
+    if len(pool) < 2:
+        raise UserError(
+            f"one image with annotations is too few for {task}: training and validation need one "
+            f"each, and a good model some dozens (found: {dict(named)})"
+        )
+    train, val = divide(pool, classes_in, seed)
+    splits = {"train": train, "val": val, **({"test": splits["test"]} if splits["test"] else {})}
+    return splits, f"divided by image, seed {seed}"

@@ -1,0 +1,119 @@
+"""What all formats are read into."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "DataSet",
+    "Object",
+    "Record",
+    "Tally",
+    "box_of",
+    "encode_mask",
+    "polygon_of_box",
+]
+
+
+@dataclass(slots=True)
+class Object:
+    """Something in an image.
+
+    Attributes:
+        name: Its class.
+        box: Left, top, width and height in pixels.
+        segmentation: As in COCO's json: a list of polygons, or run lengths; None for a box alone.
+        is_crowd: Ignored in training and evaluation.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    segmentation: list[list[float]] | dict[str, Any] | None = None
+    is_crowd: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """An image and what is known about it.
+
+    Attributes:
+        image: Its path below the folder of the data, with slashes.
+        objects: What is in it.
+        split: ``'train'``, ``'val'``, ``'test'`` or '' where nothing says.
+        source: The annotation file, below the folder of the data.
+        label: The class of the whole image.
+        mask: Path of its mask, below the folder of the data.
+        size: Width and height in pixels; (0, 0) until the file was looked at.
+        reference: What the annotation file calls the image, where training can read that file as
+            it is.
+    """
+
+    image: str
+    objects: list[Object] = field(default_factory=list)
+    split: str = ""
+    source: str = ""
+    label: str | None = None
+    mask: str | None = None
+    size: tuple[int, int] = (0, 0)
+    reference: str = ""
+
+
+@dataclass
+class DataSet:
+    """What was found in a folder.
+
+    Attributes:
+        root: The folder, absolute.
+        task: ``'classification'``, ``'detection'``, ``'instance'`` or ``'semantic'``.
+        format: Of the annotations, in words.
+        classes: Names, in the order of their numbers.
+        splits: The records of ``'train'``, ``'val'`` and perhaps ``'test'``.
+        divided: How train and val were made from one, in words; '' where they came so.
+        notes: What the user should know, one sentence each.
+        colours: Of the classes, RGB, where the masks have them.
+        values: Class number by pixel value or colour of the masks; None: they are class numbers.
+    """
+
+    root: str
+    task: str
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, list[Record]]
+    divided: str = ""
+    notes: list[str] = field(default_factory=list)
+    colours: list[tuple[int, int, int]] = field(default_factory=list)
+    values: dict[Any, int] | None = None
+
+
+class Tally(Counter):
+    """Counts what a reader leaves out, to say it in one sentence each."""
+
+    def notes(self) -> list[str]:
+        """Return the sentences."""
+        return [f"{number} {what}" for what, number in self.items() if number]
+
+
+def box_of(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of the box around points (x, y)."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def polygon_of_box(box: Sequence[float]) -> list[float]:
+    """Return the corners of a box as a polygon of COCO."""
+    left, top, width, height = box
+    right, bottom = left + width, top + height
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask (H, W) as COCO's run lengths."""
+    from pycocotools import mask as coco
+
+    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}

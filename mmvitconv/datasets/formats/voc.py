@@ -1,0 +1,98 @@
+"""Pascal VOC's xml, one file an image, with polygons where a tool writes them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from xml.etree import ElementTree
+
+from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
+from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.errors import UserError
+
+__all__ = ["NAME", "listed_splits", "read", "read_xml"]
+
+NAME = "VOC xml"
+
+
+def read_xml(tree: Tree, name: str) -> ElementTree.Element:
+    """Return the root element of an xml file.
+
+    Raises:
+        UserError: It is not xml.
+    """
+    try:
+        return ElementTree.parse(tree.path(name)).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the annotation file {tree.path(name)!r} is not xml ({error}); export it again"
+        ) from error
+
+
+def listed_splits(tree: Tree) -> dict[str, str]:
+    """Return the split by stem, as lists such as ``ImageSets/Main/train.txt`` say.
+
+    Only files that are called as a split count, and of their lines the first word.
+    """
+    found = {}
+    for name in tree.with_suffix(".txt"):
+        stem = PurePosixPath(name).stem.lower()
+        split = split_of(f"{stem}/x")
+        if split and split_of(name, is_annotation=True) == split and stem.isalpha():
+            for line in tree.read_lines(name):
+                found[PurePosixPath(line.split()[0].replace("\\", "/")).stem] = split
+    return found
+
+
+def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
+    """Read all files of the format below a folder; see :func:`..coco.read`."""
+    records, names = {}, set()
+    listed = listed_splits(tree)
+    for file in tree.with_suffix(".xml"):
+        root = read_xml(tree, file)
+        if root.tag != "annotation":
+            continue
+        stem = PurePosixPath(file).stem
+        # the xml's own name counts first: files are renamed, what is in them is not
+        path = tree.find_image(stem, file) or tree.find_image(root.findtext("filename", ""), file)
+        if path is None:
+            tally["annotated images are not in the folder"] += 1
+            continue
+        split = listed.get(stem) or split_of(file) or split_of(path)
+        record = records[path] = Record(path, split=split, source=file)
+        for node in root.iter("object"):
+            made = None if node.findtext("deleted") == "1" else _object(node)
+            if made is None:
+                tally["annotations have no box of any area"] += 1
+                continue
+            record.objects.append(made)
+            names.add(made.name)
+    return list(records.values()), sorted(names)
+
+
+def _object(node: ElementTree.Element) -> Object | None:
+    name = (node.findtext("name") or "").strip()
+    polygon = _polygon(node.find("polygon"))
+    box = node.find("bndbox")
+    try:
+        ends = [float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [ends[:2], ends[2:]]
+    except (AttributeError, TypeError, ValueError):
+        corners = polygon
+    if not name or not corners:
+        return None
+    found = box_of(corners)
+    if min(found[2:]) <= 0:
+        return None
+    flat = [value for point in polygon for value in point]
+    shape = [flat] if len(flat) >= 6 else None
+    return Object(name, found, shape, node.findtext("difficult", "0").strip() == "1")
+
+
+def _polygon(node: ElementTree.Element | None) -> list[list[float]]:
+    """Return the points of ``<pt><x>, <y>`` (LabelMe's xml) or ``<x1>, <y1> ...`` (Roboflow's)."""
+    if node is None:
+        return []
+    if node.find("pt") is not None:
+        return [[float(pt.findtext(key)) for key in "xy"] for pt in node.iter("pt")]
+    numbers = [float(child.text) for child in node if child.tag[:1] in "xy" and child.text]
+    return [numbers[i : i + 2] for i in range(0, len(numbers) - 1, 2)]
