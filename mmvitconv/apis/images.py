@@ -29,6 +29,7 @@ from mmvitconv.checks.samples import (
     open_image,
 )
 from mmvitconv.datasets.listing import what_is_there
+from mmvitconv.datasets.loading import LoadBands
 from mmvitconv.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
@@ -54,6 +55,8 @@ class Loading(NamedTuple):
         channel_order: ``'bgr'`` or ``'rgb'``.
         to_float32: Whether the model gets floating-point numbers.
         max_pixels: Most pixels of an image, compared with its header before anything is decoded.
+        bands: What loads images of other depths and bands than three colours of 8 bits, and brings
+            their numbers to 0 to 255; None for all else.
     """
 
     color_type: str = "color"
@@ -61,6 +64,7 @@ class Loading(NamedTuple):
     channel_order: str = "bgr"
     to_float32: bool = False
     max_pixels: int = MAX_PIXELS
+    bands: LoadBands | None = None
 
 
 class UnreadableImageError(Exception):
@@ -176,6 +180,8 @@ def build_pipeline(
         color_type = "grayscale" if channels == 1 else "color"
         return Loading(color_type, channel_order="rgb"), Compose(steps)
     loader = TRANSFORMS.build(steps[0])
+    if isinstance(loader, LoadBands):
+        return Loading(bands=loader), Compose(steps[1:])
     loading = Loading(loader.color_type, loader.imdecode_backend, to_float32=loader.to_float32)
     return loading, Compose(steps[1:])
 
@@ -244,12 +250,14 @@ def _encode(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
-def read_content(content: Content, max_pixels: int = MAX_PIXELS) -> bytes:
+def read_content(content: Content, max_pixels: int = MAX_PIXELS, any_format: bool = False) -> bytes:
     """Read the file of an image that is not larger than it may be.
 
     Args:
         content: From :func:`content_of`.
         max_pixels: Most pixels, compared with the header before anything is decoded.
+        any_format: Leave it to the decoder whether a file without a header that Pillow knows is an
+            image.
 
     Returns:
         The content of the file.
@@ -275,7 +283,9 @@ def read_content(content: Content, max_pixels: int = MAX_PIXELS) -> bytes:
     try:
         found = count_pixels(io.BytesIO(data), max_pixels)
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
-        raise UnreadableImageError(_reason(data)) from error
+        if not any_format:
+            raise UnreadableImageError(_reason(data)) from error
+        found = ""
     if found:
         raise UnreadableImageError(f"it is too large: {found} (--max-pixels)")
     return data
@@ -294,7 +304,12 @@ def decode(content: Content, loading: Loading) -> np.ndarray:
     Raises:
         UnreadableImageError: When the file is missing, empty, damaged, too large or no image.
     """
-    data = read_content(content, loading.max_pixels)
+    data = read_content(content, loading.max_pixels, loading.bands is not None)
+    if loading.bands is not None:
+        try:
+            return loading.bands.decode(data)
+        except UserError as error:
+            raise UnreadableImageError(str(error)) from error
     try:
         image = mmcv.imfrombytes(
             data,
@@ -329,6 +344,9 @@ def decode_to_show(content: Content, loading: Loading) -> np.ndarray:
         UnreadableImageError: As of :func:`decode`.
     """
     image = decode(content, loading._replace(channel_order="bgr", to_float32=False))
+    if loading.bands is not None:  # red first
+        shown = image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]]
+        return shown.round().astype(np.uint8)
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if image.dtype != np.uint8:

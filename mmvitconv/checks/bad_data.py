@@ -125,7 +125,8 @@ class GuardedPipeline(CheckedPipeline):
                 f"the pipeline of the {self.split} data returned nothing for {name}, but every "
                 "sample must be evaluated"
             )
-        if isinstance(image, str) and self.is_local and not is_remote(image):
+        is_local = isinstance(image, str) and self.is_local and not is_remote(image)
+        if is_local and self.is_converted:
             self._note_conversions(image, index)
         return result
 

@@ -53,8 +53,8 @@ CONVERSIONS = {
     "grayscale": "grayscale image, read as three equal colours",
     "CMYK": "CMYK image, read as RGB",
     "palette": "palette image, read as RGB",
-    "transparent": "image with transparency, which is dropped",
-    "16-bit": "16-bit image, read with 8 bits",
+    "transparent": "image with a fourth band, read as transparency and dropped",
+    "16-bit": "16-bit image, read with 8 bits; mmvitconv.LoadBands rescales it",
     "EXIF-rotated": "EXIF-rotated image, turned on reading",
 }
 
@@ -362,7 +362,7 @@ def _examine(
         return errors, warnings, []
     kind = "file is damaged, what can be decoded of it is used"
     errors += [Problem(kind, path, text) for text in messages]
-    if pipeline.is_local and os.path.isfile(path):
+    if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
         warnings += [Problem(CONVERSIONS[kind], path) for kind in conversions(path)]
     labels: list[int] = []
     values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None

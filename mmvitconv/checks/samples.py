@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from mmvitconv.checks.annotations import ANOTHER_SIZE, MAX_PIXELS, mask_problem
 from mmvitconv.datasets.layout import is_remote
 from mmvitconv.datasets.listing import what_is_there
+from mmvitconv.datasets.loading import LoadBands
 from mmvitconv.errors import UserError, printable
 
 __all__ = [
@@ -245,6 +246,8 @@ class CheckedPipeline(Compose):
             self.transforms = self.transforms[: loaders[-1] + 1]
         reader = next((item for item in self.transforms if hasattr(item, "imdecode_backend")), None)
         self.backend = getattr(reader, "imdecode_backend", "cv2")
+        # which says itself what becomes of other depths and bands
+        self.is_converted = not isinstance(reader, LoadBands)
         self.is_local = not any(
             is_remote("", {"backend_args": getattr(item, name, None)})
             for item in (reader, dataset)

@@ -14,10 +14,10 @@ from mmvitconv.errors import UserError
 
 __all__ = ["Look", "look_at", "read_bands"]
 
-ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION, BITS_PER_SAMPLE = 274, 258  # tags of EXIF and TIFF
 NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-BITS = {"1": 1, "F": 32, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16}
+BITS = {"F": 32, "I": 16, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16}  # else 8
 
 
 class Look(NamedTuple):
@@ -54,11 +54,14 @@ def look_at(path: str | os.PathLike) -> Look:
                 size = image.size
                 if image.getexif().get(ORIENTATION, 1) >= 5:
                     size = size[::-1]
-                bits = start[24] if start.startswith(b"\x89PNG") else BITS.get(image.mode, 8)
-                pages = getattr(image, "n_frames", 1) if start.startswith(TIFF) else 1
-                if not start.startswith(TIFF) or (bits == 8 and pages == 1):
-                    bands = 3 if image.mode == "P" else len(image.getbands())
-                    return Look(size, bands, bits)
+                bits = BITS.get(image.mode, 8)
+                bands = 3 if image.mode == "P" else len(image.getbands())
+                if start.startswith(b"\x89PNG"):
+                    bits = max(8, start[24])
+                elif start.startswith(TIFF):
+                    bits = max(8, *image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
+                    bands *= getattr(image, "n_frames", 1)
+                return Look(size, bands, bits)
         except OSError:
             pass
         except (ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -52,7 +52,11 @@ class LoadBands(LoadImageFromFile):
     ) -> None:
         super().__init__(to_float32=True, color_type="unchanged", backend_args=backend_args)
         given = value_range if percentiles is None else percentiles
-        if (value_range is None) == (percentiles is None) or len(given) != 2 or given[0] >= given[1]:
+        if (
+            (value_range is None) == (percentiles is None)
+            or len(given) != 2
+            or given[0] >= given[1]
+        ):
             raise UserError(
                 "mmvitconv.LoadBands takes value_range=(LEAST, LARGEST), the file's numbers that "
                 "become 0 and 255, or percentiles=(1, 99.8) of each image, got "

@@ -31,7 +31,12 @@ MOST_ENLARGED = 4.0
 PIXELS = 2**21  # of a batch
 # Iterations and epochs of a training: enough for some dozens of images, and bounded for many
 ITERATIONS = {"classification": 2000, "detection": 3000, "instance": 3000, "semantic": 3000}
-EPOCHS = {"classification": (20, 100), "detection": (12, 150), "instance": (12, 150), "semantic": (12, 150)}  # fmt: skip
+EPOCHS = {
+    "classification": (20, 100),
+    "detection": (12, 150),
+    "instance": (12, 150),
+    "semantic": (12, 150),
+}
 # Learning rates of AdamW by batch, for weights of ImageNet and for random ones; they grow with the
 # root of the batch.
 RATES = {
@@ -40,6 +45,7 @@ RATES = {
     "instance": (8, 1e-4, 4e-4),
     "semantic": (8, 1e-4, 4e-4),
 }
+IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # mean and deviation, R, G, B
 EVALUATIONS = 15  # in a training, about
 ENLARGE = 1.25  # sizes in training are drawn between its reciprocal and it
 
@@ -97,7 +103,9 @@ class _Planner:
         settings = {
             "default_scope": runtime.pop("default_scope"),
             "data_root": self._place(Path(self.data.root)),
-            "classes": Why(self.data.classes, f"{len(self.data.classes)}, in the order of their numbers"),
+            "classes": Why(
+                self.data.classes, f"{len(self.data.classes)}, in the order of their numbers"
+            ),
             **loaders,
             **self._schedule(),
             **runtime,
@@ -134,7 +142,9 @@ class _Planner:
             *(f"Note:     {note}" for note in self.data.notes),
         ]
         if self.writes:
-            lines.append(f"Written:  {self.folder.name}/, beside this file; your data are unchanged")
+            lines.append(
+                f"Written:  {self.folder.name}/, beside this file; your data are unchanged"
+            )
         return "\n".join(f"# {line}".rstrip() for line in lines)
 
     def _summary(self, size: tuple[int, int]) -> list[str]:
@@ -225,7 +235,7 @@ class _Planner:
         is_rgb = bool(old.get(key, False))
         if self.bands == 3:
             of_weights = [np.array(old.get(name, ())) for name in ("mean", "std")]
-            usual_mean, usual_std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # fmt: skip
+            usual_mean, usual_std = (np.array(numbers) for numbers in IMAGENET)
             if not is_rgb:
                 mean, std = mean[::-1], std[::-1]
                 usual_mean, usual_std = usual_mean[::-1], usual_std[::-1]
@@ -254,7 +264,8 @@ class _Planner:
         facts = self.facts
         small, large = (f"{w} x {h}" for w, h in (facts.smallest, facts.largest))
         same = f"all images are {small}"
-        return same if small == large else f"images are {small} to {large}, {facts.width} x {facts.height} in the middle"  # fmt: skip
+        median = f"{facts.width} x {facts.height} in the middle"
+        return same if small == large else f"images are {small} to {large}, {median}"
 
     def _batch(self, pixels: int) -> int:
         """Return the batch: what a GPU of 16 GB holds, and at least ten batches an epoch."""
@@ -272,7 +283,10 @@ class _Planner:
         least = facts.objects[0]
         factor = min(max(OBJECT / max(least, 1.0), 1.0), MOST_ENLARGED, most)
         self.factor = factor
-        shown = f"objects of {least:g} (tenth percentile), {facts.objects[1]:g} (median) and {facts.objects[2]:g} pixels become {least * factor:.0f}, {facts.objects[1] * factor:.0f} and {facts.objects[2] * factor:.0f}"  # fmt: skip
+        before, after = (
+            " / ".join(f"{side * scale:.0f}" for side in facts.objects) for scale in (1, factor)
+        )
+        shown = f"objects of {before} pixels (10 %, half, 90 % are smaller) become {after}"
         reason = f"{self._sizes()}; {shown}"
         if least * factor < 12:
             reason += "; such small ones are hard to find: cut the images into tiles"
@@ -356,7 +370,7 @@ class _Planner:
     _data_instance = _data_detection
 
     def _coco(self, split: str) -> tuple[str, str]:
-        """Return the json of a split and the folder of its images; the json may have to be written."""
+        """Return the json of a split and the folder of its images; write it if need be."""
         records = self.data.splits[split]
         sources = {record.source for record in records}
         prefixes = {
@@ -364,7 +378,8 @@ class _Planner:
             for record in records
         }
         fits = all(record.image.endswith(record.reference) for record in records)
-        if len(sources) == len(prefixes) == 1 and None not in prefixes and fits:
+        is_whole = not self.data.divided and len(sources) == len(prefixes) == 1
+        if is_whole and None not in prefixes and fits:
             prefix = prefixes.pop()
             if not prefix or prefix.endswith("/"):
                 return self._place(Path(self.data.root, sources.pop())), prefix
@@ -377,7 +392,9 @@ class _Planner:
     def _size_semantic(self) -> tuple[tuple[int, int], str]:
         """Return height and width of the crops, and why."""
         facts = self.facts
-        sides = [min(CROP, max(64, 32 * math.ceil(side / 32))) for side in (facts.height, facts.width)]  # fmt: skip
+        sides = [
+            min(CROP, max(64, 32 * math.ceil(side / 32))) for side in (facts.height, facts.width)
+        ]
         return (sides[0], sides[1]), self._sizes()
 
     def _data_semantic(self, size: tuple[int, int], reason: str) -> dict[str, Any]:
@@ -388,7 +405,9 @@ class _Planner:
             {"type": "LoadAnnotations"},
             {
                 "type": "RandomResize",
-                "scale": Why((max(facts.width, facts.height), min(facts.width, facts.height)), reason),
+                "scale": Why(
+                    (max(facts.width, facts.height), min(facts.width, facts.height)), reason
+                ),
                 "ratio_range": (0.75, 1.5),
                 "keep_ratio": True,
             },
@@ -448,7 +467,10 @@ class _Planner:
         least = 0.35 if side == SIDE else 0.6
         if ratio > 1.25:
             shown: list[Any] = [
-                {"type": "Resize", "scale": Why((side, side), "squeezed, so that nothing is cut off")}
+                {
+                    "type": "Resize",
+                    "scale": Why((side, side), "squeezed, so that nothing is cut off"),
+                }
             ]
         else:
             shown = [
@@ -477,7 +499,9 @@ class _Planner:
                 "type": "CustomDataset",
                 "data_root": Name("data_root"),
                 "metainfo": {"classes": Name("classes")},
-                "ann_file": Why(Name(f"{split}_file"), "a line an image: path below data_root, class number"),
+                "ann_file": Why(
+                    Name(f"{split}_file"), "a line an image: path below data_root, class number"
+                ),
                 "pipeline": Name("train_pipeline" if split == "train" else "test_pipeline"),
             }
             loaders[f"{split}_dataloader"] = self._dataloader(split, dataset)
@@ -514,7 +538,8 @@ class _Planner:
         batch = self.batch if is_train or self.data.task == "classification" else 1
         loader: dict[str, Any] = {
             "batch_size": Why(
-                batch, "for 16 GB; of a GPU with more memory or less, change it, and add --auto-scale-lr"
+                batch,
+                "for 16 GB; of a GPU with more memory or less, change it, and add --auto-scale-lr",
             )
             if is_train
             else batch,
@@ -579,15 +604,15 @@ class _Planner:
         ratios = [0.5, 1.0, 2.0]
         if low < 1 / 3 or high > 3:
             ratios = [0.2 if low < 0.2 else 0.25, *ratios, 5.0 if high > 5 else 4.0]
-        shapes = Why(
-            ratios, f"height by width; of 90 % of the objects it is {low:g} to {high:g}"
-        )
+        shapes = Why(ratios, f"height by width; of 90 % of the objects it is {low:g} to {high:g}")
         head = model.get("rpn_head") or model.get("bbox_head") or {}
         anchors = head.get("anchor_generator", {})
         finest = (anchors.get("strides") or [8])[0]
         if not isinstance(finest, (int, float)):
             return
-        fitting = f"times strides: the smallest anchor measures %g pixels, small objects {smallest:.0f}"
+        fitting = (
+            f"times strides: the smallest anchor measures %g pixels, small objects {smallest:.0f}"
+        )
         if anchors.get("type") == "AnchorGenerator" and "octave_base_scale" in anchors:
             base = min(4, max(1, round(smallest / finest)))
             anchors["octave_base_scale"] = Why(base, fitting % (base * finest))

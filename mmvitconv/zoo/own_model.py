@@ -1,4 +1,4 @@
-"""The model of an architecture for somebody's own classes, from the shipped config nearest to it."""
+"""The model of an architecture for own classes, from the shipped config nearest to it."""
 
 from __future__ import annotations
 

@@ -28,11 +28,12 @@ def read_folders(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     named = {}
     for folder in folders:
         parts = [part for part in folder.split("/") if part]
-        named[folder] = [
-            part for part in parts if not split_of(f"{part}/x")
-        ]  # what names no split
-    shared = os.path.commonprefix([parts[:-1] if parts else [] for parts in named.values()])
-    classes = {folder: parts[len(shared)] for folder, parts in named.items() if len(parts) > len(shared)}  # fmt: skip
+        named[folder] = [part for part in parts if not split_of(f"{part}/x")]  # what names no split
+    above = [parts[:-1] for parts in named.values()]
+    shared = 0
+    while all(len(parts) > shared and parts[shared] == above[0][shared] for parts in above):
+        shared += 1
+    classes = {folder: parts[shared] for folder, parts in named.items() if len(parts) > shared}
     records = [
         Record(image, label=classes[folder], split=split_of(image))
         for folder, images in folders.items()

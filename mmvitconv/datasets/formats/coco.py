@@ -75,7 +75,8 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
     complete = all(
-        isinstance(entry, dict) and {"id", "bbox", "area", "iscrowd", "segmentation"} <= entry.keys()
+        isinstance(entry, dict)
+        and {"id", "bbox", "area", "iscrowd", "segmentation"} <= entry.keys()
         for entry in content["annotations"]
     )
     for image in content["images"]:
@@ -102,9 +103,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     return records
 
 
-def _object(
-    name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally
-) -> Object | None:
+def _object(name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally) -> Object | None:
     """Return an annotation as an object; None where it has neither a box nor a mask."""
     shape = entry.get("segmentation")
     if isinstance(shape, list):

@@ -112,9 +112,12 @@ def _object(value: dict[str, Any], sides: tuple[int, int]) -> Object | None:
         if kind == "ellipselabels":
             angles = [2 * math.pi * i / 32 for i in range(32)]
             around = [
-                (value["radiusX"] * scale[0] * math.cos(a), value["radiusY"] * scale[1] * math.sin(a))
+                (
+                    value["radiusX"] * scale[0] * math.cos(a),
+                    value["radiusY"] * scale[1] * math.sin(a),
+                )
                 for a in angles
-            ]  # fmt: skip
+            ]
         else:
             sides = value["width"] * scale[0], value["height"] * scale[1]
             around = [(a * sides[0], b * sides[1]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]

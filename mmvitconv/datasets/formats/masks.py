@@ -262,7 +262,7 @@ def _from_colours(
             "photographs, or of a lossy format? Write them as png, one colour a class"
         )
     if names:
-        used = [colour for colour in names if colour in colours]
+        used = [colour for colour in names if colour in found]
         classes = [names[colour] for colour in used]
         kind = "colours that a list names"
         if len(used) < 2:
@@ -272,7 +272,9 @@ def _from_colours(
             )
     else:
         used = sorted(found, key=lambda colour: (any(colour), colour))
-        classes = ["background" if not any(c) else "colour {:02x}{:02x}{:02x}".format(*c) for c in used]  # fmt: skip
+        classes = [
+            "background" if not any(c) else "colour {:02x}{:02x}{:02x}".format(*c) for c in used
+        ]
         kind = "colours"
     return MaskValues(classes, {colour: n for n, colour in enumerate(used)}, kind, used)
 
@@ -284,9 +286,10 @@ def _named_colours(tree: Tree) -> dict[tuple[int, int, int], str]:
     """
     for file in tree.with_suffix(".txt", ".csv"):
         name = PurePosixPath(file).name.lower()
-        if not re.search(r"label|class|colou?r|palette", name) or os.path.getsize(
-            tree.path(file)
-        ) > 1 << 20:
+        if (
+            not re.search(r"label|class|colou?r|palette", name)
+            or os.path.getsize(tree.path(file)) > 1 << 20
+        ):
             continue
         found = {}
         for line in tree.read_lines(file):

@@ -19,7 +19,14 @@ from mmvitconv.datasets.formats import (
     voc,
     yolo,
 )
-from mmvitconv.datasets.formats.records import DataSet, Object, Record, Tally, encode_mask
+from mmvitconv.datasets.formats.records import (
+    DataSet,
+    Object,
+    Record,
+    Tally,
+    encode_mask,
+    polygon_of_box,
+)
 from mmvitconv.datasets.formats.splitting import divide
 from mmvitconv.datasets.formats.tree import Tree
 from mmvitconv.datasets.image_files import look_at
@@ -71,18 +78,29 @@ def read_folder(folder: str | os.PathLike, task: str, seed: int = 0) -> DataSet:
     least = 1 if task in ("detection", "instance") else 2
     if len(classes) < least:
         found = f"one class, {classes[0]!r}" if classes else "no class"
-        raise UserError(
-            f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}"
-        )
+        raise UserError(f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}")
     _look_at_all(tree, records)
     notes = tally.notes()
     splits, divided = _split(records, task, seed)
     if lost := _classes_without(splits["train"], classes, task):
         notes.append(f"no training image has the class {shorten(lost)}")
-    classes = tuple(printable(name) for name in classes)
-    return DataSet(
-        str(tree.root), task, kind, classes, splits, divided, notes, colours, values
-    )
+    classes = _printable(classes, records)
+    return DataSet(str(tree.root), task, kind, classes, splits, divided, notes, colours, values)
+
+
+def _printable(classes: list[str], records: list[Record]) -> tuple[str, ...]:
+    """Return names that can be printed and drawn, all different, and give them to the objects."""
+    names = {}
+    for name in classes:
+        shown = printable(name) or "?"
+        names[name] = f"{shown} {len(names)}" if shown in names.values() else shown
+    if any(name != shown for name, shown in names.items()):
+        for record in records:
+            record.reference = ""
+            record.label = names.get(record.label, record.label)
+            for item in record.objects:
+                item.name = names[item.name]
+    return tuple(names.values())
 
 
 def classes_in(record: Record) -> set[str]:
@@ -121,23 +139,19 @@ def _read_objects(
                 )
                 continue
             for item in bare:  # a box in place of a mask, ignored: else it would be background
-                item.segmentation = [_polygon(item)]
+                item.segmentation = [polygon_of_box(item.box)]
                 item.is_crowd = True
             own["objects have a box but no mask: ignored in training and evaluation"] += len(bare)
         tally.update(own)
-        return name, records, classes
+        used = {item.name for item in objects}
+        return name, records, [one for one in classes if one in used]
     if needs_masks:
         found = _read_instance_maps(tree, tally)
         if found:
             return "masks of single objects", found, ["object"]
     reason = without or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}"
-    raise UserError(f"{str(tree.root)!r} holds no annotations of objects: {reason}")
-
-
-def _polygon(item: Object) -> list[float]:
-    from mmvitconv.datasets.formats.records import polygon_of_box
-
-    return polygon_of_box(item.box)
+    wanted = "masks" if needs_masks else "annotations"
+    raise UserError(f"{str(tree.root)!r} holds no {wanted} of objects: {reason}")
 
 
 def _read_instance_maps(tree: Tree, tally: Tally) -> list[Record]:

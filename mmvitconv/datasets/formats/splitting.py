@@ -34,22 +34,28 @@ def divide(
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
-        groups[record.image.partition(".rf.")[0] if ".rf." in record.image else record.image].append(
-            index
-        )
+        groups[record.image.partition(".rf.")[0]].append(index)
     if len(groups) < 2:
         groups = {str(index): [index] for index in range(len(records))}
     waiting = sorted(groups.values())
     random.Random(seed).shuffle(waiting)
-    kinds = {id(group): frozenset(k for i in group for k in classes_of(records[i])) for group in waiting}  # fmt: skip
+    kinds = {
+        id(group): frozenset(kind for i in group for kind in classes_of(records[i]))
+        for group in waiting
+    }
     counts = Counter(kind for group in waiting for kind in kinds[id(group)])
     wanted = {kind: max(1, round(share * n)) if n > 1 else 0 for kind, n in counts.items()}
+    left = Counter(counts)  # what stays for training, at least one of each
     chosen: set[int] = set()
     for kind in sorted(counts, key=lambda kind: (counts[kind], kind)):
         for group in waiting:
-            if wanted[kind] > 0 and kind in kinds[id(group)] and group[0] not in chosen:
+            own = kinds[id(group)]
+            if wanted[kind] <= 0 or kind not in own or group[0] in chosen:
+                continue
+            if all(left[other] > 1 for other in own):
                 chosen.update(group)
-                for other in kinds[id(group)]:
+                left.subtract(own)
+                for other in own:
                     wanted[other] -= 1
     total = max(1, round(share * len(records)))
     plain = [group for group in waiting if not kinds[id(group)]]  # images without objects

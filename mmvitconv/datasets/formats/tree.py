@@ -32,7 +32,18 @@ AROUND = {
 }
 # What folders of masks, and ends of their files' names, are called
 MASK_WORDS = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "ann", "gt", "seg", "segmap"),
+    *(
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "annotation",
+        "annotations",
+        "ann",
+        "gt",
+        "seg",
+        "segmap",
+    ),
     *("segmentation", "segmentationclass", "segmentationobject", "segmentations", "groundtruth"),
     *("labelids", "instanceids", "instances", "truth"),
 }

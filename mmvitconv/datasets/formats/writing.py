@@ -29,9 +29,7 @@ def write_coco(file: Path, records: Sequence[Record], classes: Sequence[str]) ->
     images, annotations = [], []
     for image_id, record in enumerate(records, 1):
         width, height = record.size
-        images.append(
-            {"id": image_id, "file_name": record.image, "width": width, "height": height}
-        )
+        images.append({"id": image_id, "file_name": record.image, "width": width, "height": height})
         for item in record.objects:
             annotations.append(
                 {

@@ -110,8 +110,10 @@ def _object(
         if max(used) > ABOVE_ONE:
             return None
         points = [used[i : i + 2] for i in range(0, len(used) - 1, 2)]
-    points = [[min(max(p, 0.0), 1.0) * side for p, side in zip(point, size, strict=True)]
-              for point in points]  # fmt: skip
+    points = [
+        [min(max(p, 0.0), 1.0) * side for p, side in zip(point, size, strict=True)]
+        for point in points
+    ]
     shape = None if is_box else [[value for point in points for value in point]]
     return Object(name, box_of(points), shape)
 

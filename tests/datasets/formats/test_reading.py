@@ -1,0 +1,306 @@
+"""Every format that tools export gives the same objects; splits, masks and class folders."""
+
+import json
+import shutil
+
+import exports
+import numpy as np
+import pytest
+from exports import CLASSES, SCENE
+from PIL import Image
+
+from mmvitconv.datasets.formats.label_studio import decode_brush
+from mmvitconv.datasets.formats.reading import read_folder
+from mmvitconv.datasets.formats.records import Record
+from mmvitconv.datasets.formats.splitting import divide
+from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.datasets.formats.writing import area_of, plain_masks, write_coco, write_masks
+from mmvitconv.errors import UserError
+
+
+def everything(data):
+    """All records by the name of their image, without folders."""
+    records = [record for split in data.splits.values() for record in split]
+    return {record.image.rpartition("/")[2]: record for record in records}
+
+
+@pytest.mark.parametrize("name", exports.BOXES)
+def test_boxes_of_every_format(name, tmp_path):
+    exports.BOXES[name](tmp_path)
+    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+    data = read_folder(tmp_path, "detection")
+    found = everything(data)
+    annotated = {key: value for key, value in SCENE.items() if value or name != "csv"}
+    assert found.keys() == {key.rpartition("/")[2] for key in annotated}
+    assert set(data.classes) == set(CLASSES)
+    for image, objects in annotated.items():
+        record = found[image.rpartition("/")[2]]
+        assert record.size == (exports.WIDTH, exports.HEIGHT)
+        assert [item.name for item in record.objects] == [cls for cls, _ in objects]
+        for item, (_, polygon) in zip(record.objects, objects, strict=True):
+            # YOLO writes six digits; a mask of labelme includes its last pixels
+            np.testing.assert_allclose(item.box, exports.box(polygon), atol=1.01)
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+    train, val = data.splits["train"], data.splits["val"]
+    assert data.divided
+    assert len(train) > len(val) > 0
+    assert not {record.image for record in train} & {record.image for record in val}
+
+
+@pytest.mark.parametrize("name", exports.POLYGONS)
+def test_masks_of_every_format(name, tmp_path):
+    exports.POLYGONS[name](tmp_path)
+    found = everything(read_folder(tmp_path, "instance"))
+    for image, objects in SCENE.items():
+        for item, (_, polygon) in zip(
+            found[image.rpartition("/")[2]].objects, objects, strict=True
+        ):
+            border = 2 * sum(exports.box(polygon)[2:])  # pixels that a drawn outline may add
+            assert area_of(item) == pytest.approx(exports.bitmap(polygon).sum(), abs=border)
+
+
+def test_boxes_without_masks_are_named(tmp_path):
+    exports.voc(tmp_path)
+    with pytest.raises(UserError, match="no masks of objects: VOC xml with 7 boxes and no masks; use the task 'detection'"):
+        read_folder(tmp_path, "instance")
+
+
+def test_coco_is_used_as_it_is_only_where_it_is_complete(tmp_path):
+    names = tuple(SCENE)
+    for split, chosen in (("train", names[:4]), ("valid", names[4:])):
+        exports.write_images(tmp_path / split, chosen)
+        exports.as_coco(tmp_path / split, chosen, "_annotations.coco.json")
+    data = read_folder(tmp_path, "detection")
+    assert not data.divided
+    assert {split: len(records) for split, records in data.splits.items()} == {"train": 4, "val": 2}
+    assert all(record.reference for record in everything(data).values())
+    file = tmp_path / "train/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    del content["annotations"][0]["iscrowd"]
+    file.write_text(json.dumps(content))
+    data = read_folder(tmp_path, "detection")
+    assert not any(record.reference for record in data.splits["train"])
+    write_coco(tmp_path / "out.json", data.splits["train"], data.classes)
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in written["images"]] == [f"train/{n}" for n in names[:4]]
+    assert all(entry["iscrowd"] == 0 and entry["area"] > 0 for entry in written["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda entry, _: entry.update(iscrowd=1), "say iscrowd=1"),
+        (lambda entry, sides: entry.update(
+            bbox=[v / sides[i % 2] for i, v in enumerate(entry["bbox"])]), "shares of the image"),
+    ],
+)  # fmt: skip
+def test_slips_that_are_certain_are_mended_and_said(change, note, tmp_path):
+    exports.coco(tmp_path)
+    file = tmp_path / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        change(entry, (exports.WIDTH, exports.HEIGHT))
+    file.write_text(json.dumps(content))
+    data = read_folder(tmp_path, "detection")
+    assert any(note in text for text in data.notes)
+    for image, objects in SCENE.items():
+        for item, (_, polygon) in zip(
+            everything(data)[image.rpartition("/")[2]].objects, objects, strict=True
+        ):
+            assert not item.is_crowd
+            np.testing.assert_allclose(item.box, exports.box(polygon), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"),
+    [
+        ("numbers", ("background", "class 1", "class 2", "class 3")),
+        ("palette", ("background", "class 1", "class 2", "class 3")),
+        ("binary", ("background", "object")),
+        ("colours", ("background", "colour 008000", "colour 800000", "colour 808000")),
+        ("names", ("background", *CLASSES)),
+    ],
+)
+def test_masks_of_every_kind(kind, classes, tmp_path):
+    exports.masks(tmp_path, "colours" if kind == "names" else kind)
+    if kind == "names":  # as CVAT writes it
+        lines = ["# label:color_rgb:parts:actions"]
+        lines += [
+            f"{n}:{r},{g},{b}::" for n, (r, g, b) in zip(classes, exports.COLOURS, strict=True)
+        ]
+        (tmp_path / "labelmap.txt").write_text("\n".join(lines), encoding="utf-8")
+    data = read_folder(tmp_path, "semantic")
+    assert data.classes == classes
+    assert (plain_masks(data) is not None) == (kind in ("numbers", "palette"))
+    write_masks(tmp_path / "out", data)
+    order = {"colour 800000": 1, "colour 008000": 2, "colour 808000": 3}
+    for name in SCENE:
+        wanted = exports.class_map(name)
+        if kind == "binary":
+            wanted = np.minimum(wanted, 1)
+        elif kind == "colours":
+            wanted = np.uint8([0, *(classes.index(c) for c in order)])[wanted]
+        written = np.asarray(Image.open(tmp_path / "out/images" / f"{name}.png"))
+        np.testing.assert_array_equal(written, wanted)
+
+
+def test_polygons_become_masks(tmp_path):
+    exports.coco(tmp_path)
+    data = read_folder(tmp_path, "semantic")
+    assert data.classes == ("background", *CLASSES)
+    write_masks(tmp_path / "out", data)
+    written = np.asarray(Image.open(tmp_path / "out/images/d.jpg.png"))
+    np.testing.assert_array_equal(written, exports.class_map("d.jpg"))
+
+
+def test_masks_of_single_objects(tmp_path):
+    exports.write_images(tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/b").mkdir()
+    for name, objects in SCENE.items():
+        values = np.zeros((exports.HEIGHT, exports.WIDTH), np.uint16)
+        for number, (_, polygon) in enumerate(objects, 300):
+            values[exports.bitmap(polygon) > 0] = number
+        Image.fromarray(values).save((tmp_path / "masks" / name).with_suffix(".png"))
+    found = everything(read_folder(tmp_path, "instance"))
+    counts = {name.rpartition("/")[2]: len(objects) for name, objects in SCENE.items()}
+    assert {name: len(record.objects) for name, record in found.items()} == counts
+
+
+def test_jpeg_masks_are_cut_at_the_middle(tmp_path):
+    exports.masks(tmp_path, "binary")
+    for file in (tmp_path / "masks").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".jpg"), quality=60)
+        file.unlink()
+    data = read_folder(tmp_path, "semantic")
+    write_masks(tmp_path / "out", data)
+    for name in SCENE:
+        written = np.asarray(Image.open(tmp_path / "out/images" / f"{name}.png"))
+        wanted = exports.class_map(name) > 0
+        assert set(np.unique(written)) <= {0, 1}
+        assert (written != wanted).mean() < 0.02  # of the pixels, all at borders
+
+
+@pytest.mark.parametrize(
+    "layout", ["{split}/{cls}/{name}", "{cls}/{name}", "data/{cls}/sub/{name}"]
+)
+def test_class_folders(layout, tmp_path):
+    for split in ("train", "val"):
+        for cls in ("10", "9", "größe"):
+            for number in range(4):
+                name = layout.format(split=split, cls=cls, name=f"{split} {number}.png")
+                exports.write_images(tmp_path, [name])
+    data = read_folder(tmp_path, "classification")
+    assert data.classes == ("9", "10", "größe")
+    assert bool(data.divided) == ("{split}" not in layout)
+    for records in data.splits.values():
+        assert {record.label for record in records} == set(data.classes)
+
+
+def test_one_hot_table(tmp_path):
+    exports.write_images(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    (tmp_path / "_classes.csv").write_text(
+        "filename, cat, dog\na.jpg, 1, 0\nb.jpg, 0, 1\nc.jpg, 1, 0\nd.jpg, 0, 1\n"
+    )
+    data = read_folder(tmp_path, "classification")
+    labels = {image: record.label for image, record in everything(data).items()}
+    assert labels == {"a.jpg": "cat", "b.jpg": "dog", "c.jpg": "cat", "d.jpg": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_annotation", "split"),
+    [
+        ("train2017/a.jpg", False, "train"),
+        ("images/valid/a.jpg", False, "val"),
+        ("val_images/deep/a.jpg", False, "val"),
+        ("flight over the test field/a.jpg", False, ""),
+        ("train.jpg", False, ""),
+        ("annotations/instances_val2017.json", True, "val"),
+        ("testing/_annotations.coco.json", True, "test"),
+        ("all.json", True, ""),
+    ],
+)
+def test_words_for_splits(path, is_annotation, split):
+    assert split_of(path, is_annotation) == split
+
+
+def test_an_image_is_found_whatever_it_is_called(tmp_path):
+    for name in ("train/a.jpg", "val/a.jpg", "val/e\u0301 x.png", "masks/b.png", "b.jpg"):
+        exports.write_images(tmp_path, [name])
+    tree = Tree(tmp_path)
+    for reference, near, found in (
+        ("a.jpg", "annotations/instances_val.json", "val/a.jpg"),
+        ("C:\\data\\train\\a.jpg", "all.json", "train/a.jpg"),
+        ("/data/local-files/?d=val/%C3%A9%20x.png", "all.json", "val/e\u0301 x.png"),
+        ("b.JPG", "masks/b.json", "b.jpg"),
+        ("none.jpg", "all.json", None),
+    ):
+        assert tree.find_image(reference, near) == found
+
+
+def test_division_keeps_classes_and_copies_together():
+    records = [Record(f"{n}.rf.{c}.jpg", label="rare" if n < 2 else "common")
+               for n in range(20) for c in range(3)]  # fmt: skip
+    train, val = divide(records, lambda record: {record.label}, seed=1)
+    assert len(train) + len(val) == 60
+    assert {record.label for record in train} == {record.label for record in val}
+    stems = [{record.image.partition(".rf.")[0] for record in part} for part in (train, val)]
+    assert not stems[0] & stems[1]
+    assert divide(records, lambda record: {record.label}, seed=1) == (train, val)
+
+
+def test_roboflows_test_split_is_kept_and_val_divided_off(tmp_path):
+    for split in ("train", "test"):
+        exports.write_images(tmp_path / split)
+        exports.as_coco(tmp_path / split, file="_annotations.coco.json")
+    data = read_folder(tmp_path, "detection")
+    assert len(data.splits["test"]) == 6
+    assert len(data.splits["train"]) + len(data.splits["val"]) == 6
+    assert data.divided
+
+
+def test_a_brush_of_label_studio():
+    # 8 numbers of 8 bits; sizes 3, 4, 8, 16; 4 zeros repeated, then 4 of their own
+    bits = f"{8:032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    bits += (
+        f"1{0:02b}{3:03b}{0:08b}" + f"0{0:02b}{3:03b}" + "".join(f"{v:08b}" for v in (1, 2, 3, 255))
+    )
+    code = [int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8)]
+    assert decode_brush(code).tolist() == [0, 0, 0, 0, 1, 2, 3, 255]
+
+
+@pytest.mark.parametrize(
+    ("write", "task", "message"),
+    [
+        (lambda root: None, "detection", "holds no image"),
+        (exports.write_images, "detection", "holds no annotations of objects: none of the 6 files"),
+        (lambda root: exports.write_images(root / "cats"), "classification", "folder a class"),
+        (exports.yolo, "semantic", "neither masks .* nor polygons"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_sentence(write, task, message, tmp_path):
+    write(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        read_folder(tmp_path, task)
+    assert "\n" not in str(caught.value)
+
+
+def test_yolo_in_pixels_is_named(tmp_path):
+    exports.yolo(tmp_path)
+    (tmp_path / "labels/d.txt").write_text("2 37 30 65 50\n")
+    with pytest.raises(UserError, match=r"labels/d.txt.*shares of the image"):
+        read_folder(tmp_path, "detection")
+
+
+def test_yaml_says_the_splits(tmp_path):
+    exports.yolo(tmp_path)
+    shutil.move(tmp_path / "images/d.jpg", tmp_path / "other.jpg")
+    shutil.move(tmp_path / "labels/d.txt", tmp_path / "other.txt")
+    names = ", ".join(CLASSES)
+    (tmp_path / "data.yaml").write_text(
+        f"train: ../images\nval: [some.txt]\nnames: [{names}]\n", encoding="utf-8"
+    )
+    (tmp_path / "some.txt").write_text("./other.jpg\n")
+    data = read_folder(tmp_path, "detection")
+    assert [record.image for record in data.splits["val"]] == ["other.jpg"]
+    assert not data.divided
