@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmvitconv.datasets.jsons import read_json
 from mmvitconv.datasets.layout import is_remote, leaf_datasets
 from mmvitconv.datasets.progress import progress
-from mmvitconv.errors import UserError, printable
+from mmvitconv.errors import UserError, printable, shorten
 
-__all__ = ["Report", "check_coco_file", "explain_annotations", "mask_problem"]
+__all__ = [
+    "LARGE_SHARE",
+    "Report",
+    "Written",
+    "check_coco_file",
+    "explain_annotations",
+    "mask_problem",
+]
 
 LISTS = ("images", "annotations", "categories")
 MAX_PIXELS = 100_000_000  # of an image
@@ -23,19 +33,16 @@ MAX_PERIMETER = 2_000_000  # of a mask's polygons in pixels; drawing takes 40 by
 ADD_UP = "run lengths of a mask do not add up to its size"
 ANOTHER_SIZE = "mask has another size than its image"
 FAR = "polygon reaches far outside its image, or is too long to be drawn"
+NO_MASK_READ = "mask that is neither polygons nor run lengths"
+NOT_FINITE = "box with NaN or infinity"
 NO_POLYGON = "mask without a polygon of 3 points, mmdet ignores the object"
-NO_CROWD = "annotation whose iscrowd is neither 0 nor 1"
+NO_CROWD = "annotation whose iscrowd is neither 0 nor 1, which COCO's evaluation needs: write 0"
 WRONG_TYPE = "id or name of a wrong type"
 NO_IMAGE = "image without an id, name or size"
-# what the readers of mmdet and pycocotools do not survive when they evaluate
-FATAL = (
-    *(ADD_UP, ANOTHER_SIZE, FAR, NO_CROWD, WRONG_TYPE, NO_IMAGE),
-    *("annotation without an id", "annotation without a box of 4 numbers"),
-    *("annotation without an area", "box with NaN or infinity"),
-    "annotation file lacks one of the lists images, annotations, categories",
-    "mask that is neither polygons nor run lengths",
-    "category id is missing or occurs twice",
-)
+# in training the guard of bad samples leaves these out; an evaluation cannot
+OF_SAMPLES = (ADD_UP, ANOTHER_SIZE, FAR, NO_MASK_READ, NOT_FINITE)
+LARGE_SHARE = 0.2  # of the images or objects of a split; losing more deserves a warning
+SAMPLED_MASKS = 500  # of a file, whose boxes are compared with their masks
 
 
 @dataclass
@@ -44,8 +51,9 @@ class Report:
 
     Attributes:
         rows: Per dataset: its name, number of images, number of labels.
-        errors: Kind of problem -> examples; training would fail or silently lose data.
+        errors: Kind of problem -> examples; training or its evaluation would fail or mean nothing.
         warnings: Kind of problem -> examples; unusual, but it works.
+        notes: What was looked at, one line each.
 
     Examples:
         >>> report = Report()
@@ -58,6 +66,8 @@ class Report:
     errors: dict[str, list[str]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
+    notes: list[str] = field(default_factory=list)
+
     def error(self, kind: str, *examples: object) -> None:
         """Add errors: what is wrong, and where."""
         self.errors.setdefault(kind, []).extend(map(str, examples))
@@ -66,10 +76,40 @@ class Report:
         """Add warnings: what is unusual, and where."""
         self.warnings.setdefault(kind, []).extend(map(str, examples))
 
+    def sentences(self, word: str = "errors", limit: int = 3) -> list[str]:
+        """Return what was found, one sentence for each kind.
+
+        Args:
+            word: 'errors' or 'warnings'.
+            limit: Most examples in a sentence, >= 1.
+
+        Returns:
+            The sentences, each with the places where it was found.
+        """
+        found: dict[str, list[str]] = getattr(self, word)
+        return [f"{shorten(examples, limit)}: {kind}" for kind, examples in found.items()]
+
+
+@dataclass
+class Written:
+    """What a COCO json has written, by class, and why mmdet's reader leaves some of it out.
+
+    Attributes:
+        images: How many images it lists.
+        objects: Objects by category name.
+        masks: How many objects have a mask.
+        lost: Objects that training does not learn from, by reason and category name.
+    """
+
+    images: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    masks: int = 0
+    lost: dict[str, Counter[str]] = field(default_factory=dict)
+
 
 def check_coco_file(
     report: Report, path: Path, classes: Sequence[str], evaluated: bool = False
-) -> dict[str, Any] | None:
+) -> Written | None:
     """Check what a COCO json says.
 
     Args:
@@ -79,7 +119,7 @@ def check_coco_file(
         evaluated: Whether the file is for an evaluation, which needs more.
 
     Returns:
-        The content; None if it is not a COCO json with annotations, or has ids of wrong types.
+        What was found in it; None if it is not a COCO json, or has ids of wrong types.
     """
     if not os.path.lexists(path):
         report.error("annotation file is missing", path)
@@ -100,8 +140,10 @@ def check_coco_file(
         return None
     _check_categories(report, path.name, content["categories"], classes)
     _check_images(report, path.name, content["images"])
-    _check_annotations(report, path.name, content, evaluated)
-    return content
+    written = _check_annotations(report, path.name, content, classes, evaluated)
+    if not report.errors:
+        _compare_boxes(report, path.name, content)
+    return written
 
 
 def mask_problem(mask: Any, height: int, width: int) -> str:
@@ -128,13 +170,13 @@ def mask_problem(mask: Any, height: int, width: int) -> str:
             return ADD_UP
         return ""
     if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
-        return "mask that is neither polygons nor run lengths"
+        return NO_MASK_READ
     side, length = max(height, width), 0.0
     for part in mask:
         if not part:
             continue
         if not set(map(type, part)) <= {int, float}:
-            return "mask that is neither polygons nor run lengths"
+            return NO_MASK_READ
         # a comparison with NaN is false
         if not (min(part) >= -side and max(part) <= 2 * side and sum(part) < math.inf):
             return FAR
@@ -169,9 +211,7 @@ def explain_annotations(cfg: Mapping[str, Any], splits: Sequence[str]) -> str:
             classes = (dataset.get("metainfo") or {}).get("classes") or ()
             check_coco_file(report, Path(path), classes, split != "train")
             # without metainfo, the dataset's type knows the classes
-            kinds = [k for k in report.errors if classes or not k.startswith("category is unknown")]
-            for kind in sorted(kinds, key=lambda kind: kind not in FATAL):
-                examples = report.errors[kind]
+            for kind, examples in report.errors.items():
                 named = "" if path in examples[0] else f"{path}: "
                 return f"{option}: {named}{kind} ({len(examples)}x), the first is {examples[0]}"
     return ""
@@ -202,17 +242,24 @@ def _check_categories(
     """Compare the categories of a json with the classes that will be trained."""
     names = Counter(category.get("name") or "" for category in categories)
     for name in sorted(set(classes) - set(names)):
-        report.error("class is missing from the categories", f"{where}: {printable(name)}")
-    for name in sorted(set(names) - set(classes)):
-        text = f"{where}: {printable(name)}"
-        report.error("category is unknown, mmdet would ignore it", text)
+        near = _similar(name, names)
+        hint = f" (did you mean {near!r}?)" if near else f" (it has {shorten(sorted(names), 8)})"
+        kind = "class is missing from the categories, so that mmdet would number the others wrongly"
+        report.error(
+            f"{kind}: name the file's own categories in metainfo=dict(classes=...)",
+            f"{where}: {printable(name)}{printable(hint, 400) if names else ''}",
+        )
     for name, count in names.items():
         if count > 1:
             report.error("category name occurs twice", f"{where}: {printable(name)}")
     used = [category.get("name") for category in categories if category.get("name") in classes]
-    if sorted(used) == sorted(classes) and used != list(classes):
+    if classes and sorted(used) == sorted(classes) and used != list(classes):
         # mmdet numbers the classes in the order of the json
-        report.error("classes are in another order than the categories", f"{where}: {used}")
+        report.error(
+            "classes are in another order than the categories, by which mmdet numbers them: write "
+            f"metainfo=dict(classes={tuple(used)!r})",
+            where,
+        )
     for number, count in Counter(category.get("id") for category in categories).items():
         if count > 1 or not isinstance(number, int):
             report.error("category id is missing or occurs twice", f"{where}: {number}")
@@ -237,80 +284,206 @@ def _check_images(report: Report, where: str, listed: list[dict]) -> None:
             report.error(NO_IMAGE, f"{where}: {shown} {lacking}")
 
 
-def _check_annotations(report: Report, where: str, content: dict, evaluated: bool) -> None:
-    """Check ids, references, boxes and masks of the annotations of a json."""
+def _similar(name: str, others: Iterable[str]) -> str | None:
+    """Return the one of several names that may be meant, None for none."""
+    folded = {other.strip().lower(): other for other in others}
+    near = get_close_matches(name.strip().lower(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def _check_annotations(
+    report: Report, where: str, content: dict, classes: Sequence[str], evaluated: bool
+) -> Written:
+    """Check ids, references, boxes and masks of the annotations of a json, and count them."""
     images = {image.get("id"): image for image in content["images"]}
-    categories = {category.get("id") for category in content["categories"]}
-    annotated, used = (
-        {annotation.get(key) for annotation in content["annotations"]}
-        for key in ("image_id", "category_id")
-    )
+    categories = {c.get("id"): str(c.get("name") or "") for c in content["categories"]}
+    trained = set(classes) if classes else set(categories.values())
+    written = Written(len(content["images"]))
     seen: set[Any] = set()
     for annotation in progress(content["annotations"], f"{where}: annotations"):
         image = images.get(annotation.get("image_id"))
-        file = "" if image is None else f" of {printable(image.get('file_name'))}"
-        name = f"{where}: annotation {printable(annotation.get('id'))}{file}"
-        if annotation.get("id") is None:
-            report.error("annotation without an id", name)
-        elif annotation["id"] in seen:
-            report.error("annotation id occurs twice", name)
-        seen.add(annotation.get("id"))
+        number = annotation.get("id")
+        category = categories.get(annotation.get("category_id"))
+
+        def name(annotation: dict = annotation, image: dict | None = image) -> str:
+            file = "" if image is None else f" of {printable(image.get('file_name'))}"
+            return f"{where}: annotation {printable(annotation.get('id'))}{file}"
+
+        if number is None:
+            report.error("annotation without an id", name())
+        elif number in seen:
+            report.error("annotation id occurs twice", name())
+        seen.add(number)
+        reason = _check_box(report, name, annotation, image, evaluated)
         if image is None:
-            report.error("annotation of an image that is not listed", name)
-        if annotation.get("category_id") not in categories:
-            report.error("annotation of a category that is not listed", name)
-        _check_box(report, name, annotation, image)
-        _check_mask(report, name, annotation.get("segmentation"), image)
-        if annotation.get("iscrowd", None if evaluated else 0) not in (0, 1):
-            report.error(NO_CROWD, name)
-    for number, image in images.items():
-        if number not in annotated:
-            name = printable(image.get("file_name"))
-            report.warn("image without annotations", f"{where}: {name}")
-    for category in content["categories"]:
-        if category.get("id") not in used:
-            name = printable(category.get("name"))
-            report.warn("category without annotations", f"{where}: {name}")
+            reason = "image_id names no image of the file"
+            report.warn("annotation of an image that is not listed, it is left out", name())
+        if category is None:
+            reason = "category_id names no category of the file"
+            report.warn("annotation of a category that is not listed, it is left out", name())
+        if annotation.get("segmentation"):
+            written.masks += 1
+            reason = _check_mask(report, name, annotation["segmentation"], image, evaluated) or (
+                reason
+            )
+        crowd = annotation.get("iscrowd", None if evaluated else 0)
+        if crowd not in (0, 1):
+            report.error(NO_CROWD, name())
+        if annotation.get("ignore"):
+            reason = "ignore is set, which mmdet leaves out: write 0"
+        elif crowd == 1 and not reason:
+            reason = "iscrowd is 1, which training and evaluation ignore: write 0 for an object"
+        written.objects[str(category)] += 1
+        if category is not None and category not in trained:
+            reason = "their categories are not in metainfo.classes"
+        if reason:
+            written.lost.setdefault(reason, Counter())[str(category)] += 1
+    return written
 
 
-def _check_box(report: Report, name: str, annotation: dict, image: dict | None) -> None:
-    """Check the box and the area of an annotation; mmdet leaves some out without a word."""
+def _check_box(
+    report: Report,
+    name: Callable[[], str],
+    annotation: dict,
+    image: dict | None,
+    evaluated: bool,
+) -> str:
+    """Check the box and the area of an annotation; return why mmdet leaves it out, else ''."""
     box, area = annotation.get("bbox"), annotation.get("area")
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-        report.error("annotation without a box of 4 numbers", name)
-        return
+        report.error("annotation without a box of 4 numbers", name())
+        return ""
     left, top, width, height = box
     right, bottom = (math.inf, math.inf) if image is None else _extent(image)
-    name = f"{name} {printable(box, 80)}"
+    kind, reason, is_error = "", "", False
     if not all(map(math.isfinite, box)):
-        report.error("box with NaN or infinity", name)
+        kind, is_error = NOT_FINITE, evaluated
+        reason = "the box has NaN or infinity"
     elif width <= 0 or height <= 0:
-        report.error("box of zero or negative area", name)
+        kind = "box of zero or negative area, mmdet leaves it out"
+        reason = "the box has no area (write x, y, width, height in pixels)"
     elif image and (left >= right or top >= bottom or left + width <= 0 or top + height <= 0):
-        report.error("box outside its image", name)
+        kind = "box outside its image, mmdet leaves it out"
+        reason = "the box is outside its image"
     elif not _is_number(area) or not math.isfinite(area):
-        report.error("annotation without an area", f"{name} {printable(area, 80)}")
+        kind, is_error = "annotation without an area: write area, in pixels", True
     elif width < 1 or height < 1 or area <= 0:
-        report.warn("box or area below one pixel, mmdet leaves it out", name)
+        kind = "box or area below one pixel, mmdet leaves it out"
+        reason = (
+            "area is 0: write the area in pixels"
+            if width >= 1 and height >= 1
+            else "the box is below one pixel: boxes in shares of the image must be multiplied by "
+            "its width and height"
+            if max(left + width, top + height) <= 1.001
+            else "the box is below one pixel"
+        )
     elif image and not _is_inside((left, top, left + width, top + height), image):
-        report.warn("box reaches outside its image", name)
+        kind = "box reaches outside its image"
+    if kind:
+        text = f"{name()} {printable(box, 80)}"
+        (report.error if is_error else report.warn)(kind, text)
+    return reason
 
 
-def _check_mask(report: Report, name: str, mask: Any, image: dict | None) -> None:
-    """Check the polygons or run lengths of an annotation, if it has any."""
+def _check_mask(
+    report: Report, name: Callable[[], str], mask: Any, image: dict | None, evaluated: bool
+) -> str:
+    """Check the polygons or run lengths of an object; return why it is not learnt from, else ''."""
     height, width = (None, None) if image is None else (image.get("height"), image.get("width"))
-    if mask in (None, [], {}) or not (_is_side(height) and _is_side(width)):
-        return
+    if not (_is_side(height) and _is_side(width)):
+        return ""
     if problem := mask_problem(mask, height, width):
-        report.error(problem, name)
-    elif isinstance(mask, list):
+        is_error = evaluated and problem in OF_SAMPLES
+        (report.error if is_error else report.warn)(problem, name())
+        return problem
+    if isinstance(mask, list):
         good = [part for part in mask if _is_polygon(part)]
         if not good:
-            report.error(NO_POLYGON, name)
-        elif len(good) < len(mask):
-            report.warn("polygon with fewer than 3 points, mmdet leaves it out", name)
+            report.warn(NO_POLYGON, name())
+            return "no polygon of the mask has 3 points"
+        if len(good) < len(mask):
+            report.warn("polygon with fewer than 3 points, mmdet leaves it out", name())
         elif image is not None and not all(_is_inside(part, image) for part in good):
-            report.warn("polygon reaches outside its image", name)
+            report.warn("polygon reaches outside its image", name())
+    return ""
+
+
+def _compare_boxes(report: Report, where: str, content: dict) -> None:
+    """Tell boxes that are written in another way than x, y, width, height."""
+    images = {image["id"]: image for image in content["images"]}
+    listed = [a for a in content["annotations"] if a.get("image_id") in images]
+    step = max(1, len(listed) // SAMPLED_MASKS)
+    boxes, others, areas, sizes = [], [], [], []
+    for annotation in listed[::step]:
+        image = images[annotation["image_id"]]
+        boxes.append(annotation["bbox"])
+        areas.append(annotation["area"])
+        sizes.append((image["width"], image["height"]))
+        others.append(_mask_box(annotation.get("segmentation"), image))
+    if len(boxes) < 3:
+        return
+    given, sides = np.array(boxes, float), np.array(sizes, float)
+    a, b, c, d = given.T
+    readings = {
+        "x, y, width, height": np.stack([a, b, a + c, b + d], 1),
+        "x1, y1, x2, y2": given,
+        "the centre, width, height": np.stack([a - c / 2, b - d / 2, a + c / 2, b + d / 2], 1),
+        "shares of the image": np.stack([a, b, a + c, b + d], 1) * np.tile(sides, 2),
+        "y, x, height, width": np.stack([b, a, b + d, a + c], 1),
+    }
+    own, *foreign = readings
+    known = np.array([other is not None for other in others])
+    advice = "write x, y, width, height in pixels, with x, y the corner at the left and top"
+    if known.sum() >= 3:
+        masks = np.array([other for other in others if other is not None])
+        overlaps = {name: _overlap(boxes[known], masks) for name, boxes in readings.items()}
+        share = (overlaps[own] < 0.5).mean()
+        if share > 0.5:
+            best = max(foreign, key=lambda name: np.median(overlaps[name]))
+            fits = np.median(overlaps[best]) > 0.8
+            look = f"; they look like {best}" if fits else ""
+            kind = f"boxes and masks disagree in {share:.0%} of the objects{look}: {advice}"
+            report.error(kind, f"{where}: bbox")
+        return
+    corners = (c > a) & (d > b)
+    area = np.array(areas, float)
+    with np.errstate(all="ignore"):
+        as_own = np.isclose(c * d, area, rtol=0.02)
+        as_corners = np.isclose((c - a) * (d - b), area, rtol=0.02)
+    outside = ((a + c > sides[:, 0] + 1) | (b + d > sides[:, 1] + 1)) & (
+        (c <= sides[:, 0] + 1) & (d <= sides[:, 1] + 1)
+    )
+    by_area = (corners & as_corners & ~as_own).mean() > 0.5
+    if by_area or (corners.all() and len(boxes) >= 8 and outside.mean() > 0.25):
+        found = "area" if by_area else "the images' sizes"
+        report.error(
+            f"boxes look like x1, y1, x2, y2 by {found}: {advice}", f"{where}: bbox {boxes[0]}"
+        )
+
+
+def _mask_box(mask: Any, image: dict) -> list[float] | None:
+    """Return the box around a mask, None if there is no good one."""
+    if not mask or mask_problem(mask, image["height"], image["width"]):
+        return None
+    if isinstance(mask, list):
+        parts = [part for part in mask if _is_polygon(part)]
+        xs = [x for part in parts for x in part[0::2]]
+        ys = [y for part in parts for y in part[1::2]]
+        return [min(xs), min(ys), max(xs), max(ys)] if parts else None
+    from pycocotools import mask as coco  # comes with mmdet
+
+    if isinstance(mask["counts"], list):
+        mask = coco.frPyObjects(mask, *mask["size"])
+    left, top, width, height = coco.toBbox(mask).tolist()
+    return [left, top, left + width, top + height] if width and height else None
+
+
+def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of boxes, pair by pair."""
+    low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
+    inside = np.clip(high - low, 0, None).prod(1)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (first, second)]
+    return inside / np.maximum(areas[0] + areas[1] - inside, 1e-9)
 
 
 def _is_number(value: Any) -> bool:

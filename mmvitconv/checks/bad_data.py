@@ -18,7 +18,8 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmvitconv.checks.annotations import FATAL, Report, check_coco_file
+from mmvitconv.checks.annotations import Report, check_coco_file
+from mmvitconv.checks.config import allowed_bad
 from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
@@ -253,9 +254,7 @@ class BadDataHook(Hook):
 
     def limit(self, size: int) -> int:
         """Return how many bad files of a training set of ``size`` samples may be left out."""
-        if self.max_bad is None:
-            return min(max(10, size // 100), size // 2)
-        return int(self.max_bad * size if isinstance(self.max_bad, float) else self.max_bad)
+        return allowed_bad(size, self.max_bad)
 
     def before_train(self, runner: Runner) -> None:
         """Guard the training data, and look at what the validation will need."""
@@ -403,24 +402,13 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
     if not hasattr(dataset, "cat_ids") or is_remote(dataset.ann_file, backend):
         return
     report = Report()  # what mmdet left out of a COCO json without a word
-    content = check_coco_file(report, Path(dataset.ann_file), classes, evaluated)
-    fatal = next((kind for kind in report.errors if kind in FATAL), None)
-    if evaluated and fatal is not None:
-        raise BadDataError(
-            f"{dataset.ann_file}: {fatal} ({len(report.errors[fatal])}x), the first is "
-            f"{report.errors[fatal][0]}; no annotation of the {split} data is left out, as that "
-            f"changes the metric: fix it; {CHECK}"
-        )
-    if content is None:
-        return  # another format: nothing to say
-    for kind, examples in {**report.warnings, **report.errors}.items():
-        if kind.startswith("class is missing"):
-            raise BadDataError(
-                f"{dataset.ann_file} lacks the categories {shorten(examples, FEW)} of the config, "
-                "so that mmdet would give the others wrong numbers: name its own categories in "
-                "metainfo=dict(classes=...)"
-            )
-        logger.warning(f"bad data: {split}: {kind} ({len(examples)}x): {shorten(examples, FEW)}")
+    check_coco_file(report, Path(dataset.ann_file), classes, evaluated)
+    if Path(dataset.ann_file).suffix != ".json":
+        return
+    for sentence in report.sentences("errors", FEW):
+        raise BadDataError(f"{dataset.ann_file}: {sentence}; {CHECK}")
+    for sentence in report.sentences("warnings", FEW):
+        logger.warning(f"bad data: {split}: {sentence}")
 
 
 def compare_folders(train: Any, val: Any) -> None:

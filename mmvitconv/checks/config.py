@@ -12,12 +12,13 @@ import io
 import os
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +27,9 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
-from mmvitconv.checks.annotations import Report, check_coco_file
+from mmvitconv.checks.agreement import Facts, check_agreement, check_metainfo
+from mmvitconv.checks.annotations import LARGE_SHARE, Report, Written, check_coco_file
+from mmvitconv.checks.effects import check_effects
 from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
@@ -36,27 +39,34 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
-from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets
+from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, type_name
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
-from mmvitconv.engine.configuration import legal_arguments
+from mmvitconv.engine.configuration import legal_arguments, walk
 from mmvitconv.errors import UserError
 
-__all__ = ["SPLITS", "check_config", "check_datasets", "take_sample"]
+__all__ = [
+    "SPLITS",
+    "allowed_bad",
+    "check_config",
+    "check_datasets",
+    "prepare_config",
+    "take_sample",
+]
 
 SPLITS = ("train", "val", "test")
-NO_ANNOTATIONS = (
-    "the list annotations is empty",
-    "annotation file lacks one of the lists images, annotations, categories",
-)
 CONVERSIONS = {
     "grayscale": "grayscale image, read as three equal colours",
     "CMYK": "CMYK image, read as RGB",
     "palette": "palette image, read as RGB",
-    "transparent": "image with a fourth band, read as transparency and dropped",
-    "16-bit": "16-bit image, read with 8 bits; mmvitconv.LoadBands rescales it",
+    "transparent": "image with a fourth band, read as transparency and dropped; "
+    "mmvitconv.LoadBands keeps it",
     "EXIF-rotated": "EXIF-rotated image, turned on reading",
 }
+DAMAGED = "file is damaged, what can be decoded of it is used"
+DEEP_ADVICE = "mmvitconv.LoadBands in the place of LoadImageFromFile rescales them"
+MASK_ADVICE = "PNG of one channel, a number for each class"
+FEW_FILES = 64  # per data set, always opened; more while there is time
 
 
 def check_config(
@@ -64,20 +74,22 @@ def check_config(
     splits: Sequence[str] | None = None,
     sample: int | None = None,
     workers: int = 0,
+    seconds: float | None = None,
 ) -> Report:
-    """Check the data of a config of mmdet, mmseg or mmpretrain.
+    """Check a config of mmdet, mmseg or mmpretrain, and its data.
 
     Args:
         cfg: The config.
         splits: Of 'train', 'val' and 'test'; default: those that the config has.
         sample: Samples per dataset whose files are opened; None for all.
         workers: Processes that open files; 0 for this one.
+        seconds: For each dataset, stop opening files after this time; None for no limit.
 
     Returns:
         The report.
 
     Raises:
-        UserError: If the config has no such split, or a dataset cannot be built.
+        UserError: If the config has no such split.
     """
     present = [split for split in SPLITS if cfg.get(f"{split}_dataloader")]
     wanted = [split for split in present if split in (splits or present)]
@@ -87,6 +99,7 @@ def check_config(
             f"the config has no {' and no '.join(f'{s}_dataloader' for s in absent or SPLITS)}"
             + (f"; it has the splits {', '.join(present)}" if present else "")
         )
+    prepare_config(cfg)
     datasets: list[tuple[str, str, Mapping[str, Any]]] = []
     for split in wanted:
         leaves = list(leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"))
@@ -97,11 +110,17 @@ def check_config(
     model = cfg.get("model") or {}
     head = model.get("head") or model.get("decode_head")
     num_classes = head.get("num_classes") if isinstance(head, Mapping) else None
+    use_careful_listing()
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        report = check_datasets(datasets, num_classes, sample, workers)
-    for split in wanted:
-        _check_evaluators(report, cfg, split)
-    return report
+        check = _Check(num_classes, sample, workers, seconds, needs_masks=_has_masks(model))
+        check_effects(check.report, cfg)
+        for option, split, settings in datasets:
+            check.add(option, split, settings)
+        check.compare_folders()
+        for split in wanted:
+            _check_evaluators(check.report, cfg, split)
+        check_agreement(check.report, cfg, check.facts)
+    return check.report
 
 
 def check_datasets(
@@ -120,21 +139,49 @@ def check_datasets(
 
     Returns:
         The report.
-
-    Raises:
-        UserError: If a dataset cannot be built.
     """
     use_careful_listing()
     check = _Check(num_classes, sample, workers)
     for option, split, settings in datasets:
         check.add(option, split, settings)
-    # class folders number the classes
-    every = sorted({label for labels in check.folders.values() for label in labels})
-    kind = "class folder is missing, so that classes get other numbers"
-    for name, labels in check.folders.items():
-        for label in sorted(set(every) - set(labels)):
-            check.report.error(kind, f"{name}: {label}")
+    check.compare_folders()
     return check.report
+
+
+def prepare_config(cfg: Config) -> None:
+    """Complete a config: ``~`` in its paths, and the annotation files of its evaluators.
+
+    Args:
+        cfg: The config, changed in place. An evaluator on COCO's format that names no file takes
+            the one of its data loader.
+    """
+    for split in SPLITS:
+        leaves = [item for _, item in leaf_datasets(cfg.get(f"{split}_dataloader"), "")]
+        for item in leaves:
+            for key in ("data_root", "ann_file"):
+                if str(item.get(key) or "").startswith("~"):
+                    item[key] = os.path.expanduser(item[key])
+            prefix = item.get("data_prefix")
+            for key, value in prefix.items() if isinstance(prefix, dict) else ():
+                if str(value).startswith("~"):
+                    prefix[key] = os.path.expanduser(value)
+        for _, metric in as_items(cfg.get(f"{split}_evaluator"), ""):
+            path = metric.get("ann_file")
+            if str(path or "").startswith("~"):
+                metric["ann_file"] = os.path.expanduser(path)
+            is_coco = type_name(metric) == "CocoMetric"
+            if is_coco and not path and len(leaves) == 1 and leaves[0].get("ann_file"):
+                root = leaves[0].get("data_root") or ""
+                metric["ann_file"] = os.path.join(root, leaves[0]["ann_file"])
+
+
+def _has_masks(model: Mapping[str, Any]) -> str:
+    """Return the place of the model's head for the masks of objects, '' if it has none."""
+    for place, value in walk(model, "model"):
+        name = place.rpartition(".")[2]
+        if name == "mask_head" and value:
+            return place
+    return ""
 
 
 def take_sample(items: Sequence[Any], size: int | None) -> list[Any]:
@@ -155,15 +202,21 @@ def take_sample(items: Sequence[Any], size: int | None) -> list[Any]:
 def _check_evaluators(report: Report, cfg: Config, split: str) -> None:
     """Compare the annotation files of the evaluators of a split with those of its datasets."""
     used = {
-        os.path.realpath(os.path.join(item.get("data_root") or "", item["ann_file"]))
-        for _, item in leaf_datasets(cfg[f"{split}_dataloader"], "")
+        os.path.realpath(os.path.join(item.get("data_root") or "", item["ann_file"])): option
+        for option, item in leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader")
         if item.get("ann_file")
     }
     for option, evaluator in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
         path = evaluator.get("ann_file")
         is_local = isinstance(path, str) and not is_remote(path, evaluator)
-        if is_local and used and os.path.realpath(path) not in used:
-            report.error("evaluator has another annotation file than its data", f"{option}: {path}")
+        if is_local and path and used and os.path.realpath(path) not in used:
+            file, loader = next(iter(used.items()))
+            report.error(
+                "evaluator has another annotation file than its data, so that it would compare "
+                f"with other images: {loader} has {os.path.relpath(file)}; write "
+                f"{option}.ann_file={os.path.relpath(file)!r}, or None to take the loader's",
+                f"{option}.ann_file: {path}",
+            )
 
 
 @dataclass
@@ -173,72 +226,283 @@ class _Check:
     num_classes: int | None
     sample: int | None
     workers: int
+    seconds: float | None = None
+    needs_masks: str = ""
     report: Report = field(default_factory=Report)
+    facts: list[Facts] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # split of each image, by its real path
     folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
 
     def add(self, option: str, split: str, settings: Mapping[str, Any]) -> None:
         """Check a dataset."""
-        dataset, transforms = _build(option, settings)
         name = option.replace("_dataloader", "").replace(".dataset", "")
-        if not self._read_annotations(dataset, name, split):
+        fact = Facts(option, split)
+        own = Report()
+        check_metainfo(own, option, settings)
+        if own.errors:
+            self._take(own)
             self.report.rows.append((name, 0, 0))
             return
+        try:
+            dataset, transforms = _build(option, settings)
+        except UserError as error:
+            self.report.error(str(error).partition(": ")[2], option)
+            self.report.rows.append((name, 0, 0))
+            return
+        self.facts.append(fact)
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        fact.classes = list(classes) if isinstance(classes, (list, tuple)) else None
+        written = self._read_annotations(dataset, name, split)
+        if written is False:
+            self.report.rows.append((name, 0, 0))
+            return
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        fact.classes = list(classes) if isinstance(classes, (list, tuple)) else None
         if hasattr(dataset, "folder_to_idx"):
             self.folders[name] = list(dataset.folder_to_idx)
+            fact.labels = len(dataset.folder_to_idx)
         pipeline = CollectingPipeline(transforms, dataset, self.num_classes, loading_only=True)
         infos = list(sample_infos(dataset))
+        fact.samples = len(dataset) if hasattr(dataset, "__len__") else len(infos)
         if not infos:
-            self.report.error("no samples", name)
+            self._explain_nothing(name, dataset, settings, written)
         if pipeline.has_class_maps and pipeline.is_local:
             _check_unused_maps(self.report, dataset, infos)
         labels: Counter[int] = Counter()
+        ignored = 0
         for info in infos:
             labels.update(class_numbers(info))
+            for box in info.get("instances") or ():
+                if box.get("ignore_flag"):
+                    ignored += 1
+                    labels[box.get("bbox_label")] -= 1
+        labels = +labels
+        if labels and not fact.labels:
+            fact.labels = max(labels) + 1
+        if isinstance(written, Written):
+            self._compare_counts(option, split, written, fact, labels, len(infos), transforms)
         inside = self._check_paths(name, split, infos, pipeline)
-        opened = take_sample(inside, self.sample)
+        opened, bad = self._open(name, split, infos, inside, pipeline, labels)
         if pipeline.is_local and len(opened) < len(inside):
-            self._check_presence(infos[number] for number in set(inside) - set(opened))
-        results = DataLoader(
-            opened,
-            batch_size=None,
-            collate_fn=functools.partial(_examine, pipeline, infos),
-            num_workers=min(self.workers, len(opened)),
-            worker_init_fn=_use_one_thread,
-        )
-        for errors, warnings, found in progress(results, f"{name}: files"):
-            for tell, problems in ((self.report.error, errors), (self.report.warn, warnings)):
-                for kind, file, detail in problems:
-                    tell(kind, f"{file}: {detail}" if detail else file)
-            labels.update(found)
+            bad += self._check_presence(infos[number] for number in set(inside) - set(opened))
+        self._judge(split, name, len(infos), len(opened), bad)
         self.report.rows.append((name, len(infos), sum(labels.values())))
         # label maps that were not opened may have any class
         if not pipeline.has_class_maps or len(opened) == len(infos):
             self._check_classes(name, dataset, labels)
 
-    def _read_annotations(self, dataset: Any, name: str, split: str) -> bool:
+    def compare_folders(self) -> None:
+        """Compare the class folders of the splits, whose order numbers the classes."""
+        every = sorted({label for labels in self.folders.values() for label in labels})
+        kind = (
+            "class folder is missing, so that classes get other numbers: add it, empty if necessary"
+        )
+        for name, labels in self.folders.items():
+            for label in sorted(set(every) - set(labels)):
+                self.report.error(kind, f"{name}: {label}")
+
+    def _take(self, other: Report) -> None:
+        """Add what another report has."""
+        for kind, examples in other.errors.items():
+            self.report.error(kind, *examples)
+        for kind, examples in other.warnings.items():
+            self.report.warn(kind, *examples)
+
+    def _read_annotations(self, dataset: Any, name: str, split: str) -> Written | bool | None:
         """Let a dataset read its annotations; False (and an error) when it cannot."""
         path = getattr(dataset, "ann_file", "")
-        own = Report()
+        own, written = Report(), None
         has_json = hasattr(type(dataset), "COCOAPI") and isinstance(path, str)
         if has_json and not is_remote(path, vars(dataset)):
             classes = dataset.metainfo.get("classes") or ()
-            check_coco_file(own, Path(path), classes, split != "train")
-        for kind, examples in own.errors.items():
-            # the test images of a benchmark have no annotations
-            may_lack = split == "test" and kind in NO_ANNOTATIONS
-            (self.report.warn if may_lack else self.report.error)(kind, *examples)
-        for kind, examples in own.warnings.items():
-            self.report.warn(kind, *examples)
+            written = check_coco_file(own, Path(path), classes, split != "train")
+            if split == "test" and not (written and written.objects):
+                # the test images of a benchmark have no annotations
+                own.warnings.update(own.errors)
+                own.errors.clear()
+        self._take(own)
+        if own.errors:
+            return False
         try:
             with redirect_stdout(io.StringIO()):  # pycocotools prints
                 dataset.full_init()
         except Exception as error:
-            if not own.errors:
-                text = " ".join(f"{type(error).__name__}: {error}".split())
-                self.report.error("annotations cannot be read", f"{name}: {text}")
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            self.report.error(f"annotations cannot be read ({text})", name)
             return False
-        return True
+        return written
+
+    def _explain_nothing(
+        self, name: str, dataset: Any, settings: Mapping[str, Any], written: Written | bool | None
+    ) -> None:
+        """Say why no sample is left of a dataset."""
+        if isinstance(written, Written) and written.objects:
+            return  # _compare_counts says it
+        suffix = settings.get("img_suffix") or getattr(dataset, "img_suffix", None)
+        folders = [
+            folder
+            for key, folder in dict(getattr(dataset, "data_prefix", None) or {}).items()
+            if isinstance(folder, str) and os.path.isdir(folder) and "seg" not in key
+        ]
+        if isinstance(getattr(dataset, "img_prefix", None), str):
+            folders.append(dataset.img_prefix)
+        there: Counter[str] = Counter()
+        for folder in folders:
+            for _, _, names in os.walk(folder):
+                there.update(os.path.splitext(file)[1] or "(no suffix)" for file in names)
+        found = ", ".join(f"{count} {end}" for end, count in there.most_common(4)) or "nothing"
+        looked = f"*{suffix} in " if suffix else "images in "
+        likely = next((end for end, _ in there.most_common() if end != "(no suffix)"), "")
+        advice = (
+            f": write img_suffix={likely!r}"
+            if suffix and likely and likely != suffix
+            else ": are data_root, data_prefix and ann_file right?"
+        )
+        where = ", ".join(folders) or getattr(dataset, "data_root", None) or "no folder"
+        self.report.error(
+            f"no samples: looked for {looked}{where}, where there is {found}{advice}", name
+        )
+
+    def _compare_counts(
+        self,
+        option: str,
+        split: str,
+        written: Written,
+        fact: Facts,
+        labels: Mapping[int, int],
+        images: int,
+        transforms: Compose,
+    ) -> None:
+        """Compare what is left of a COCO json with what is written in it."""
+        report, total, left = self.report, written.objects.total(), sum(labels.values())
+        lost = {reason: counts.total() for reason, counts in written.lost.items()}
+        why = "; ".join(f"{n} of {total}: {reason}" for reason, n in _largest(lost))
+        names = list(fact.classes or ())
+        used = "trained on" if split == "train" else "evaluated"
+        if total and not left:
+            report.error(
+                f"of {total} objects none is left to be {used}: {why or 'unknown'}", option
+            )
+            return
+        for number, label in enumerate(names):
+            count = written.objects.get(str(label), 0)
+            if count and not labels.get(number):
+                own = {reason: counts[label] for reason, counts in written.lost.items()}
+                reasons = "; ".join(f"{n}: {reason}" for reason, n in _largest(own))
+                report.error(
+                    f"of {count} objects of the class {label!r} none is left to be {used}: "
+                    f"{reasons or 'unknown'}",
+                    option,
+                )
+        if total and total - left > LARGE_SHARE * total:
+            report.warn(f"of {total} objects {left} are left to be {used}: {why}", option)
+        if written.images and written.images - images > LARGE_SHARE * written.images:
+            report.warn(
+                f"of {written.images} images {images} are left: the others have no object of these "
+                "classes, or are smaller than min_size (filter_cfg)",
+                option,
+            )
+        wants = any(getattr(item, "with_mask", False) for item in transforms.transforms)
+        if total and (wants or self.needs_masks) and split != "test" and not written.masks:
+            report.error(
+                f"no object has a mask (segmentation), but {self.needs_masks or 'LoadAnnotations'} "
+                "needs them: use a detector without a mask head (RetinaNet), or export the masks",
+                option,
+            )
+        elif wants and total - written.masks > LARGE_SHARE * total:
+            report.warn(
+                f"{total - written.masks} of {total} objects have no mask (segmentation): images "
+                "with such objects are left out of the training",
+                option,
+            )
+
+    def _open(
+        self,
+        name: str,
+        split: str,
+        infos: Sequence[Mapping[str, Any]],
+        inside: list[int],
+        pipeline: CollectingPipeline,
+        labels: Counter[int],
+    ) -> tuple[list[int], list[Problem]]:
+        """Open samples; return which, and what is wrong with them."""
+        if self.seconds is None:
+            chosen = take_sample(inside, self.sample)
+        else:  # spread over the data set, however early it ends
+            chosen = sorted(inside, key=lambda number: number * 0.6180339887 % 1)
+            chosen = chosen[: len(inside) if self.sample is None else self.sample]
+        results = DataLoader(
+            chosen,
+            batch_size=None,
+            collate_fn=functools.partial(_examine, pipeline, infos),
+            num_workers=min(self.workers, len(chosen)),
+            worker_init_fn=_use_one_thread,
+        )
+        begin, count = time.monotonic(), 0
+        bad: list[Problem] = []
+        values: Counter[int] = Counter()
+        highest = deepest = 0
+        for found in progress(results, f"{name}: files"):
+            bad += found.errors
+            for problem in found.warnings:
+                self.report.warn(problem.kind, _place(problem))
+            labels.update(found.labels)
+            values.update(found.values)
+            deepest += found.highest > 0
+            highest = max(highest, found.highest)
+            count += 1
+            late = self.seconds is not None and time.monotonic() - begin > self.seconds
+            if late and count >= FEW_FILES:
+                break
+        if count < len(inside):
+            self.report.notes.append(f"{name}: opened {count} of {len(inside)} samples")
+        if deepest and pipeline.backend != "pillow":
+            few = (
+                f"so that they become 0 to {highest // 256}"
+                if highest < 2**15
+                else ("which are divided by 256")
+            )
+            self.report.warn(
+                f"16-bit images, read with 8 bits: measured values 0 to {highest}, {few}: "
+                f"{DEEP_ADVICE}",
+                f"{name}: {deepest} of {count} opened images",
+            )
+        ignore = pipeline.ignore_index
+        classes = pipeline.num_classes or 0
+        legal = {value for value in values if value != ignore}
+        if values and classes > 1 and len(legal) <= 1 and ignore in values:
+            only = sorted(values)
+            self.report.error(
+                f"the labels are only {' and '.join(map(str, only))}, and {ignore} is ignored: a "
+                f"mask of two values? Write 0 and 1 into the files ({MASK_ADVICE})",
+                f"{name}: {count} label maps",
+            )
+        elif values and not legal:
+            self.report.error("of all label maps no pixel is left, all are ignored", name)
+        return chosen[:count], bad
+
+    def _judge(self, split: str, name: str, size: int, opened: int, bad: list[Problem]) -> None:
+        """Report bad samples: an error in an evaluation, and in training if there are too many."""
+        kinds: dict[str, list[str]] = {}
+        for problem in bad:
+            kinds.setdefault(problem.kind, []).append(_place(problem))
+        files = {problem.file for problem in bad if problem.kind != DAMAGED}
+        allowed = allowed_bad(size)
+        if split != "train":
+            for kind, places in kinds.items():
+                self.report.error(kind, *places)
+        elif len(files) > allowed or len(files) > max(1, opened) / 2:
+            for kind, places in kinds.items():
+                self.report.error(
+                    f"{kind}; {len(files)} of {opened} opened samples cannot be used, training "
+                    f"leaves out {allowed} at most",
+                    *places,
+                )
+        else:
+            for kind, places in kinds.items():
+                self.report.warn(
+                    kind if kind == DAMAGED else f"{kind}; training leaves the sample out", *places
+                )
 
     def _check_paths(
         self,
@@ -258,35 +522,61 @@ class _Check:
                 continue
             inside.append(number)
             images.update(paths_of(info)[:1])
+        real = functools.lru_cache(maxsize=None)(os.path.realpath)  # of folders
         for path, count in images.items():
             if count > 1:
                 self.report.warn("image is listed more than once", f"{name}: {path}")
-            other = self.files.setdefault(os.path.realpath(path), split)
+            folder, file = os.path.split(path)
+            other = self.files.setdefault(os.path.join(real(folder), file), split)
             if other != split:
                 self.report.warn("image is in two splits", f"{path}: {other} and {split}")
         return inside
 
-    def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> None:
-        """Check that the files of samples exist that are not opened."""
+    def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> list[Problem]:
+        """Find the files of samples that do not exist and are not opened."""
         names: dict[str, set[str]] = {}
+        found = []
         for path in sorted(path for info in infos for path in paths_of(info)):
             folder, name = os.path.split(path)
             if folder not in names:  # network drives are slow: one listing, not a question per file
                 names[folder] = _files_in(folder)
             if name not in names[folder] and not is_remote(path):
-                self.report.error("file is missing", path)
+                found.append(Problem("file is missing", path))
+        return found
 
     def _check_classes(self, name: str, dataset: Any, labels: Mapping[int, int]) -> None:
-        """Compare the classes of a dataset with the labels in use and with the model."""
+        """Name the classes that have no label in use."""
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-        if not isinstance(classes, (list, tuple)):
+        if not isinstance(classes, (list, tuple)) or hasattr(dataset, "folder_to_idx"):
             return
         for number, label in enumerate(classes if labels else ()):
-            if not labels[number]:
+            if not labels.get(number):
                 self.report.warn("class without a sample in a split", f"{name}: {label}")
-        if self.num_classes and len(classes) != self.num_classes:
-            tell = self.report.error if len(classes) > self.num_classes else self.report.warn
-            tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
+
+
+def allowed_bad(size: int, limit: int | float | None = None) -> int:
+    """Return how many bad samples training leaves out before it ends.
+
+    Args:
+        size: Of the data set.
+        limit: ``max_bad`` of :class:`~mmvitconv.checks.bad_data.BadDataHook`.
+
+    Returns:
+        The number.
+    """
+    if limit is None:
+        return min(max(10, size // 100), size // 2)
+    return int(limit * size if isinstance(limit, float) else limit)
+
+
+def _largest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return reasons and their counts, the largest first."""
+    return sorted(((k, n) for k, n in counts.items() if n), key=lambda item: -item[1])[:3]
+
+
+def _place(problem: Problem) -> str:
+    """Return where a problem is."""
+    return f"{problem.file}: {problem.detail}" if problem.detail else problem.file
 
 
 def _files_in(folder: str) -> set[str]:
@@ -312,8 +602,7 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         if found is None:
             raise UserError(f"{kind!r} is not a known dataset type")
         legal = legal_arguments(found)
-        # everything is to be seen, also what training leaves out
-        wanted = {"lazy_init": True, "serialize_data": False, "filter_cfg": None, "pipeline": []}
+        wanted = {"lazy_init": True, "serialize_data": False, "pipeline": []}
         settings.update({key: wanted[key] for key in wanted if legal is None or key in legal})
         return DATASETS.build(settings), transforms
     except Exception as error:
@@ -344,9 +633,27 @@ class CollectingPipeline(CheckedPipeline):
         self.found.append(problem)
 
 
+class Examined(NamedTuple):
+    """What was found in a sample.
+
+    Attributes:
+        errors: What is wrong with it.
+        warnings: What is unusual.
+        labels: The classes in its label map, each once.
+        values: The numbers in its label map as they are in the pipeline, ignored ones included.
+        highest: The highest value of an image of 16 bits; 0 for others.
+    """
+
+    errors: list[Problem]
+    warnings: list[Problem]
+    labels: list[int]
+    values: list[int]
+    highest: int = 0
+
+
 def _examine(
     pipeline: CollectingPipeline, infos: Sequence[Mapping[str, Any]], number: int
-) -> tuple[list[Problem], list[Problem], list[int]]:
+) -> Examined:
     """Open a sample; return what is wrong, what is unusual, and the labels in its label map."""
     info = dict(copy.deepcopy(infos[number]), sample_idx=number)
     path = next(iter(paths_of(info)), "")
@@ -358,20 +665,34 @@ def _examine(
             loaded = pipeline(info)
         except BadSampleError as bad:
             errors.append(bad.problem)
+        except UserError as error:
+            errors.append(Problem(str(error), path))
     if loaded is None:
-        return errors, warnings, []
-    kind = "file is damaged, what can be decoded of it is used"
-    errors += [Problem(kind, path, text) for text in messages]
+        return Examined(errors, warnings, [], [])
+    errors += [Problem(DAMAGED, path, text) for text in messages]
+    highest = 0
     if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
-        warnings += [Problem(CONVERSIONS[kind], path) for kind in conversions(path)]
+        kinds = conversions(path)
+        warnings += [Problem(CONVERSIONS[kind], path) for kind in kinds if kind in CONVERSIONS]
+        if "16-bit" in kinds and _reads_eight_bits(loaded):
+            raw = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+            highest = 0 if raw is None else int(raw.max())
     labels: list[int] = []
+    numbers: list[int] = []
     values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None
     if isinstance(values, np.ndarray) and pipeline.has_class_maps:
-        labels = np.setdiff1d(values, [pipeline.ignore_index]).tolist()
+        numbers = np.unique(values).tolist()
+        labels = [value for value in numbers if value != pipeline.ignore_index]
         if not labels:
             kind = "label map in which everything is ignored"
             warnings.append(Problem(kind, str(info.get("seg_map_path", path))))
-    return list(dict.fromkeys(errors)), warnings, labels
+    return Examined(list(dict.fromkeys(errors)), warnings, labels, numbers, highest)
+
+
+def _reads_eight_bits(loaded: Any) -> bool:
+    """Tell whether an image was loaded as whole numbers of 8 bits."""
+    image = loaded.get("img") if isinstance(loaded, Mapping) else None
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8
 
 
 def _use_one_thread(worker: int) -> None:
