@@ -44,6 +44,7 @@ HOOKS = Registry(
         "mmvitconv.engine.folding",
         "mmvitconv.engine.initial_weights",
         "mmvitconv.checks.non_finite",
+        "mmvitconv.checks.rehearsal",
     ],
 )
 LOOPS = Registry("loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"])

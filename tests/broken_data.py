@@ -322,12 +322,12 @@ DEFECTS = (
            "category that is not listed", "at start"),
     Defect("unknown name", DET,
            change_json(lambda c, i, a: c["categories"].append({"id": 2, "name": "ghost"})),
-           "category is unknown", "at start"),
+           "", "used", False),
     Defect("lost image", DET, change_json(lambda c, i, a: a.update(image_id=77)),
            "not listed", "at start"),
     Defect("no objects", DET, change_json(lambda c, i, a: c.update(annotations=[
            other for other in c["annotations"] if other["image_id"] != i["id"]])),
-           "image without annotations", "at start", False),
+           "", "used", False),
     Defect("mask size", DET, change_json(lambda c, i, a: a.update(
            segmentation={"size": [96, 192], "counts": [96 * 192]})), "another size", "left out"),
     Defect("mask turned", DET, change_json(lambda c, i, a: a.update(

@@ -155,9 +155,9 @@ def _compare_classes(report: Report, cfg: Config, facts: Sequence[Facts]) -> Non
         values = ", ".join(f"{place}={count}" for place, count in wrong)
         places = " ".join(f"{place}={wanted}" for place, _ in wrong)
         report.error(
-            f"the model does not have the {wanted} class{'es' * (wanted != 1)} of the data{names}: "
-            f"{values}; write {places}, or name the model's classes in metainfo of {fact.option}",
-            f"{fact.option}: {wanted} class{'es' * (wanted != 1)}",
+            f"the data have {wanted} class{'es' * (wanted != 1)}{names}, but the model has "
+            f"{values}: write {places}, or name the model's classes in metainfo of {fact.option}",
+            fact.option,
         )
         return
     names = {fact.split: tuple(fact.classes) for fact in facts if fact.classes}

@@ -76,6 +76,19 @@ class Report:
         """Add warnings: what is unusual, and where."""
         self.warnings.setdefault(kind, []).extend(map(str, examples))
 
+    def take(self, other: Report, errors_as: str = "errors") -> None:
+        """Add what another report has.
+
+        Args:
+            other: The report.
+            errors_as: 'errors', or 'warnings' for what a run does not need.
+        """
+        for word, found in ((errors_as, other.errors), ("warnings", other.warnings)):
+            for kind, examples in found.items():
+                getattr(self, word).setdefault(kind, []).extend(examples)
+        self.rows += other.rows
+        self.notes += other.notes
+
     def sentences(self, word: str = "errors", limit: int = 3) -> list[str]:
         """Return what was found, one sentence for each kind.
 

@@ -39,7 +39,7 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
-from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, type_name
+from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, prepare_config
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments, walk
@@ -50,7 +50,6 @@ __all__ = [
     "allowed_bad",
     "check_config",
     "check_datasets",
-    "prepare_config",
     "take_sample",
 ]
 
@@ -63,6 +62,7 @@ CONVERSIONS = {
     "mmvitconv.LoadBands keeps it",
     "EXIF-rotated": "EXIF-rotated image, turned on reading",
 }
+HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
 DAMAGED = "file is damaged, what can be decoded of it is used"
 DEEP_ADVICE = "mmvitconv.LoadBands in the place of LoadImageFromFile rescales them"
 MASK_ADVICE = "PNG of one channel, a number for each class"
@@ -113,14 +113,20 @@ def check_config(
     use_careful_listing()
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
         check = _Check(num_classes, sample, workers, seconds, needs_masks=_has_masks(model))
-        check_effects(check.report, cfg)
+        main = check.report
+        check_effects(main, cfg)
         for option, split, settings in datasets:
+            # a training does not need the test data
+            check.report = Report() if split == "test" and not splits else main
             check.add(option, split, settings)
+            if check.report is not main:
+                main.take(check.report, errors_as="warnings")
+        check.report = main
         check.compare_folders()
         for split in wanted:
-            _check_evaluators(check.report, cfg, split)
-        check_agreement(check.report, cfg, check.facts)
-    return check.report
+            _check_evaluators(main, cfg, split)
+        check_agreement(main, cfg, check.facts)
+    return main
 
 
 def check_datasets(
@@ -146,33 +152,6 @@ def check_datasets(
         check.add(option, split, settings)
     check.compare_folders()
     return check.report
-
-
-def prepare_config(cfg: Config) -> None:
-    """Complete a config: ``~`` in its paths, and the annotation files of its evaluators.
-
-    Args:
-        cfg: The config, changed in place. An evaluator on COCO's format that names no file takes
-            the one of its data loader.
-    """
-    for split in SPLITS:
-        leaves = [item for _, item in leaf_datasets(cfg.get(f"{split}_dataloader"), "")]
-        for item in leaves:
-            for key in ("data_root", "ann_file"):
-                if str(item.get(key) or "").startswith("~"):
-                    item[key] = os.path.expanduser(item[key])
-            prefix = item.get("data_prefix")
-            for key, value in prefix.items() if isinstance(prefix, dict) else ():
-                if str(value).startswith("~"):
-                    prefix[key] = os.path.expanduser(value)
-        for _, metric in as_items(cfg.get(f"{split}_evaluator"), ""):
-            path = metric.get("ann_file")
-            if str(path or "").startswith("~"):
-                metric["ann_file"] = os.path.expanduser(path)
-            is_coco = type_name(metric) == "CocoMetric"
-            if is_coco and not path and len(leaves) == 1 and leaves[0].get("ann_file"):
-                root = leaves[0].get("data_root") or ""
-                metric["ann_file"] = os.path.join(root, leaves[0]["ann_file"])
 
 
 def _has_masks(model: Mapping[str, Any]) -> str:
@@ -201,20 +180,20 @@ def take_sample(items: Sequence[Any], size: int | None) -> list[Any]:
 
 def _check_evaluators(report: Report, cfg: Config, split: str) -> None:
     """Compare the annotation files of the evaluators of a split with those of its datasets."""
-    used = {
-        os.path.realpath(os.path.join(item.get("data_root") or "", item["ann_file"])): option
-        for option, item in leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader")
-        if item.get("ann_file")
-    }
+    used = {}
+    for option, item in leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"):
+        if item.get("ann_file"):
+            path = os.path.join(item.get("data_root") or "", item["ann_file"])
+            used[os.path.realpath(path)] = option, path
     for option, evaluator in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
         path = evaluator.get("ann_file")
         is_local = isinstance(path, str) and not is_remote(path, evaluator)
         if is_local and path and used and os.path.realpath(path) not in used:
-            file, loader = next(iter(used.items()))
+            loader, file = next(iter(used.values()))
             report.error(
                 "evaluator has another annotation file than its data, so that it would compare "
-                f"with other images: {loader} has {os.path.relpath(file)}; write "
-                f"{option}.ann_file={os.path.relpath(file)!r}, or None to take the loader's",
+                f"with other images: {loader} has {file}; write "
+                f"{option}.ann_file={file!r}, or None to take the loader's",
                 f"{option}.ann_file: {path}",
             )
 
@@ -240,7 +219,7 @@ class _Check:
         own = Report()
         check_metainfo(own, option, settings)
         if own.errors:
-            self._take(own)
+            self.report.take(own)
             self.report.rows.append((name, 0, 0))
             return
         try:
@@ -280,12 +259,17 @@ class _Check:
         if labels and not fact.labels:
             fact.labels = max(labels) + 1
         if isinstance(written, Written):
+            before = len(self.report.errors)
             self._compare_counts(option, split, written, fact, labels, len(infos), transforms)
+            if len(self.report.errors) > before:  # its samples would say the same again
+                self.report.rows.append((name, len(infos), sum(labels.values())))
+                return
         inside = self._check_paths(name, split, infos, pipeline)
         opened, bad = self._open(name, split, infos, inside, pipeline, labels)
+        absent: list[Problem] = []
         if pipeline.is_local and len(opened) < len(inside):
-            bad += self._check_presence(infos[number] for number in set(inside) - set(opened))
-        self._judge(split, name, len(infos), len(opened), bad)
+            absent = self._check_presence(infos[number] for number in set(inside) - set(opened))
+        self._judge(split, len(infos), len(opened), bad, absent)
         self.report.rows.append((name, len(infos), sum(labels.values())))
         # label maps that were not opened may have any class
         if not pipeline.has_class_maps or len(opened) == len(infos):
@@ -301,13 +285,6 @@ class _Check:
             for label in sorted(set(every) - set(labels)):
                 self.report.error(kind, f"{name}: {label}")
 
-    def _take(self, other: Report) -> None:
-        """Add what another report has."""
-        for kind, examples in other.errors.items():
-            self.report.error(kind, *examples)
-        for kind, examples in other.warnings.items():
-            self.report.warn(kind, *examples)
-
     def _read_annotations(self, dataset: Any, name: str, split: str) -> Written | bool | None:
         """Let a dataset read its annotations; False (and an error) when it cannot."""
         path = getattr(dataset, "ann_file", "")
@@ -320,7 +297,7 @@ class _Check:
                 # the test images of a benchmark have no annotations
                 own.warnings.update(own.errors)
                 own.errors.clear()
-        self._take(own)
+        self.report.take(own)
         if own.errors:
             return False
         try:
@@ -441,11 +418,15 @@ class _Check:
         begin, count = time.monotonic(), 0
         bad: list[Problem] = []
         values: Counter[int] = Counter()
+        converted: Counter[str] = Counter()
         highest = deepest = 0
         for found in progress(results, f"{name}: files"):
             bad += found.errors
             for problem in found.warnings:
-                self.report.warn(problem.kind, _place(problem))
+                if problem.kind in HARMLESS:
+                    converted[problem.kind] += 1
+                else:
+                    self.report.warn(problem.kind, _place(problem))
             labels.update(found.labels)
             values.update(found.values)
             deepest += found.highest > 0
@@ -454,6 +435,8 @@ class _Check:
             late = self.seconds is not None and time.monotonic() - begin > self.seconds
             if late and count >= FEW_FILES:
                 break
+        for kind, number in converted.items():
+            self.report.notes.append(f"{name}: {number} of {count} opened: {kind}")
         if count < len(inside):
             self.report.notes.append(f"{name}: opened {count} of {len(inside)} samples")
         if deepest and pipeline.backend != "pillow":
@@ -481,21 +464,25 @@ class _Check:
             self.report.error("of all label maps no pixel is left, all are ignored", name)
         return chosen[:count], bad
 
-    def _judge(self, split: str, name: str, size: int, opened: int, bad: list[Problem]) -> None:
+    def _judge(
+        self, split: str, size: int, opened: int, bad: list[Problem], absent: list[Problem]
+    ) -> None:
         """Report bad samples: an error in an evaluation, and in training if there are too many."""
         kinds: dict[str, list[str]] = {}
-        for problem in bad:
+        for problem in [*bad, *absent]:
             kinds.setdefault(problem.kind, []).append(_place(problem))
-        files = {problem.file for problem in bad if problem.kind != DAMAGED}
+        wrong = {problem.file for problem in bad if problem.kind != DAMAGED}
+        files = wrong | {problem.file for problem in absent}
         allowed = allowed_bad(size)
+        many = len(files) > allowed or (opened >= FEW_FILES and len(wrong) > opened / 2)
         if split != "train":
             for kind, places in kinds.items():
-                self.report.error(kind, *places)
-        elif len(files) > allowed or len(files) > max(1, opened) / 2:
+                (self.report.warn if kind == DAMAGED else self.report.error)(kind, *places)
+        elif many:
             for kind, places in kinds.items():
                 self.report.error(
-                    f"{kind}; {len(files)} of {opened} opened samples cannot be used, training "
-                    f"leaves out {allowed} at most",
+                    f"{kind}; {len(files)} of {size} samples cannot be used, and training leaves "
+                    f"out {allowed} at most",
                     *places,
                 )
         else:

@@ -111,9 +111,10 @@ def check_effects(report: Report, cfg: Config) -> None:
             base = next((base for base in bases if key in base.set), None)
             is_used = _is_among(value, values)
             if base is not None and not is_used:
+                there = f"{os.path.basename(base.path)}:{base.set[key]}"
                 report.error(
-                    f"it has no effect: {os.path.basename(base.path)}:{base.set[key]} sets it, too, "
-                    "and uses its own value, which counts: write "
+                    f"it has no effect: {there} sets it, too, and uses its own value, "
+                    "which counts: write "
                     f"{READ_AS.get(key, 'the keys that are made of it')} in your file",
                     where,
                 )

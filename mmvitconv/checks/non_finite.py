@@ -165,7 +165,7 @@ class NonFiniteHook(Hook):
         if not self.pending:
             self.window = []
             self.snapshot.take()
-        states = _random_states()
+        states = random_states()
         self.window.append(Iteration(runner.iter + 1, runner.epoch + 1, data_batch, states))
         # for a train_step that computes gradients but makes its own updates
         self.window = self.window[-self.window_size :]
@@ -387,11 +387,11 @@ class NonFiniteHook(Hook):
         wrappers = [w for w in _wrappers(runner) if hasattr(w, "_inner_count")]
         counts = [wrapper._inner_count for wrapper in wrappers]
         gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-        states = _random_states()
+        states = random_states()
         set_stance = getattr(torch.compiler, "set_stance", None)
 
         def repeat(iteration: Iteration) -> ModuleTrace:
-            _set_random_states(iteration.random_states)
+            set_random_states(iteration.random_states)
             with ModuleTrace.of(model) as trace:
                 outputs = model.train_step(iteration.batch, optim_wrapper=runner.optim_wrapper)
             trace.losses = bad_losses(outputs)
@@ -413,7 +413,7 @@ class NonFiniteHook(Hook):
             for wrapper, count in zip(wrappers, counts, strict=True):
                 wrapper._inner_count = count
             self.snapshot.restore()
-            _set_random_states(states)
+            set_random_states(states)
 
 
 class _Snapshot:
@@ -514,13 +514,13 @@ def _patch(patches: ExitStack, owner: Any, name: str, replacement: Callable) -> 
     setattr(owner, name, partial(replacement, original))
 
 
-def _random_states() -> tuple:
+def random_states() -> tuple:
     """Return the states of the global random generators."""
     on_device = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device
 
 
-def _set_random_states(states: tuple) -> None:
+def set_random_states(states: tuple) -> None:
     """Set the states of the global random generators."""
     python, numpy, cpu, on_device = states
     random.setstate(python)

@@ -1,4 +1,4 @@
-"""Check the data of a config before a long training: every file is opened as in training.
+"""Check a config and its data before a long training: every file is opened as in training.
 
 mmvitconv check CONFIG [--workers N] [--splits train val] [--sample N] [--cfg-options KEY=VALUE ...]
 
@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mmvitconv.cli.arguments import add_config_arguments, read_config
+from mmvitconv.datasets.layout import prepare_config
 from mmvitconv.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def sample_size(text: str) -> int | None:
 def run(options: argparse.Namespace) -> int:
     """Check the data and print what was found."""
     cfg = read_config(options, lambda note: print(f"warning: {note}", file=sys.stderr))
+    prepare_config(cfg)
     from mmvitconv.checks.config import check_config  # imports torch
     from mmvitconv.engine.quiet import quiet_logger
 
@@ -98,6 +100,8 @@ def print_report(report: Report, title: str) -> int:
                 console.print(f"    {example}")
             if len(examples) > SHOWN_EXAMPLES:
                 console.print(f"    and {len(examples) - SHOWN_EXAMPLES} more")
+    for note in report.notes:
+        console.print(note)
     total = sum(map(len, report.errors.values()))
     console.print(f"{total} errors" if total else "no errors")
     return int(total > 0)

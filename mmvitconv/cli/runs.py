@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING
 
 from mmvitconv.cli import speaks
 from mmvitconv.cli.arguments import add_config_arguments, add_debug_argument, read_config
+from mmvitconv.datasets.layout import prepare_config
 from mmvitconv.engine.torchrun import follow_launcher
-from mmvitconv.errors import UserError, message_of, root_cause
+from mmvitconv.errors import UserError, describe_accident, message_of, root_cause
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-__all__ = ["Loop", "add_run_arguments", "errors_before_loop", "make_say", "start"]
+    from mmvitconv.engine.quiet import QuietStart
+
+__all__ = ["Loop", "add_run_arguments", "check", "errors_before_loop", "make_say", "start"]
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -39,6 +42,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         choices=LAUNCHERS,
         default="none",
         help="how the processes of a distributed run are started",
+    )
+    parser.add_argument(
+        "--no-check", action="store_true", help="start without checking the config and its data"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone")
     add_debug_argument(parser)
@@ -74,19 +80,64 @@ def start(options: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(cfg.filename).stem))
     cfg.launcher = options.launcher
+    prepare_config(cfg)
     return cfg
+
+
+def check(options: argparse.Namespace, cfg: Config, splits: Sequence[str], loop: Loop) -> None:
+    """Check the config and its data; in a distributed run the first process does it.
+
+    Args:
+        options: From :func:`add_run_arguments`.
+        cfg: The config.
+        splits: Those that the run uses.
+        loop: Keeps the console quiet, and the warnings for the time when the run begins.
+
+    Raises:
+        UserError: There are errors.
+    """
+    say = make_say(options)
+    loop.keep_quiet(say)
+    if options.no_check or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+        return
+    from mmvitconv.checks.start import check_before_run
+
+    report = check_before_run(cfg, splits)
+    for name, images, labels in report.rows:
+        say(f"{name}: {images} images, {labels} labels")
+    for text in report.sentences("warnings"):
+        loop.quiet.warn(text)
 
 
 @dataclass
 class Loop:
     """What is known about the loop over the data when an error arrives."""
 
-    begun: bool = False  # everything is built and the loop runs
+    quiet: QuietStart | None = None  # holds back what MMEngine says before the loop
+    running: bool = False  # everything is built
+    begun: bool = False  # the loop has dealt with its first batch
     explain: Callable[[], str] = str  # what may have caused an error before it, '' if unknown
 
-    def begin(self) -> None:
+    def keep_quiet(self, say: Callable[[str], None]) -> None:
+        """Hold back what MMEngine says until the first batch has passed."""
+        from mmvitconv.engine.quiet import QuietStart  # imports torch
+
+        self.quiet = QuietStart(say)
+        self.quiet.begin()
+
+    def get_ready(self) -> None:
         """Note that everything is built."""
+        self.running = True
+
+    def begin(self) -> None:
+        """Note that the first batch has passed."""
         self.begun = True
+        self.speak()
+
+    def speak(self) -> None:
+        """Let the console speak again, first of the warnings."""
+        if self.quiet is not None:
+            self.quiet.end()
 
     def explain_by_annotations(self, cfg: Config, splits: Sequence[str]) -> None:
         """Look into the annotations from now on when something fails before the loop."""
@@ -99,8 +150,8 @@ class Loop:
 def errors_before_loop() -> Iterator[Loop]:
     """Turn whatever fails before the loop over the data begins into a UserError.
 
-    Until then every exception is a mistake in the input or the config; afterwards only a
-    :class:`~mmvitconv.errors.UserError` is, and any other keeps its traceback.
+    Until its first batch has passed, every exception is a mistake in the input or the config;
+    afterwards only a :class:`~mmvitconv.errors.UserError` is, and any other keeps its traceback.
 
     Yields:
         Where to note that the loop begins.
@@ -115,4 +166,8 @@ def errors_before_loop() -> Iterator[Loop]:
         cause = root_cause(error)
         if loop.begun or isinstance(cause, UserError):
             raise
+        if loop.running and describe_accident(error) is not None:
+            raise
         raise UserError(loop.explain() or message_of(cause)) from error
+    finally:
+        loop.speak()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmvitconv.cli import UsageError
 from mmvitconv.cli.arguments import add_fold_argument, add_runtime_arguments
-from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, start
+from mmvitconv.cli.runs import add_run_arguments, check, errors_before_loop, make_say, start
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
 from mmvitconv.engine.tasks import (
@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
         cfg = start(options)
         engine.require(cfg, ("test_dataloader", "test_cfg", "test_evaluator"), "to test")
         check_data(cfg, splits=("test",))
+        check(options, cfg, ("test",), loop)
         cfg.load_from = engine.check_checkpoint(options.checkpoint, "checkpoint")
         cfg.resume = False
         if options.amp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmvitconv.cli.runs import add_run_arguments, errors_before_loop, make_say, start
+from mmvitconv.cli.runs import add_run_arguments, check, errors_before_loop, make_say, start
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
 
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="multiply the learning rate by total batch / auto_scale_lr.base_batch_size",
     )
+    parser.add_argument(
+        "--no-rehearsal",
+        action="store_true",
+        help="start without a trial of one validation batch and of the evaluator",
+    )
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
 
 
@@ -56,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         splits = ("train",) if cfg.get("val_dataloader") is None else ("train", "val")
         check_data(cfg, splits=splits)
+        check(options, cfg, splits, loop)
         for note in engine.choose_start(cfg, options.resume):
             say(note)
         from mmvitconv.engine.initial_weights import choose_initial_weights  # imports torch
@@ -72,7 +78,10 @@ def run(options: argparse.Namespace) -> None:
             f"Go on from the last checkpoint: {command} {options.config} "
             f"--work-dir {cfg.work_dir} --resume"
         )
-        runner = engine.build(cfg, loop.begin, compile_backbone=options.compile)
+        hooks = [] if options.no_rehearsal else ["mmvitconv.RehearsalHook"]
+        runner = engine.build(
+            cfg, loop.begin, hooks, compile_backbone=options.compile, on_ready=loop.get_ready
+        )
         engine.check_batch_size(runner)
         loop.explain_by_annotations(cfg, splits)
         runner.train()

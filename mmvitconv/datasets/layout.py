@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 from mmvitconv.datasets.listing import use_careful_listing, what_is_there
 from mmvitconv.errors import UserError
 
-__all__ = ["check_data", "find_missing", "is_remote", "leaf_datasets", "type_name"]
+__all__ = [
+    "check_data",
+    "find_missing",
+    "is_remote",
+    "leaf_datasets",
+    "prepare_config",
+    "type_name",
+]
 
 
 class Layout(NamedTuple):
@@ -79,6 +86,33 @@ class Missing(NamedTuple):
     layout: Layout  # what is expected there
     root: str  # ``data_root``, or the path itself where there is none
     option: str  # the key of ``--cfg-options`` that points elsewhere
+
+
+def prepare_config(cfg: Any) -> None:
+    """Complete a config: ``~`` in its paths, and the annotation files of its evaluators.
+
+    Args:
+        cfg: The config, changed in place. An evaluator on COCO's format that names no file takes
+            the one of its data loader.
+    """
+    for split in ("train", "val", "test"):
+        leaves = [item for _, item in leaf_datasets(cfg.get(f"{split}_dataloader"), "")]
+        for item in leaves:
+            for key in ("data_root", "ann_file"):
+                if str(item.get(key) or "").startswith("~"):
+                    item[key] = os.path.expanduser(item[key])
+            prefix = item.get("data_prefix")
+            for key, value in prefix.items() if isinstance(prefix, dict) else ():
+                if str(value).startswith("~"):
+                    prefix[key] = os.path.expanduser(value)
+        for _, metric in as_items(cfg.get(f"{split}_evaluator"), ""):
+            path = metric.get("ann_file")
+            if str(path or "").startswith("~"):
+                metric["ann_file"] = os.path.expanduser(path)
+            is_coco = type_name(metric) == "CocoMetric"
+            if is_coco and not path and len(leaves) == 1 and leaves[0].get("ann_file"):
+                root = leaves[0].get("data_root") or ""
+                metric["ann_file"] = os.path.join(root, leaves[0]["ann_file"])
 
 
 def check_data(cfg: Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> None:

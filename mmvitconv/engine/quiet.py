@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.logging import MMLogger
+
+__all__ = ["QuietStart", "quiet_logger"]
 
 
 @contextmanager
@@ -23,3 +27,61 @@ def quiet_logger() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+class QuietStart:
+    """Sends what is logged while a run starts to its log file, and warnings to the user at the end.
+
+    Args:
+        say: Prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.kept: dict[str, None] = {}
+        self.original: Any = None
+
+    def begin(self) -> None:
+        """Keep the console quiet from now on."""
+        if self.original is not None:
+            return
+        self.original = MMLogger.callHandlers, warnings.showwarning
+        MMLogger.callHandlers = self._handlers_caller()
+        warnings.showwarning = self._note_warning
+
+    def end(self) -> None:
+        """Let the console speak again, first of the warnings."""
+        if self.original is None:
+            return
+        MMLogger.callHandlers, warnings.showwarning = self.original
+        self.original = None
+        for text in self.kept:
+            self.say(f"warning: {text}")
+        self.kept.clear()
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the end.
+
+        Args:
+            text: One line.
+        """
+        self.kept[text] = None
+
+    def _handlers_caller(self) -> Callable[[MMLogger, logging.LogRecord], None]:
+        """Return what takes the place of MMEngine's way from a logger to its handlers."""
+
+        def call(logger: MMLogger, record: logging.LogRecord) -> None:
+            for handler in logger.handlers:
+                is_file = isinstance(handler, logging.FileHandler)
+                if record.levelno >= handler.level and (
+                    is_file or record.levelno > logging.WARNING
+                ):
+                    handler.handle(record)
+            if record.levelno == logging.WARNING:
+                self.warn(record.getMessage())
+
+        return call
+
+    def _note_warning(self, message: Warning | str, category: type[Warning], *args: Any) -> None:
+        """Write a warning of a library into the log file; it is about code, not about the run."""
+        MMLogger.get_current_instance().info(f"{category.__name__}: {message}")

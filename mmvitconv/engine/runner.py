@@ -242,14 +242,16 @@ def build(
     hooks: Sequence[str | Mapping[str, Any]] = (),
     *,
     compile_backbone: bool = False,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> Runner:
     """Import what is heavy and build the runner.
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
-        on_loop: Called when everything is built and the loop over the data begins.
+        on_loop: Called after each batch of training, and when a test begins.
         hooks: Types of hooks, or their settings, besides those that every run has.
         compile_backbone: Run the backbone through ``torch.compile``.
+        on_ready: Called when training begins, before its first batch.
 
     Returns:
         MMEngine's runner, with our hooks and our readers of checkpoints.
@@ -295,7 +297,7 @@ def build(
     if not isinstance(runner.model, dict):  # FlexibleRunner builds it when the loop begins
         check_model(runner.model)
     end_run_when_log_fails(runner.logger)
-    runner.register_hook(LoopMarker(on_loop))
+    runner.register_hook(LoopMarker(on_loop, on_ready))
     return runner
 
 
