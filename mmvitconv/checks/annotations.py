@@ -20,6 +20,7 @@ from mmvitconv.errors import UserError, printable, shorten
 
 __all__ = [
     "LARGE_SHARE",
+    "OTHER_CATEGORIES",
     "Report",
     "Written",
     "check_coco_file",
@@ -36,11 +37,12 @@ FAR = "polygon reaches far outside its image, or is too long to be drawn"
 NO_MASK_READ = "mask that is neither polygons nor run lengths"
 NOT_FINITE = "box with NaN or infinity"
 NO_POLYGON = "mask without a polygon of 3 points, mmdet ignores the object"
-NO_CROWD = "annotation whose iscrowd is neither 0 nor 1, which COCO's evaluation needs: write 0"
+NO_CROWD = "annotation whose iscrowd is neither 0 nor 1"
 WRONG_TYPE = "id or name of a wrong type"
 NO_IMAGE = "image without an id, name or size"
 # in training the guard of bad samples leaves these out; an evaluation cannot
 OF_SAMPLES = (ADD_UP, ANOTHER_SIZE, FAR, NO_MASK_READ, NOT_FINITE)
+OTHER_CATEGORIES = "their categories are not in metainfo.classes"
 LARGE_SHARE = 0.2  # of the images or objects of a split; losing more deserves a warning
 SAMPLED_MASKS = 500  # of a file, whose boxes are compared with their masks
 
@@ -54,6 +56,7 @@ class Report:
         errors: Kind of problem -> examples; training or its evaluation would fail or mean nothing.
         warnings: Kind of problem -> examples; unusual, but it works.
         notes: What was looked at, one line each.
+        advice: Kind of problem -> what follows from it, and what to do.
 
     Examples:
         >>> report = Report()
@@ -67,14 +70,19 @@ class Report:
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
     notes: list[str] = field(default_factory=list)
+    advice: dict[str, str] = field(default_factory=dict)
 
-    def error(self, kind: str, *examples: object) -> None:
-        """Add errors: what is wrong, and where."""
+    def error(self, kind: str, *examples: object, advice: str = "") -> None:
+        """Add errors: what is wrong, where, and what to do."""
         self.errors.setdefault(kind, []).extend(map(str, examples))
+        if advice:
+            self.advice[kind] = advice
 
-    def warn(self, kind: str, *examples: object) -> None:
-        """Add warnings: what is unusual, and where."""
+    def warn(self, kind: str, *examples: object, advice: str = "") -> None:
+        """Add warnings: what is unusual, where, and what follows from it."""
         self.warnings.setdefault(kind, []).extend(map(str, examples))
+        if advice:
+            self.advice[kind] = advice
 
     def take(self, other: Report, errors_as: str = "errors") -> None:
         """Add what another report has.
@@ -86,6 +94,7 @@ class Report:
         for word, found in ((errors_as, other.errors), ("warnings", other.warnings)):
             for kind, examples in found.items():
                 getattr(self, word).setdefault(kind, []).extend(examples)
+        self.advice |= other.advice
         self.rows += other.rows
         self.notes += other.notes
 
@@ -100,7 +109,10 @@ class Report:
             The sentences, each with the places where it was found.
         """
         found: dict[str, list[str]] = getattr(self, word)
-        return [f"{shorten(examples, limit)}: {kind}" for kind, examples in found.items()]
+        return [
+            f"{shorten(examples, limit)}: {'; '.join(filter(None, (kind, self.advice.get(kind))))}"
+            for kind, examples in found.items()
+        ]
 
 
 @dataclass
@@ -256,11 +268,13 @@ def _check_categories(
     names = Counter(category.get("name") or "" for category in categories)
     for name in sorted(set(classes) - set(names)):
         near = _similar(name, names)
-        hint = f" (did you mean {near!r}?)" if near else f" (it has {shorten(sorted(names), 8)})"
-        kind = "class is missing from the categories, so that mmdet would number the others wrongly"
+        hint = f"(did you mean {near!r}?)" if near else f"(it has {shorten(sorted(names), 8)})"
+        hint = " " + printable(hint, 400)
         report.error(
-            f"{kind}: name the file's own categories in metainfo=dict(classes=...)",
-            f"{where}: {printable(name)}{printable(hint, 400) if names else ''}",
+            "class is missing from the categories",
+            f"{where}: {printable(name)}{hint if names else ''}",
+            advice="mmdet would number the other classes wrongly: name the file's own categories "
+            "in metainfo=dict(classes=...)",
         )
     for name, count in names.items():
         if count > 1:
@@ -269,9 +283,10 @@ def _check_categories(
     if classes and sorted(used) == sorted(classes) and used != list(classes):
         # mmdet numbers the classes in the order of the json
         report.error(
-            "classes are in another order than the categories, by which mmdet numbers them: write "
+            "classes are in another order than the categories",
+            f"{where}: {used}",
+            advice="mmdet numbers them in the order of the file: write "
             f"metainfo=dict(classes={tuple(used)!r})",
-            where,
         )
     for number, count in Counter(category.get("id") for category in categories).items():
         if count > 1 or not isinstance(number, int):
@@ -330,10 +345,10 @@ def _check_annotations(
         reason = _check_box(report, name, annotation, image, evaluated)
         if image is None:
             reason = "image_id names no image of the file"
-            report.warn("annotation of an image that is not listed, it is left out", name())
+            report.warn("annotation of an image that is not listed", name())
         if category is None:
             reason = "category_id names no category of the file"
-            report.warn("annotation of a category that is not listed, it is left out", name())
+            report.warn("annotation of a category that is not listed", name())
         if annotation.get("segmentation"):
             written.masks += 1
             reason = _check_mask(report, name, annotation["segmentation"], image, evaluated) or (
@@ -341,14 +356,16 @@ def _check_annotations(
             )
         crowd = annotation.get("iscrowd", None if evaluated else 0)
         if crowd not in (0, 1):
-            report.error(NO_CROWD, name())
+            report.error(
+                NO_CROWD, name(), advice="COCO's evaluation needs it: write 0 for an object"
+            )
         if annotation.get("ignore"):
             reason = "ignore is set, which mmdet leaves out: write 0"
         elif crowd == 1 and not reason:
             reason = "iscrowd is 1, which training and evaluation ignore: write 0 for an object"
         written.objects[str(category)] += 1
         if category is not None and category not in trained:
-            reason = "their categories are not in metainfo.classes"
+            reason = OTHER_CATEGORIES
         if reason:
             written.lost.setdefault(reason, Counter())[str(category)] += 1
     return written
@@ -373,13 +390,13 @@ def _check_box(
         kind, is_error = NOT_FINITE, evaluated
         reason = "the box has NaN or infinity"
     elif width <= 0 or height <= 0:
-        kind = "box of zero or negative area, mmdet leaves it out"
+        kind = "box of zero or negative area"
         reason = "the box has no area (write x, y, width, height in pixels)"
     elif image and (left >= right or top >= bottom or left + width <= 0 or top + height <= 0):
-        kind = "box outside its image, mmdet leaves it out"
+        kind = "box outside its image"
         reason = "the box is outside its image"
     elif not _is_number(area) or not math.isfinite(area):
-        kind, is_error = "annotation without an area: write area, in pixels", True
+        kind, is_error = "annotation without an area", True
     elif width < 1 or height < 1 or area <= 0:
         kind = "box or area below one pixel, mmdet leaves it out"
         reason = (
@@ -522,8 +539,5 @@ def _extent(image: dict) -> tuple[float, float]:
 
 def _is_inside(points: Sequence[float], image: dict) -> bool:
     """Tell whether points, x and y in turn, are inside an image, to a pixel."""
-    return all(
-        -1 <= position <= edge + 1
-        for start, edge in enumerate(_extent(image))
-        for position in points[start::2]
-    )
+    width, height = _extent(image)
+    return min(points) >= -1 and max(points[0::2]) <= width + 1 and max(points[1::2]) <= height + 1

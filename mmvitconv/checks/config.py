@@ -28,7 +28,13 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 from mmvitconv.checks.agreement import Facts, check_agreement, check_metainfo
-from mmvitconv.checks.annotations import LARGE_SHARE, Report, Written, check_coco_file
+from mmvitconv.checks.annotations import (
+    LARGE_SHARE,
+    OTHER_CATEGORIES,
+    Report,
+    Written,
+    check_coco_file,
+)
 from mmvitconv.checks.effects import check_effects
 from mmvitconv.checks.samples import (
     BadSampleError,
@@ -39,6 +45,7 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
+from mmvitconv.datasets.jsons import without_collections
 from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, prepare_config
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
@@ -63,6 +70,7 @@ CONVERSIONS = {
     "EXIF-rotated": "EXIF-rotated image, turned on reading",
 }
 HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
+LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
 DEEP_ADVICE = "mmvitconv.LoadBands in the place of LoadImageFromFile rescales them"
 MASK_ADVICE = "PNG of one channel, a number for each class"
@@ -89,7 +97,7 @@ def check_config(
         The report.
 
     Raises:
-        UserError: If the config has no such split.
+        UserError: If the config has no such split, or a dataset cannot be built.
     """
     present = [split for split in SPLITS if cfg.get(f"{split}_dataloader")]
     wanted = [split for split in present if split in (splits or present)]
@@ -144,10 +152,13 @@ def check_datasets(
         workers: See :func:`check_config`.
 
     Returns:
-        The report.
+        The report; samples that a training would leave out are errors.
+
+    Raises:
+        UserError: If a dataset cannot be built.
     """
     use_careful_listing()
-    check = _Check(num_classes, sample, workers)
+    check = _Check(num_classes, sample, workers, is_strict=True)
     for option, split, settings in datasets:
         check.add(option, split, settings)
     check.compare_folders()
@@ -191,10 +202,10 @@ def _check_evaluators(report: Report, cfg: Config, split: str) -> None:
         if is_local and path and used and os.path.realpath(path) not in used:
             loader, file = next(iter(used.values()))
             report.error(
-                "evaluator has another annotation file than its data, so that it would compare "
-                f"with other images: {loader} has {file}; write "
+                "evaluator has another annotation file than its data",
+                f"{option}: {path}",
+                advice=f"it would compare with other images: {loader} has {file}; write "
                 f"{option}.ann_file={file!r}, or None to take the loader's",
-                f"{option}.ann_file: {path}",
             )
 
 
@@ -207,6 +218,7 @@ class _Check:
     workers: int
     seconds: float | None = None
     needs_masks: str = ""
+    is_strict: bool = False
     report: Report = field(default_factory=Report)
     facts: list[Facts] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # split of each image, by its real path
@@ -222,12 +234,7 @@ class _Check:
             self.report.take(own)
             self.report.rows.append((name, 0, 0))
             return
-        try:
-            dataset, transforms = _build(option, settings)
-        except UserError as error:
-            self.report.error(str(error).partition(": ")[2], option)
-            self.report.rows.append((name, 0, 0))
-            return
+        dataset, transforms = _build(option, settings)
         self.facts.append(fact)
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         fact.classes = list(classes) if isinstance(classes, (list, tuple)) else None
@@ -278,12 +285,10 @@ class _Check:
     def compare_folders(self) -> None:
         """Compare the class folders of the splits, whose order numbers the classes."""
         every = sorted({label for labels in self.folders.values() for label in labels})
-        kind = (
-            "class folder is missing, so that classes get other numbers: add it, empty if necessary"
-        )
+        kind = "class folder is missing, so that classes get other numbers"
         for name, labels in self.folders.items():
             for label in sorted(set(every) - set(labels)):
-                self.report.error(kind, f"{name}: {label}")
+                self.report.error(kind, f"{name}: {label}", advice="add it, empty if necessary")
 
     def _read_annotations(self, dataset: Any, name: str, split: str) -> Written | bool | None:
         """Let a dataset read its annotations; False (and an error) when it cannot."""
@@ -301,11 +306,12 @@ class _Check:
         if own.errors:
             return False
         try:
-            with redirect_stdout(io.StringIO()):  # pycocotools prints
+            # pycocotools prints
+            with redirect_stdout(io.StringIO()), without_collections():
                 dataset.full_init()
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            self.report.error(f"annotations cannot be read ({text})", name)
+            self.report.error("annotations cannot be read", f"{name}: {text}")
             return False
         return written
 
@@ -371,9 +377,16 @@ class _Check:
                     f"{reasons or 'unknown'}",
                     option,
                 )
-        if total and total - left > LARGE_SHARE * total:
+        meant = total - lost.get(OTHER_CATEGORIES, 0)
+        if meant < total:
+            report.notes.append(f"{option}: {total - meant} of {total} objects: {OTHER_CATEGORIES}")
+        if meant - left > LARGE_SHARE * meant:
             report.warn(f"of {total} objects {left} are left to be {used}: {why}", option)
-        if written.images and written.images - images > LARGE_SHARE * written.images:
+        if (
+            meant == total
+            and written.images
+            and written.images - images > LARGE_SHARE * written.images
+        ):
             report.warn(
                 f"of {written.images} images {images} are left: the others have no object of these "
                 "classes, or are smaller than min_size (filter_cfg)",
@@ -418,15 +431,11 @@ class _Check:
         begin, count = time.monotonic(), 0
         bad: list[Problem] = []
         values: Counter[int] = Counter()
-        converted: Counter[str] = Counter()
         highest = deepest = 0
         for found in progress(results, f"{name}: files"):
             bad += found.errors
             for problem in found.warnings:
-                if problem.kind in HARMLESS:
-                    converted[problem.kind] += 1
-                else:
-                    self.report.warn(problem.kind, _place(problem))
+                self.report.warn(problem.kind, _place(problem))
             labels.update(found.labels)
             values.update(found.values)
             deepest += found.highest > 0
@@ -435,8 +444,6 @@ class _Check:
             late = self.seconds is not None and time.monotonic() - begin > self.seconds
             if late and count >= FEW_FILES:
                 break
-        for kind, number in converted.items():
-            self.report.notes.append(f"{name}: {number} of {count} opened: {kind}")
         if count < len(inside):
             self.report.notes.append(f"{name}: opened {count} of {len(inside)} samples")
         if deepest and pipeline.backend != "pillow":
@@ -453,15 +460,19 @@ class _Check:
         ignore = pipeline.ignore_index
         classes = pipeline.num_classes or 0
         legal = {value for value in values if value != ignore}
-        if values and classes > 1 and len(legal) <= 1 and ignore in values:
+        if values and not legal:
+            self.report.error(
+                "of all label maps no pixel is left: everything is ignored",
+                *[f"{name}: the labels are only {' and '.join(map(str, sorted(values)))}"],
+                advice=f"{ignore} is ignored, and 0 with reduce_zero_label=True",
+            )
+        elif values and classes > 1 and len(legal) == 1 and ignore in values:
             only = sorted(values)
             self.report.error(
-                f"the labels are only {' and '.join(map(str, only))}, and {ignore} is ignored: a "
-                f"mask of two values? Write 0 and 1 into the files ({MASK_ADVICE})",
+                f"the labels are only {' and '.join(map(str, only))}, and {ignore} is ignored",
                 f"{name}: {count} label maps",
+                advice=f"a mask of two values? Write 0 and 1 into the files: {MASK_ADVICE}",
             )
-        elif values and not legal:
-            self.report.error("of all label maps no pixel is left, all are ignored", name)
         return chosen[:count], bad
 
     def _judge(
@@ -475,21 +486,21 @@ class _Check:
         files = wrong | {problem.file for problem in absent}
         allowed = allowed_bad(size)
         many = len(files) > allowed or (opened >= FEW_FILES and len(wrong) > opened / 2)
-        if split != "train":
-            for kind, places in kinds.items():
-                (self.report.warn if kind == DAMAGED else self.report.error)(kind, *places)
-        elif many:
-            for kind, places in kinds.items():
-                self.report.error(
-                    f"{kind}; {len(files)} of {size} samples cannot be used, and training leaves "
-                    f"out {allowed} at most",
-                    *places,
+        for kind, places in kinds.items():
+            if kind == DAMAGED and not self.is_strict:
+                self.report.warn(kind, *places)
+            elif self.is_strict:
+                self.report.error(kind, *places)
+            elif split != "train":
+                why = f"no sample of the {split} data is left out, as that changes the metric"
+                self.report.error(kind, *places, advice=why)
+            elif many:
+                why = (
+                    f"{len(files)} of {size} samples cannot be used, training leaves out {allowed}"
                 )
-        else:
-            for kind, places in kinds.items():
-                self.report.warn(
-                    kind if kind == DAMAGED else f"{kind}; training leaves the sample out", *places
-                )
+                self.report.error(kind, *places, advice=f"{why} at most")
+            else:
+                self.report.warn(kind, *places, advice=LEFT_OUT)
 
     def _check_paths(
         self,
@@ -534,8 +545,13 @@ class _Check:
     def _check_classes(self, name: str, dataset: Any, labels: Mapping[int, int]) -> None:
         """Name the classes that have no label in use."""
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-        if not isinstance(classes, (list, tuple)) or hasattr(dataset, "folder_to_idx"):
+        if not isinstance(classes, (list, tuple)):
             return
+        if self.is_strict and self.num_classes and len(classes) != self.num_classes:
+            tell = self.report.error if len(classes) > self.num_classes else self.report.warn
+            tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
+        if len(getattr(dataset, "folder_to_idx", classes)) < len(classes):
+            return  # ImageNet's thousand names for any folders
         for number, label in enumerate(classes if labels else ()):
             if not labels.get(number):
                 self.report.warn("class without a sample in a split", f"{name}: {label}")

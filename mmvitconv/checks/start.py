@@ -50,6 +50,7 @@ def check_before_run(cfg: Config, splits: Sequence[str]) -> Report:
         content = json.loads(file.read_text(encoding="utf-8"))
         report = Report([tuple(row) for row in content["rows"]], {}, content["warnings"])
         report.notes = [*content["notes"], "nothing has changed since the last check"]
+        report.advice = content["advice"]
         return report
     from mmvitconv.checks.config import check_config
 
@@ -58,7 +59,7 @@ def check_before_run(cfg: Config, splits: Sequence[str]) -> Report:
     report.notes.append(f"checked in {time.monotonic() - begin:.0f} s")
     with suppress(OSError, ValueError):  # a home that cannot be written costs the time only
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = {name: getattr(report, name) for name in ("rows", "warnings", "notes")}
+        content = {name: getattr(report, name) for name in ("rows", "warnings", "notes", "advice")}
         part = file.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(content), encoding="utf-8")
         os.replace(part, file)

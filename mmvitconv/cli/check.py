@@ -98,6 +98,8 @@ def print_report(report: Report, title: str) -> int:
             console.print(f"{word}: {kind} ({len(examples)}x)")
             for example in examples[:SHOWN_EXAMPLES]:
                 console.print(f"    {example}")
+            if kind in report.advice:
+                console.print(f"    => {report.advice[kind]}")
             if len(examples) > SHOWN_EXAMPLES:
                 console.print(f"    and {len(examples) - SHOWN_EXAMPLES} more")
     for note in report.notes:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmvitconv.errors import UserError
 
-__all__ = ["read_json"]
+__all__ = ["read_json", "without_collections"]
 
 MOST_DIGITS = 18  # of a whole number: what 64 bits hold
 
@@ -39,7 +43,11 @@ def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
         raise UserError(f"the {what} {os.fspath(path)!r} {there}; give the path of one")
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file, parse_int=_whole)
+            text = file.read()
+        with without_collections():
+            # the common case in C alone
+            is_plain = re.search(rf"\d{{{MOST_DIGITS + 1}}}", text) is None
+            return json.loads(text) if is_plain else json.loads(text, parse_int=_whole)
     except RecursionError as error:
         reason = "its lists are nested without end"
         raise UserError(f"the {what} {os.fspath(path)!r} is not valid json: {reason}") from error
@@ -48,6 +56,22 @@ def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
         raise UserError(f"the {what} {os.fspath(path)!r} is not valid json: {reason}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the {what} {os.fspath(path)!r} is not valid json: {error}") from error
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Make millions of objects without looking for circles among them again and again.
+
+    Yields:
+        Nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _whole(digits: str) -> int | float:

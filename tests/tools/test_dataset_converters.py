@@ -183,7 +183,7 @@ def ade_folder(root, label=150, label_size=(8, 6), mode="L"):
     ("arguments", "kind"),
     [
         ({}, None),
-        ({"label": 255}, None),
+        ({"label": 255}, "of all label maps no pixel"),
         ({"label": 151}, "label map has an unknown label"),
         ({"label_size": (6, 8)}, "label map has another size than its image"),
         ({"mode": "RGB", "label": (1, 2, 3)}, "label map has colours"),
