@@ -676,6 +676,8 @@ def _examine(
     highest = 0
     if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
         kinds = conversions(path)
+        keeps = any(getattr(item, "color_type", "") == "unchanged" for item in pipeline.transforms)
+        kinds = [kind for kind in kinds if not (keeps and kind == "transparent")]
         warnings += [Problem(CONVERSIONS[kind], path) for kind in kinds if kind in CONVERSIONS]
         if "16-bit" in kinds and _reads_eight_bits(loaded):
             raw = cv2.imread(path, cv2.IMREAD_UNCHANGED)
