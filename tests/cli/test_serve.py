@@ -210,8 +210,6 @@ def send_malformed(address: str) -> None:
                 head = {"content-type": kind}
                 answer = httpx.post(f"{address}gradio_api/{place}", content=content, headers=head)
                 assert answer.status_code in (200, 400, 422), (place, kind, content)
-    answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a" * 999, b"x")})
-    assert answer.status_code == 400
     assert httpx.get(f"{address}gradio_api/queue/data?session_hash=nobody").status_code in (
         200,
         404,
@@ -244,7 +242,7 @@ def test_a_bad_request_never_blocks_the_next(
             assert not answer["success"] or "is no file" in str(answer["output"])
         send_malformed(address)
         answer = ask(address, 100, file(uploaded), 0.0)
-        assert answer["success"]
+        assert answer["success"], answer
         assert "10 objects" in answer["output"]["data"][1]
         assert page._queue.max_size == MAXIMUM_WAITING
     finally:
