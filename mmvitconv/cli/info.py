@@ -47,7 +47,7 @@ def print_arch(arch: Arch, console: Console) -> None:
     for config in arch.configs:
         console.print(f"\n{config.path} ({config.task})", highlight=False)
         for result in config.results:
-            value = f"{result.metric} {result.value:g}"
+            value = f"{result.metric} {result.value}"
             console.print(f"    {result.dataset}: {value} ({result.source})", highlight=False)
     console.print("\nIn your own mmdet config, with its neck:\n", highlight=False)
     # code to copy: not wrapped

@@ -109,8 +109,7 @@ def best_results(arch: Arch, sources: dict[str, int]) -> list[str]:
     lines = []
     for dataset, metrics in best.items():
         values = ", ".join(
-            f"{metric.removesuffix(' Accuracy')} {value:g}"
-            for metric, (value, _) in metrics.items()
+            f"{metric.removesuffix(' Accuracy')} {value}" for metric, (value, _) in metrics.items()
         )
         used = {
             source: sources.setdefault(source, len(sources) + 1) for _, source in metrics.values()

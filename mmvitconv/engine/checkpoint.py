@@ -31,6 +31,7 @@ from mmvitconv.errors import CheckpointError
 from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
 from mmvitconv.weights.addresses import SCHEMES
+from mmvitconv.weights.match import own_entries
 
 KIND = "__mmvitconv_kind__"  # marks a plain dict that stands for an object
 TENSOR_STATES = ("state_dict", "ema_state_dict", "optimizer", GRADIENTS)
@@ -426,7 +427,7 @@ class SafeCheckpointHook(Hook):
         if sharded:
             runner.logger.info("checkpoint: not compared with the model, which is sharded by FSDP")
             return
-        own = model.state_dict()
+        own = own_entries(model)
         given = adapted["state_dict"]
         fitting = sum(own[key].shape == given[key].shape for key in own.keys() & given.keys())
         runner.logger.info(
@@ -444,7 +445,7 @@ def _without_functions(value: Any) -> Any:
 
 def _has_keys_of(model: nn.Module, checkpoint: dict) -> bool:
     """Tell whether weights have the names that a model's have."""
-    return checkpoint["state_dict"].keys() == model.state_dict().keys()
+    return checkpoint["state_dict"].keys() == own_entries(model).keys()
 
 
 def find_checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:

@@ -1,5 +1,7 @@
 """What every backbone of mmvitconv promises, and what all pyramids of stages share."""
 
+import os
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -7,6 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from numbers import Integral, Real
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,9 +17,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmvitconv.errors import CheckpointError
 from mmvitconv.ops.memory_format import keep_memory_format
 from mmvitconv.ops.recompute import recompute
 from mmvitconv.weights import load_backbone
+from mmvitconv.weights.addresses import address_of
+from mmvitconv.weights.match import is_comparing
 
 ArchT = TypeVar("ArchT")
 
@@ -38,7 +44,9 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         norm_eval: Keep all BatchNorm layers in evaluation mode while training.
         with_cp: Trade time for memory: recompute each block in the backward pass.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE, prefix=None)`` loads our checkpoints
-            and the original authors' files; other initialisers are MMEngine's.
+            and the original authors' files; ``FILE`` alone means the same. Other initialisers are
+            MMEngine's. :meth:`init_weights`, which MMEngine's runner calls, loads; until then, or
+            until other weights are loaded, the backbone refuses to compute and to be saved.
 
     Raises:
         ValueError: An argument is outside its legal range.
@@ -54,9 +62,14 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        init_cfg: dict | list[dict] | str | os.PathLike | None = None,
     ) -> None:
+        if isinstance(init_cfg, (str, os.PathLike)):
+            init_cfg = {"type": "Pretrained", "checkpoint": os.fspath(init_cfg)}
         super().__init__(init_cfg=init_cfg)
+        self._awaits_weights = self._pretrained_cfg() is not None
+        self._is_copy = False
+        self._warn_without_file()
         check_positive(in_channels=in_channels)
         self.in_channels = int(in_channels)
         self.out_indices = _normalise_out_indices(out_indices, num_stages, self.unit)
@@ -106,14 +119,20 @@ class Backbone(BaseModule, metaclass=ABCMeta):
 
         Raises:
             ValueError: ``x`` has another shape, or no floating-point numbers.
+            CheckpointError: The weights that ``init_cfg`` names are not loaded yet.
         """
+        return tuple(self.forward_stages(self.check_image(x)))
+
+    def check_image(self, x: Tensor) -> Tensor:
+        """Return images that can be computed with, or raise as :meth:`forward` says."""
+        self._require_weights()
         is_image = x.dim() == 4 and x.shape[1] == self.in_channels and 0 not in x.shape
         if not is_image or not x.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__} takes a tensor of shape (B, {self.in_channels}, H, W) with "
                 f"B, H, W >= 1 and floating-point numbers, but got {tuple(x.shape)} of {x.dtype}"
             )
-        return tuple(self.forward_stages(x))
+        return x
 
     def check_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Refuse weights that fit by name and shape, but cannot belong to this backbone.
@@ -149,6 +168,44 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         elif not self.is_init:
             load_backbone(self, pretrained["checkpoint"], pretrained.get("prefix"))
             self._is_init = True
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return all weights; raise while they are random, but ``init_cfg`` names a file."""
+        if not self._is_copy:  # MMEngine copies models before they load, and averages the copy
+            self._require_weights()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if any(key.startswith(prefix) for key in state_dict):
+            self._awaits_weights = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"_awaits_weights": False, **state})  # earlier versions had none
+        self._is_copy = True
+
+    def _require_weights(self) -> None:
+        """Raise while weights are random that should have been loaded."""
+        if self._awaits_weights and not is_comparing():
+            pretrained = self._pretrained_cfg()  # a run that resumes takes it away
+            if pretrained is not None:
+                raise CheckpointError(
+                    f"this {type(self).__name__} has random weights, but init_cfg names "
+                    f"{pretrained['checkpoint']!r}: call init_weights() of the model first, as "
+                    "MMEngine's runner does, or load other weights, or give init_cfg=None"
+                )
+
+    def _warn_without_file(self) -> None:
+        """Name a file that is not there; the weights may still come from elsewhere."""
+        file = (self._pretrained_cfg() or {}).get("checkpoint")
+        if file and not address_of(file) and not Path(file).expanduser().exists():
+            warnings.warn(
+                f"there is no file {os.fspath(file)!r}, which init_cfg of this "
+                f"{type(self).__name__} names: its weights have to come from another checkpoint",
+                stacklevel=5,
+            )
 
     def _pretrained_cfg(self) -> dict[str, Any] | None:
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
@@ -192,13 +249,17 @@ class PyramidBackbone(Backbone):
             needs no such module.
 
     Hooks for what is different: :meth:`embed`, :meth:`run_stage`, :meth:`output` compute the three
-    steps, and :meth:`layer_names` says which parts of a stage form a layer.
+    steps, :meth:`layer_names` says which parts of a stage form a layer, and :meth:`to_map`,
+    :meth:`to_features` and :meth:`pool` what a classifier sees.
 
     Args:
         depths: Number of blocks of each stage of the architecture.
         channels: Channels of each stage's output.
         strides: Stride of each stage's output.
         **options: :class:`Backbone`'s other arguments.
+
+    Attributes `out_channels` and `strides` are those of the outputs, `all_channels` and
+    `all_strides` those of all stages of the architecture.
 
     Examples:
         A pyramid with modules ``stem``, ``merges.0``, ... in front of stages 1, 2, ..., blocks
@@ -230,6 +291,7 @@ class PyramidBackbone(Backbone):
     ) -> None:
         super().__init__(num_stages=len(depths), **options)
         self.depths = tuple(depths)
+        self.all_channels, self.all_strides = tuple(channels), tuple(strides)
         self.out_channels = tuple(channels[stage] for stage in self.out_indices)
         self.strides = tuple(strides[stage] for stage in self.out_indices)
 
@@ -267,6 +329,18 @@ class PyramidBackbone(Backbone):
         norm = getattr(self, self._norm_name(stage), None)
         return x if norm is None else norm(x)
 
+    def to_map(self, x: Any) -> Tensor:
+        """Return what a stage's last block gave as a map (B, C, H, W), not normed."""
+        return x
+
+    def to_features(self, x: Any) -> Tensor:
+        """Return what a classifier pools, from what the last block gave."""
+        return self.output(self.num_stages - 1, x)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Make a vector (B, C) of what :meth:`to_features` gives."""
+        return features.mean(dim=(2, 3))
+
     def layer_names(self, stage: int) -> list[list[str]]:
         """Name the parts of a stage, layer by layer of layer-wise learning-rate decay.
 
@@ -281,6 +355,11 @@ class PyramidBackbone(Backbone):
         if stage > 0:
             names[0] += self._embedding_names(stage)
         return names
+
+    def last_block(self, stage: int) -> str:
+        """Name what the map of a stage comes from."""
+        names = [name for layer in self.layer_names(stage) for name in layer]
+        return [name for name in names if name not in self._embedding_names(stage)][-1]
 
     def stage_modules(self, stage: int) -> list[nn.Module]:
         """Return what is in front of a stage's blocks, the blocks, and the output norm."""

@@ -13,7 +13,16 @@ import yaml
 
 from mmvitconv.errors import UserError
 
-__all__ = ["INDEX", "Input", "Source", "Weights", "find_weights", "read_index", "weights_of"]
+__all__ = [
+    "INDEX",
+    "Input",
+    "Source",
+    "Weights",
+    "find_weights",
+    "read_index",
+    "read_inputs",
+    "weights_of",
+]
 
 INDEX = Path(__file__).with_name("index.yml")
 # What names of configs say and those of ImageNet weights do not.
@@ -32,6 +41,8 @@ class Input:
         crop: Side of the square that is cut from the centre; None for none.
         interpolation: ``'bicubic'`` or ``'bilinear'``.
         keep_ratio: Whether resizing keeps the ratio of the sides.
+        antialias: Whether resizing averages over all pixels, as Pillow does, and not only between
+            the nearest ones, as OpenCV does.
     """
 
     mean: tuple[float, float, float]
@@ -41,6 +52,7 @@ class Input:
     interpolation: str
     crop: int | None = None
     keep_ratio: bool = True
+    antialias: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ class Weights:
     def figures(self) -> str:
         """Return the published figures on one line."""
         return ", ".join(
-            f"{metric.removesuffix(' Accuracy')} {value:g}"
+            f"{metric.removesuffix(' Accuracy')} {value}"
             for metric, value in self.published.items()
         )
 
@@ -114,7 +126,7 @@ class Weights:
 def read_index() -> dict[str, Weights]:
     """Return all published weights by name."""
     content = yaml.safe_load(INDEX.read_text("utf-8"))
-    inputs = {name: Input(**_tuples(entry)) for name, entry in content["inputs"].items()}
+    inputs = _inputs(content)
     return {
         name: Weights(
             name,
@@ -126,6 +138,16 @@ def read_index() -> dict[str, Weights]:
         )
         for name, entry in content["weights"].items()
     }
+
+
+@cache
+def read_inputs() -> dict[str, Input]:
+    """Return what weights expect of an image, by the name that the index has for it."""
+    return _inputs(yaml.safe_load(INDEX.read_text("utf-8")))
+
+
+def _inputs(content: Mapping[str, Any]) -> dict[str, Input]:
+    return {name: Input(**_tuples(entry)) for name, entry in content["inputs"].items()}
 
 
 def find_weights(name: str) -> Weights:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,26 @@ from torch import Tensor, nn
 from mmvitconv.errors import CheckpointError, describe_mismatch, shorten
 from mmvitconv.weights.convert import convert_state_dict, find_layout, unwrap
 from mmvitconv.weights.files import load_file
+
+_COMPARES = ContextVar("compares", default=False)
+
+
+def is_comparing() -> bool:
+    """Return whether a model's entries are read to compare them with a checkpoint's."""
+    return _COMPARES.get()
+
+
+def own_entries(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's entries as ``state_dict()`` does, also before any weights are loaded.
+
+    Args:
+        model: Any model; one of ours may still wait for what its ``init_cfg`` names.
+    """
+    token = _COMPARES.set(True)
+    try:
+        return model.state_dict()
+    finally:
+        _COMPARES.reset(token)
 
 
 def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -33,7 +54,7 @@ def adapt_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[st
         state_dict = convert_state_dict(state_dict, layout)
     if not hasattr(model, "backbone"):
         state_dict = _backbone_part(state_dict)
-    elif set(state_dict) & set(own := model.backbone.state_dict()) and all(
+    elif set(state_dict) & set(own := own_entries(model.backbone)) and all(
         key in own or _is_optional(model.backbone, key) for key in state_dict
     ):  # a bare backbone's file, for its place in the whole model
         state_dict = {f"backbone.{key}": value for key, value in state_dict.items()}
@@ -71,7 +92,7 @@ def check_match(
         model, prefix = backbone, "backbone."
     else:
         prefix = ""
-    own = model.state_dict()
+    own = own_entries(model)
     missing = [prefix + key for key in own if key not in state_dict]
     unexpected = [prefix + key for key in state_dict if key not in own]
     if scope == "backbone":
@@ -115,7 +136,7 @@ def check_values(state_dict: Mapping[str, Tensor], model: nn.Module | None = Non
         CheckpointError: Entries are sparse, quantised or without values, have a dtype of another
             kind than the model's, or hold NaN or infinity; they are listed.
     """
-    own = state_dict if model is None else model.state_dict()
+    own = state_dict if model is None else own_entries(model)
     chosen = {
         key: value
         for key, value in state_dict.items()
@@ -195,7 +216,7 @@ def load_backbone(backbone: nn.Module, filename: str, prefix: str | None = None)
         check_match(state_dict, backbone, scope="backbone", source=filename)
     except CheckpointError as error:
         raise CheckpointError(f"{filename}: {error}") from error
-    own = backbone.state_dict()
+    own = own_entries(backbone)
     backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
     kept = [key for key in own if key not in state_dict]
     dropped = [key for key in state_dict if key not in own]
@@ -214,7 +235,7 @@ def _original_layout(state_dict: Mapping[str, Tensor], model: nn.Module) -> str 
     if hasattr(getattr(model, "backbone", model), "is_optional_key"):
         return find_layout(state_dict)
     keys = set(state_dict) | {key.removeprefix("backbone.") for key in state_dict}
-    return None if model.state_dict().keys() <= keys else find_layout(state_dict)
+    return None if own_entries(model).keys() <= keys else find_layout(state_dict)
 
 
 def _read_backbone(

@@ -8,11 +8,16 @@ BLOCKED = ("torchvision", "timm", "triton", "mmcv", "mmdet", "mmseg", "mmpretrai
 ALONE = f"""
 import sys
 sys.modules.update(dict.fromkeys({BLOCKED}))
+import mmvitconv
+assert "torch" not in sys.modules
 import torch
 import mmvitconv.ops
 from mmvitconv.models import FCViT, LightViTFPN
 backbone = FCViT("tiny", out_indices=0)
 backbone(torch.zeros(1, 3, 32, 32))[0].sum().backward()
+model = mmvitconv.create_model("fcvit_tiny", num_classes=2).eval()
+assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+mmvitconv.create_transform(model)
 """
 COST = """
 import time

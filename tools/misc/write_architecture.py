@@ -26,7 +26,7 @@ LAYERS = (
     ("cli",),
     ("export",),
     ("analysis",),
-    ("apis", "doctor"),
+    ("apis", "doctor", "timm"),
     ("zoo",),
     ("checks",),
     ("engine",),

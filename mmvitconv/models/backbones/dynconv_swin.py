@@ -176,7 +176,11 @@ class DynConvSwin(PyramidBackbone):
 
     def output(self, stage: int, x: Tensor) -> Tensor:
         """Norm a stage's map, its channels first."""
-        return super().output(stage, x).permute(0, 3, 1, 2)
+        return self.to_map(super().output(stage, x))
+
+    def to_map(self, x: Tensor) -> Tensor:
+        """Return a map with its channels first."""
+        return x.permute(0, 3, 1, 2)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -626,6 +626,10 @@ class LightViT(PyramidBackbone):
             return norm(torch.cat([g, x.flatten(1, 2)], dim=1))
         return norm(x).permute(0, 3, 1, 2)
 
+    def to_map(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the image tokens as a map."""
+        return x[0].permute(0, 3, 1, 2)
+
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """Accept any number of global tokens, unless one was asked for."""
         return key == "patch_embed.global_token" and self.patch_embed.accepts_tokens(shape)

@@ -208,8 +208,17 @@ class ParCConvNeXt(PyramidBackbone):
     def output(self, stage: int, x: Tensor) -> Tensor:
         """Norm the output of a stage; the last one after its mean, if asked for."""
         if self.gap_before_final_norm and stage == self.out_indices[-1]:
-            return super().output(stage, x.mean(dim=(2, 3), keepdim=True)).flatten(1)
+            return self.pool(x)
         return super().output(stage, x)
+
+    def to_features(self, x: Tensor) -> Tensor:
+        """Return the last map as it is: a classifier norms its mean."""
+        return x
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Norm the mean of the last map."""
+        mean = features.mean(dim=(2, 3), keepdim=True)
+        return super().output(self.num_stages - 1, mean).flatten(1)
 
     def layer_names(self, stage: int) -> list[list[str]]:
         """Name the layers of ConvNeXt's recipe: a stage each, in the third every three blocks."""

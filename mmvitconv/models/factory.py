@@ -1,0 +1,683 @@
+"""Models by name, without a config: classifiers, feature maps, pooled features.
+
+A classifier is what the config of the same name builds with mmpretrain's ``ImageClassifier``, with
+the same keys in its state dict, so checkpoints go from one to the other. Methods have the names
+that timm's models give them; :mod:`mmvitconv.timm` registers the names with timm.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.models import backbones
+from mmvitconv.models.base import PyramidBackbone, check_rate
+from mmvitconv.models.necks import LightViTPooling
+from mmvitconv.weights.files import load_file
+from mmvitconv.weights.index import Weights, read_inputs, weights_of
+from mmvitconv.weights.match import adapt_checkpoint, check_match, own_entries
+
+__all__ = [
+    "Classifier",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "ImageTransform",
+    "create_model",
+    "create_transform",
+    "find_entry",
+    "list_models",
+]
+
+NUM_CLASSES = 1000  # of ImageNet-1k, on which all published classifiers were trained
+# Parameters that no recipe decays, beside those of one dimension.
+_UNDECAYED = ("pos_embed", "cls_token", "global_token", "relative_position_bias_table", "gamma",
+              "beta", "static_key", "static_value", "static_kernel")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Design:
+    """How a family's architectures are called, and made into classifiers.
+
+    Attributes:
+        name: Of the models; ``{}`` stands for the architecture.
+        family: Name of the backbone's class.
+        input: What the models expect of an image, where no published weights say it.
+        options: Arguments of the classifier's backbone and of the feature extractor's.
+        classifier: Arguments of the classifier's backbone alone.
+        levels: Stages whose maps are features; None for all.
+        neck: Makes the module between backbone and head from the backbone's channels; None where
+            the backbone pools.
+        drop_rate: Dropout in front of the head.
+    """
+
+    name: str
+    family: str
+    input: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    classifier: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[int, ...] | None = None
+    neck: Callable[[int], nn.Module] | None = None
+    drop_rate: float = 0.0
+
+
+_MIXERS = {"softmax": None, "lnrelu": "ln_relu", "dwvit": "dwvit"}
+_DESIGNS = (
+    _Design("fcvit_{}", "FCViT", "imagenet_248"),
+    _Design("lightvit_{}", "LightViT", "imagenet_256", classifier={"out_type": "raw"},
+            neck=LightViTPooling),
+    _Design("convmixer_{}", "ConvMixer", "imagenet_233", classifier={"pad_to_patch": False}),
+    _Design("parcnet_{}", "ParCNet", "parcnet_288", levels=(0, 1, 2, 3, 4), drop_rate=0.2),
+    _Design("parc_convnext_{}", "ParCConvNeXt", "imagenet_256",
+            classifier={"gap_before_final_norm": True}),
+    _Design("parc_resnet{}", "ParCResNet", "imagenet_256"),
+    _Design("parc_mobilenetv2", "ParCMobileNetV2", "imagenet_256", levels=(0, 1, 2, 4, 7),
+            drop_rate=0.2),
+    _Design("deit_{}", "DynConvViT", "imagenet_248",
+            options={"mixer": "deit", "with_cls_token": True},
+            classifier={"out_type": "cls_token"}),
+    *(
+        _Design(f"dynconv_{kind}_{{}}_{label}", family, "imagenet_248",
+                options={"mixer": mixer or kind})
+        for (kind, family), (label, mixer) in product(
+            {"deit": "DynConvViT", "swin": "DynConvSwin"}.items(), _MIXERS.items()
+        )
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A model of a name."""
+
+    name: str
+    arch: str
+    design: _Design
+
+    @property
+    def family(self) -> type[PyramidBackbone]:
+        return getattr(backbones, self.design.family)
+
+    def find_weights(self) -> Weights | None:
+        """Return the published weights of the classifier."""
+        options = {**self.design.options, **self.design.classifier}
+        published = weights_of(f"{self.design.family}:{self.arch}")
+        return next(
+            (
+                entry
+                for entry in published
+                if entry.task == "classification" and entry.loads
+                and entry.backbone.items() <= options.items()
+            ),
+            None,
+        )  # fmt: skip
+
+    def default_cfg(self) -> dict[str, Any]:
+        """Return what the model expects of an image, and where its weights are."""
+        published = self.find_weights()
+        image = published.input if published else read_inputs()[self.design.input]
+        return {
+            "architecture": self.name,
+            "input_size": (3, image.crop, image.crop),
+            "mean": tuple(round(value / 255, 6) for value in image.mean),
+            "std": tuple(round(value / 255, 6) for value in image.std),
+            "colours": image.colours,
+            "interpolation": image.interpolation,
+            "antialias": image.antialias,
+            "resize": image.resize,
+            # timm makes it the resized side again, by floor(side / crop_pct)
+            "crop_pct": image.crop / (image.resize + 0.5),
+            "crop_mode": "center",
+            "num_classes": NUM_CLASSES,
+            "classifier": "head.fc",
+            "url": published.uri if published else None,
+            "license": published.licence if published else None,
+        }
+
+
+@cache
+def _entries() -> tuple[dict[str, _Entry], dict[str, str]]:
+    """Return all models by name, and names by other names."""
+    entries, others = {}, {}
+    for design in _DESIGNS:
+        archs = sys.modules[getattr(backbones, design.family).__module__].ARCHS
+        for arch, sizes in archs.items():
+            first = next(key for key in archs if archs[key] == sizes)
+            name = design.name.format(arch)
+            if arch == first:
+                entries[name] = entry = _Entry(name, arch, design)
+                published = entry.find_weights()
+                if published is not None:
+                    others[published.name] = name
+            else:
+                others[name] = design.name.format(first)
+    return entries, others
+
+
+def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
+    """Return the names that :func:`create_model` takes.
+
+    Args:
+        filter: A pattern with ``*`` and ``?``; all names if it is empty.
+        pretrained: Only models with published ImageNet weights.
+
+    Examples:
+        >>> list_models("fcvit*")
+        ['fcvit_tiny', 'fcvit_s12', 'fcvit_s24', 'fcvit_s48']
+    """
+    return [
+        name
+        for name, entry in _entries()[0].items()
+        if fnmatch.fnmatch(name, filter or "*")
+        and not (pretrained and entry.find_weights() is None)
+    ]
+
+
+def find_entry(name: str) -> _Entry:
+    """Return the model of a name.
+
+    Args:
+        name: As for :func:`create_model`.
+
+    Raises:
+        UserError: There is none; similar ones are named.
+    """
+    entries, others = _entries()
+    plain = name.lower().replace("-", "_")
+    entry = entries.get(others.get(plain, plain))
+    if entry is None:
+        near = get_close_matches(plain, [*entries, *others], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "list_models() has all names"
+        raise UserError(f"there is no model {name!r}; {hint}")
+    return entry
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str | os.PathLike = False,
+    num_classes: int | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    **kwargs: Any,
+) -> Classifier | FeatureExtractor:
+    """Build a classifier, or what gives the maps of its stages.
+
+    Args:
+        name: One of :func:`list_models`, or the name of published weights (``'swin_tiny'``).
+        pretrained: Load the published ImageNet weights, which are fetched once per machine, or
+            those of a file or address that :func:`mmvitconv.weights.load_file` takes.
+        num_classes: Classes of the head, which is drawn anew unless the weights have as many; None
+            for ImageNet's 1000, 0 for pooled features without a head.
+        features_only: Give maps of several strides, as ``feature_info`` of the result says.
+        out_indices: With ``features_only``, which of the levels are given, in increasing order;
+            one number means the last so many. None for all, and for the usual four where every
+            block is a level.
+        in_chans: Channels of the images, at least 1. Pretrained kernels of the first convolution
+            are summed for one channel, and repeated and scaled for others than three.
+        drop_path_rate: Stochastic depth of the last block, in [0, 1).
+        **kwargs: ``drop_rate`` and ``global_pool`` of :class:`Classifier`, and other arguments of
+            the backbone.
+
+    Returns:
+        The model, in training mode as torch builds modules.
+
+    Raises:
+        UserError: There is no such name, or nothing is published for it.
+        CheckpointError: The weights cannot be had, or do not belong to the model.
+        ValueError: An argument is outside its legal range.
+
+    Examples:
+        >>> model = create_model("fcvit_tiny", num_classes=10).eval()
+        >>> tuple(model(torch.rand(1, 3, 64, 64)).shape)
+        (1, 10)
+        >>> create_model("fcvit_tiny", features_only=True).feature_info.channels()
+        [32, 64, 160, 320]
+    """
+    entry = find_entry(name)
+    published = entry.find_weights()
+    options = {**entry.design.options, "in_channels": in_chans, "drop_path_rate": drop_path_rate}
+    if features_only:
+        model = FeatureExtractor(entry, out_indices, {**options, **kwargs})
+    elif out_indices is not None:
+        raise UserError("out_indices choose among feature maps; give features_only=True as well")
+    else:
+        own = {key: kwargs.pop(key) for key in ("drop_rate", "global_pool") if key in kwargs}
+        options = {**options, **entry.design.classifier, **kwargs}
+        classes = NUM_CLASSES if num_classes is None else num_classes
+        model = Classifier(entry, classes, options, **own)
+    if pretrained is True:
+        if published is None:
+            raise UserError(
+                f"no ImageNet weights are published for {entry.name!r}; "
+                "list_models(pretrained=True) has those with weights, and pretrained takes a file"
+            )
+        pretrained = published.uri
+    if pretrained:
+        _load(model, os.fspath(pretrained), is_new_head=num_classes is not None)
+    return model
+
+
+def _load(model: Classifier | FeatureExtractor, source: str, is_new_head: bool) -> None:
+    """Load weights, all of them but those of a head for other classes, or raise."""
+    own = own_entries(model)
+    first = f"{_first_conv(model)}.weight"
+    try:
+        state_dict = adapt_checkpoint(load_file(source, mmap=True), model)["state_dict"]
+        if first in state_dict and state_dict[first].ndim == 4:
+            state_dict[first] = _adapt_channels(state_dict[first], own[first].shape[1])
+        heads = {key: own[key] for key in own if key.startswith("head.")}
+        given = {key for key in state_dict if key.startswith("head.")}
+        if is_new_head and any(
+            key not in heads or heads[key].shape != state_dict[key].shape for key in given
+        ):
+            state_dict = {k: v for k, v in state_dict.items() if k not in given} | heads
+            print_log(f"{source}: the head is not loaded, it is for other classes", "current")
+        scope = "all" if isinstance(model, Classifier) else "backbone"
+        check_match(state_dict, model, scope, source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    model.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+
+
+def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Make a first convolution of three channels fit images of others; the response stays."""
+    if kernel.shape[1] != 3 or channels == 3:
+        return kernel
+    repeated = kernel.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return kernel.sum(1, keepdim=True) if channels == 1 else repeated * (3 / channels)
+
+
+def _first_conv(model: nn.Module) -> str:
+    return next(name for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+
+
+class FeatureInfo:
+    """What the levels of a model are, in the form of timm's class of this name.
+
+    Args:
+        info: Of each level ``num_chs``, ``reduction``, ``module`` and ``index``.
+        out_indices: The levels that the model gives.
+    """
+
+    def __init__(self, info: Sequence[Mapping[str, Any]], out_indices: Sequence[int]) -> None:
+        self.info = list(info)
+        self.out_indices = tuple(out_indices)
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """Return an entry of one level, of several, or of those that the model gives."""
+        if isinstance(idx, int):
+            return self.info[idx][key]
+        return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Return numbers of channels."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Return strides in pixels."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Return the names of the modules that the maps come from."""
+        return self.get("module", idx)
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
+    ) -> Any:
+        """Return levels as dicts, whole or some of their entries."""
+        if isinstance(idx, int):
+            return {key: self.info[idx][key] for key in keys or self.info[idx]}
+        indices = self.out_indices if idx is None else idx
+        return [{key: self.info[i][key] for key in keys or self.info[i]} for i in indices]
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.info[index]
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+
+class _Model(nn.Module):
+    """What classifiers and feature extractors share."""
+
+    output_fmt = "NCHW"
+
+    def _finish(self, entry: _Entry) -> None:
+        """Set what is known of the model, when its modules are there."""
+        backbone = self.backbone
+        self.name = entry.name
+        self.levels = entry.design.levels or tuple(range(len(backbone.depths)))
+        self._levels_info = [
+            {
+                "num_chs": backbone.all_channels[stage],
+                "reduction": backbone.all_strides[stage],
+                "module": f"backbone.{backbone.last_block(stage)}",
+                "index": index,
+            }
+            for index, stage in enumerate(self.levels)
+        ]
+        cfg = entry.default_cfg()
+        side = cfg["input_size"][1]
+        pool = -(-side // backbone.all_strides[-1])
+        self.default_cfg = self.pretrained_cfg = {
+            **cfg,
+            "input_size": (backbone.in_channels, side, side),
+            "pool_size": (pool, pool),
+            "first_conv": _first_conv(self),
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass, to save memory."""
+        self.backbone.with_cp = enable
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return what gives the layer of a parameter, or with ``coarse`` its stage."""
+
+        def layer(name: str) -> int:
+            return self.backbone.get_layer_depth(name, "backbone.")[0]
+
+        if not coarse:
+            return layer
+        firsts = [layer(f"backbone.{names[0][0]}.x") for names in map(
+            self.backbone.layer_names, range(self.backbone.num_stages))]  # fmt: skip
+        return lambda name: sum(layer(name) >= first for first in firsts)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that are not decayed, beside norms and biases."""
+        return {
+            name for name, _ in self.named_parameters() if name.rpartition(".")[2] in _UNDECAYED
+        }
+
+
+class FeatureExtractor(_Model):
+    """A backbone that gives maps of several strides, finest first.
+
+    Args:
+        entry: The model's entry.
+        out_indices: See :func:`create_model`.
+        options: Arguments of the backbone.
+
+    Attributes:
+        feature_info: Channels, strides and names of the levels.
+        default_cfg: What the model expects of an image.
+    """
+
+    def __init__(
+        self, entry: _Entry, out_indices: int | Sequence[int] | None, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        levels = entry.design.levels
+        if isinstance(out_indices, int):
+            out_indices = range(-out_indices, 0)
+        chosen = {} if out_indices is None else {"out_indices": tuple(out_indices)}
+        if levels is not None:
+            given = chosen.get("out_indices", range(len(levels)))
+            if any(not -len(levels) <= index < len(levels) for index in given):
+                raise UserError(
+                    f"out_indices must be levels from 0 to {len(levels) - 1} of {entry.name}, got "
+                    f"{tuple(given)}"
+                )
+            chosen = {"out_indices": [levels[index] for index in given]}
+        self.backbone = entry.family(entry.arch, **chosen, **options)
+        self._finish(entry)
+        indices = [self.levels.index(stage) for stage in self.backbone.out_indices]
+        self.feature_info = FeatureInfo(self._levels_info, indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps of shape (B, C_i, H_i, W_i) from images (B, in_chans, H, W)."""
+        return list(self.backbone(x))
+
+
+class Classifier(_Model):
+    """A backbone, what pools its last map, and a linear head.
+
+    Args:
+        entry: The model's entry.
+        num_classes: Classes of the head; 0 for none.
+        options: Arguments of the backbone.
+        drop_rate: Dropout in front of the head, in [0, 1); None for the recipe's.
+        global_pool: ``'avg'`` for the model's own pooling, ``''`` for none, with
+            ``num_classes=0``.
+
+    Attributes:
+        num_features: Channels of the last map.
+        head_hidden_size: Width of what the head takes.
+        default_cfg: What the model expects of an image.
+    """
+
+    def __init__(
+        self,
+        entry: _Entry,
+        num_classes: int,
+        options: Mapping[str, Any],
+        drop_rate: float | None = None,
+        global_pool: str = "avg",
+    ) -> None:
+        super().__init__()
+        drop_rate = entry.design.drop_rate if drop_rate is None else drop_rate
+        check_rate("drop_rate", drop_rate)
+        self.backbone = entry.family(entry.arch, out_indices=(-1,), **options)
+        self.num_features = self.head_hidden_size = self.backbone.out_channels[-1]
+        self.neck = None
+        if entry.design.neck is not None:
+            self.neck = entry.design.neck(self.num_features)
+            self.head_hidden_size = self.neck.norm.normalized_shape[0]
+        self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=nn.Identity()))
+        self.reset_classifier(num_classes, global_pool)
+        self._finish(entry)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, strides and names of the levels of :meth:`forward_intermediates`."""
+        return self._levels_info
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute logits (B, num_classes) of images (B, in_chans, H, W)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute what is pooled: a map (B, C, H, W), or tokens (B, N, C)."""
+        return self.forward_intermediates(x, indices=())[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool features and, unless ``pre_logits``, classify them."""
+        if self.global_pool:
+            x = self.backbone.pool(x) if self.neck is None else self.neck((x,))[0]
+        return x if pre_logits else self.head(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Compute the maps of levels beside the features.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Levels, see :attr:`feature_info`; one number means the last so many, None all.
+            norm: Has no effect: a classifier has a norm behind its last stage alone, and the maps
+                are those in front of it.
+            stop_early: Leave out what is behind the last of ``indices``.
+            output_fmt: ``'NCHW'``.
+            intermediates_only: Return the maps alone.
+
+        Returns:
+            What :meth:`forward_features` gives, and a list of maps, finest first.
+
+        Raises:
+            ValueError: There is no such level or format.
+        """
+        if str(output_fmt).rpartition(".")[2] != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        wanted = [self.levels[index] for index in self._level_indices(indices)]
+        backbone, maps = self.backbone, []
+        state: Any = backbone.check_image(x)
+        last = max(wanted) if stop_early and intermediates_only else backbone.num_stages - 1
+        for stage in range(last + 1):
+            state = backbone.run_stage(stage, backbone.embed(stage, state))
+            if stage in wanted:
+                maps.append(backbone.to_map(state))
+        if intermediates_only:
+            return maps
+        return backbone.to_features(state), maps
+
+    def _level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        count = len(self.levels)
+        if isinstance(indices, int):
+            indices = range(count - indices, count)
+        given = list(range(count) if indices is None else indices)
+        if any(not -count <= index < count for index in given):
+            raise ValueError(f"indices must be levels from 0 to {count - 1}, got {given}")
+        return [index % count for index in given]
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the head; return the levels that are left.
+
+        Args:
+            indices: Levels whose maps are needed.
+            prune_norm: Has no effect.
+            prune_head: Whether the head goes.
+        """
+        if prune_head:
+            self.reset_classifier(0, "")
+        return self._level_indices(indices)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head's last layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Draw a new head.
+
+        Args:
+            num_classes: Its classes; 0 for none.
+            global_pool: ``'avg'``, ``''`` for no pooling either, None for no change.
+
+        Raises:
+            ValueError: An argument is outside its legal range.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        if pool not in ("avg", "") or (pool == "" and num_classes):
+            raise ValueError(
+                f"global_pool must be 'avg', or '' with num_classes=0, got {pool!r} with "
+                f"num_classes={num_classes}"
+            )
+        if not isinstance(num_classes, int) or num_classes < 0:
+            raise ValueError(f"num_classes must be an integer of at least 0, got {num_classes!r}")
+        self.global_pool, self.num_classes = pool, num_classes
+        fc: nn.Module = nn.Identity()
+        if num_classes:
+            fc = nn.Linear(self.head_hidden_size, num_classes)
+            nn.init.trunc_normal_(fc.weight, std=0.02)
+            nn.init.zeros_(fc.bias)
+        self.head.fc = fc.to(next(self.backbone.parameters()))
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """What makes the input of a model from an image: resize, crop the centre, normalise.
+
+    Args:
+        resize: Pixels of the short side.
+        crop: Side of the square.
+        mean: Subtracted from values in [0, 1], one number for each colour, in the model's order.
+        std: What the difference is divided by.
+        colours: ``'RGB'`` or ``'BGR'``, the order of the model.
+        interpolation: ``'bicubic'`` or ``'bilinear'``.
+        antialias: Whether resizing averages over all pixels (Pillow's) or not (OpenCV's).
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    colours: str = "RGB"
+    interpolation: str = "bicubic"
+    antialias: bool = True
+
+    def __call__(self, image: Any) -> Tensor:
+        """Return the input (3, crop, crop) of one image.
+
+        Args:
+            image: A picture of Pillow, or numbers of 0 to 255 in RGB of shape (H, W, 3).
+        """
+        if hasattr(image, "convert"):
+            image = image.convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(
+                "an image must be Pillow's or an array of uint8 of shape (H, W, 3), got "
+                f"{pixels.dtype} of {pixels.shape}"
+            )
+        height, width = pixels.shape[:2]
+        scale = self.resize / min(height, width)
+        size = [
+            self.resize if side == min(height, width) else int(side * scale)
+            for side in (height, width)
+        ]
+        x = self._resized(pixels, size)
+        top, left = (round((side - self.crop) / 2) for side in size)
+        top, left = max(top, 0), max(left, 0)
+        x = x[:, top : top + self.crop, left : left + self.crop] / 255
+        x = x.flip(0) if self.colours == "BGR" else x
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (x - mean) / std
+
+    def _resized(self, pixels: np.ndarray, size: Sequence[int]) -> Tensor:
+        """Return whole numbers of shape (3, *size), as a library of images gives them."""
+        if self.antialias:
+            from PIL import Image
+
+            method = getattr(Image.Resampling, self.interpolation.upper())
+            resized = Image.fromarray(pixels).resize((size[1], size[0]), method)
+            return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
+        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, size=list(size), mode=self.interpolation, align_corners=False)
+        return x[0].round().clamp(0, 255)
+
+
+def create_transform(model: Classifier | FeatureExtractor) -> ImageTransform:
+    """Return what makes a model's input from an image, as its weights were evaluated.
+
+    Args:
+        model: From :func:`create_model`, for images of three channels.
+
+    Raises:
+        UserError: The model takes other images.
+
+    Examples:
+        >>> transform = create_transform(create_model("fcvit_tiny"))
+        >>> transform.resize, transform.crop
+        (248, 224)
+    """
+    cfg = model.default_cfg
+    channels, crop, _ = cfg["input_size"]
+    if channels != 3:
+        raise UserError(f"this model takes images of {channels} channels, for which nothing is set")
+    names = ("resize", "mean", "std", "colours", "interpolation", "antialias")
+    return ImageTransform(crop=crop, **{name: cfg[name] for name in names})

@@ -1,0 +1,264 @@
+"""Models by name: what the configs build, without a config."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import TRANSFORMS, DefaultScope
+from PIL import Image
+
+import mmvitconv
+from mmvitconv.engine.configuration import load_config
+from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.models.factory import ImageTransform, find_entry
+from mmvitconv.resources import list_configs
+from mmvitconv.weights.index import read_index
+from mmvitconv.zoo.loading import input_norm, load_model
+
+CONFIGS = {
+    Path(path).stem.removesuffix("_imagenet"): path
+    for path in list_configs()
+    if path.endswith("_imagenet.py")
+}
+# The smallest of each way to make a classifier.
+SMALL = ("fcvit_tiny", "lightvit_tiny", "convmixer_1024_20", "parcnet_xs", "parc_convnext_xt",
+         "parc_resnet50", "parc_mobilenetv2", "deit_tiny", "dynconv_deit_tiny_lnrelu",
+         "dynconv_swin_tiny_dwvit")  # fmt: skip
+STRIDED = [name for name in SMALL if not name.startswith(("convmixer", "deit", "dynconv_deit"))]
+
+
+def test_every_imagenet_config_has_a_name():
+    names = mmvitconv.list_models()
+    assert set(CONFIGS) <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_lists():
+    assert mmvitconv.list_models("fcvit*") == [
+        f"fcvit_{size}" for size in ("tiny", "s12", "s24", "s48")
+    ]
+    published = mmvitconv.list_models(pretrained=True)
+    entries = [entry for entry in read_index().values() if entry.task == "classification"]
+    assert len(published) == len([entry for entry in entries if entry.loads])
+    assert {find_entry(entry.name).name for entry in entries if entry.loads} == set(published)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("FCViT-S12", "fcvit_s12"),
+        ("fcvit_b12", "fcvit_s12"),
+        ("swin_tiny", "dynconv_swin_tiny_softmax"),
+    ],
+)
+def test_other_spellings(given, name):
+    assert find_entry(given).name == name
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name in CONFIGS])
+def test_logits_are_those_of_the_config(name):
+    theirs = load_model(CONFIGS[name], device="cpu").module
+    ours = mmvitconv.create_model(name).eval()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = ours.double(), theirs.double()
+    image = torch.rand(2, 3, 64, 64).double()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_input_is_that_of_the_config(name):
+    config = load_config(CONFIGS[name])
+    cfg = find_entry(name).default_cfg()
+    mean, std, is_rgb = input_norm(config)
+    assert [255 * value for value in cfg["mean"]] == pytest.approx(mean, abs=1e-3)
+    assert [255 * value for value in cfg["std"]] == pytest.approx(std, abs=1e-3)
+    assert cfg["colours"] == ("RGB" if is_rgb else "BGR")
+    steps = {step.type: step for step in config.test_dataloader.dataset.pipeline}
+    resize, crop = steps["ResizeEdge"], steps["CenterCrop"].crop_size
+    assert cfg["input_size"] == (3, crop, crop)
+    assert (cfg["resize"], cfg["interpolation"]) == (resize.scale, resize.interpolation)
+    assert cfg["antialias"] == (resize.get("backend") == "pillow")
+    assert int(crop / cfg["crop_pct"]) == resize.scale  # as timm computes it
+
+
+@pytest.mark.parametrize("name", ["fcvit_tiny", "lightvit_tiny", "parcnet_xs"])
+@pytest.mark.parametrize("shape", [(300, 411), (97, 64)])
+def test_transform_is_the_config_s_pipeline(name, shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    model = mmvitconv.create_model(name)
+    transform = mmvitconv.create_transform(model)
+    config = load_config(CONFIGS[name])
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        sample = {"img_path": str(tmp_path / "image.png")}
+        for step in config.test_dataloader.dataset.pipeline[:-1]:
+            sample = TRANSFORMS.build(step)(sample)
+    mean, std, is_rgb = input_norm(config)
+    theirs = sample["img"][..., ::-1] if is_rgb else sample["img"]  # they read BGR
+    theirs = (theirs - np.float64(mean)) / np.float64(std)
+    # OpenCV interpolates whole numbers with whole factors: one of 255 more or less
+    tolerance = 1e-4 if transform.antialias else 1.01 / min(std)
+    for image in (pixels, Image.fromarray(pixels)):
+        ours = transform(image).permute(1, 2, 0).numpy()
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= tolerance
+
+
+def test_transform_refuses_other_images():
+    transform = ImageTransform(8, 8, (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(UserError, match=r"uint8 of shape \(H, W, 3\), got float64 of \(9, 9, 3\)"):
+        transform(np.zeros((9, 9, 3)))
+    with pytest.raises(UserError, match="1 channels"):
+        mmvitconv.create_transform(mmvitconv.create_model("fcvit_tiny", in_chans=1))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features(name):
+    model = mmvitconv.create_model(name, features_only=True)
+    image = torch.rand(2, 3, 64, 64)
+    info = model.feature_info
+    maps = model(image)
+    assert [x.shape[1] for x in maps] == info.channels()
+    sides = [-(-64 // stride) for stride in info.reduction()]
+    assert [tuple(x.shape[2:]) for x in maps] == [(side, side) for side in sides]
+    assert all(model.get_submodule(module) for module in info.module_name())
+    sum(x.mean() for x in maps).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", STRIDED)
+@pytest.mark.parametrize("out_indices", [2, (-1,), (0, 2)])
+def test_chosen_features(name, out_indices):
+    with torch.device("meta"):
+        whole = mmvitconv.create_model(name, features_only=True).feature_info
+        model = mmvitconv.create_model(name, features_only=True, out_indices=out_indices)
+    levels = range(len(whole))
+    wanted = levels[-out_indices:] if isinstance(out_indices, int) else out_indices
+    assert model.feature_info.channels() == [whole.channels()[index] for index in wanted]
+    assert model.feature_info.reduction() == [whole.reduction()[index] for index in wanted]
+
+
+@pytest.mark.parametrize("name", ["fcvit_tiny", "parc_mobilenetv2"])
+@pytest.mark.parametrize("out_indices", [(9,), (), (1, 0)])
+def test_features_that_are_not_there(name, out_indices):
+    with pytest.raises(ValueError, match="out_indices must be"):
+        mmvitconv.create_model(name, features_only=True, out_indices=out_indices)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_intermediates_are_the_stages_maps(name):
+    """Those of the last stage become the features, whatever is between."""
+    model = mmvitconv.create_model(name, num_classes=3).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features, maps = model.forward_intermediates(image)
+        assert [x.shape[1] for x in maps] == [level["num_chs"] for level in model.feature_info]
+        torch.testing.assert_close(features, model.forward_features(image))
+        torch.testing.assert_close(model.forward_head(features), model(image))
+        some = model.forward_intermediates(
+            image, indices=[0, 1], stop_early=True, intermediates_only=True
+        )
+        torch.testing.assert_close(some, maps[:2])
+        model.reset_classifier(0)
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (1, model.head_hidden_size)
+        torch.testing.assert_close(model(image), pooled)
+        torch.testing.assert_close(
+            mmvitconv.create_model(name, num_classes=0).eval()(image).shape, pooled.shape
+        )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_layers(name):
+    """Layers and stages grow from the image to the head; what is not decayed exists."""
+    with torch.device("meta"):
+        model = mmvitconv.create_model(name)
+    names = dict(model.named_parameters())
+    assert model.no_weight_decay() <= names.keys()
+    stem = model.default_cfg["first_conv"] + ".weight"
+    for coarse in (False, True):
+        matcher = model.group_matcher(coarse)
+        layers = {name: matcher(name) for name in names}
+        assert layers[stem] == 0
+        assert layers["head.fc.weight"] == max(layers.values())
+        assert set(layers.values()) == set(range(max(layers.values()) + 1))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The cache with ``fcvit_tiny`` as of its authors, of random numbers."""
+    from oracles import fcvit
+
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    original = fcvit.variant("tiny", num_classes=1000).eval()
+    (tmp_path / "fcvit_tiny").mkdir()
+    file = tmp_path / "fcvit_tiny/fcvit_tiny.pth.tar"
+    torch.save({"state_dict": original.state_dict()}, file)
+    return original, file
+
+
+def test_pretrained(published):
+    original, file = published
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs = original.double()(image.double())
+        for source in (True, file, "mmvitconv://fcvit_tiny"):
+            model = mmvitconv.create_model("fcvit_tiny", pretrained=source).eval()
+            torch.testing.assert_close(model.double()(image.double()), theirs)
+
+
+@pytest.mark.usefixtures("published")
+def test_pretrained_with_other_ends():
+    model = mmvitconv.create_model("fcvit_tiny", pretrained=True, num_classes=7, in_chans=1)
+    pooled = mmvitconv.create_model("fcvit_tiny", pretrained=True, num_classes=0).eval()
+    assert model.head.fc.out_features == 7
+    grey = torch.rand(1, 1, 64, 64)
+    model.reset_classifier(0)
+    with torch.no_grad():  # the kernels are summed: grey images give what they gave as colours
+        torch.testing.assert_close(
+            model.eval().double()(grey.double()),
+            pooled.double()(grey.expand(-1, 3, -1, -1).double()),
+        )
+    features = mmvitconv.create_model(
+        "fcvit_tiny", pretrained=True, features_only=True, in_chans=5, out_indices=(1, 3)
+    )
+    stem = "patch_embeds.0.proj.weight"
+    kernel = features.backbone.state_dict()[stem]
+    theirs = pooled.backbone.state_dict()[stem].float()
+    torch.testing.assert_close(kernel, theirs[:, [0, 1, 2, 0, 1]] * (3 / 5))
+
+
+def test_weights_of_other_models_are_refused(published):
+    _, file = published
+    with pytest.raises(CheckpointError, match="does not belong to this"):
+        mmvitconv.create_model("fcvit_s12", pretrained=file)
+    with pytest.raises(UserError, match="no ImageNet weights are published for 'parc_resnet50'"):
+        mmvitconv.create_model("parc_resnet50", pretrained=True)
+    content = torch.load(file)
+    content["state_dict"]["head.weight"] = content["state_dict"]["head.weight"][:9]
+    content["state_dict"]["head.bias"] = content["state_dict"]["head.bias"][:9]
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"head.fc.weight is \(9, 320\) in the file"):
+        mmvitconv.create_model("fcvit_tiny", pretrained=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "hint"),
+    [
+        ("fcvit_s13", {}, "no model 'fcvit_s13'; did you mean fcvit_s12"),
+        ("xyz", {}, "list_models"),
+        ("fcvit_tiny", {"out_indices": (0,)}, "features_only=True"),
+        ("fcvit_tiny", {"global_pool": "max"}, "global_pool must be 'avg'"),
+        ("fcvit_tiny", {"global_pool": ""}, "with num_classes=0"),
+        ("fcvit_tiny", {"num_classes": -1}, "num_classes must be"),
+        ("fcvit_tiny", {"drop_rate": 2}, "drop_rate must be"),
+        ("fcvit_tiny", {"in_chans": 0}, "in_channels must be"),
+    ],
+)
+def test_wrong_arguments(name, options, hint):
+    with pytest.raises(ValueError, match=hint):
+        mmvitconv.create_model(name, **options)
