@@ -27,8 +27,10 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 
 from mmvitconv.analysis import timing
 from mmvitconv.analysis.benchmark_results import Row, device_name
-from mmvitconv.errors import UserError
+from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.runtime import accelerate, fold
+from mmvitconv.weights.addresses import address_of
+from mmvitconv.weights.index import find_weights
 from mmvitconv.zoo.archs import check_timm_name, match_arch
 from mmvitconv.zoo.catalogue import list_archs
 from mmvitconv.zoo.costs import count_image, peak_memory
@@ -53,6 +55,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 LEARNING_RATE = 1e-5  # small: the weights stay what they are
 # So many times slower than its model's fastest variant, and slow at all: it would hold up the rest.
 HOPELESS_RATIO, HOPELESS_SECONDS = 10.0, 1.0
+INDEX = "mmvitconv://"
 INPUT = "the input"  # as what does not fit into memory
 Variant = tuple[str, str, str, str]  # model, dtype, layout, mode
 Call = Callable[[], object]
@@ -188,7 +191,7 @@ class _Group:
         try:
             return function(*args)
         except Exception as error:
-            if _lacks_memory(error):
+            if _lacks_memory(error) or isinstance(error, CheckpointError):
                 raise
             reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             self.say(f"{self}: {name} left out: {reason.strip()}")
@@ -353,8 +356,8 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[str]:
     """Return the names that results have for models: ``'FCViT:tiny'``, or timm's name.
 
     Args:
-        names: ``FAMILY:ARCH``, another spelling that :func:`match_arch` takes, a key
-            of :data:`PEERS`, or ``timm:NAME``.
+        names: ``FAMILY:ARCH``, another spelling that :func:`match_arch` takes,
+            ``mmvitconv://NAME`` of published weights, a key of :data:`PEERS`, or ``timm:NAME``.
         peers: Whether timm's own names of :data:`PEERS` are timm's models. Some of them are also
             spellings of architectures of ours.
 
@@ -367,6 +370,10 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[str]:
             found.append(PEERS.get(name, name.removeprefix(TIMM)))
             check_timm_name(found[-1])
             continue
+        address = address_of(name)
+        if address.startswith(INDEX):
+            found.append(find_weights(address.removeprefix(INDEX)).uri)
+            continue
         try:
             found.append(":".join(match_arch(name)))
         except UserError as error:
@@ -377,7 +384,16 @@ def find_models(names: Sequence[str], peers: bool = False) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def build(name: str, shape: Shape) -> nn.Module:
-    """Return the backbone of a name of :func:`find_models`, with the outputs of all stages."""
+def build(name: str, shape: Shape, checkpoint: str | None = None) -> nn.Module:
+    """Return the backbone of a name of :func:`find_models`, with the outputs of all stages.
+
+    Args:
+        name: The name; that of published weights brings its checkpoint along.
+        shape: Height and width of the images in pixels.
+        checkpoint: File or address of its weights; None for random ones.
+    """
+    if name.startswith(INDEX):
+        entry = find_weights(name.removeprefix(INDEX))
+        name, checkpoint = entry.architecture, entry.uri
     source = name if ":" in name else f"{TIMM}{name}"
-    return load_model(source, part="backbone", device="cpu", shape=shape).module
+    return load_model(source, checkpoint, part="backbone", device="cpu", shape=shape).module

@@ -1,7 +1,7 @@
 """Measure the speed and memory of backbones beside models of timm.
 
 All are measured in one process, taking turns. They are backbones with the features of all stages,
-without heads and with random weights.
+without heads, with random weights unless others are named.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("models", nargs="*", metavar="ARCH",
-        help="FAMILY:ARCH or timm:NAME (default: the smallest of each family)")  # fmt: skip
+        help="FAMILY:ARCH, mmvitconv://NAME for published weights, or timm:NAME (default: the "
+        "smallest of each family)")  # fmt: skip
+    add("--checkpoint", help="file or address of the weights of the one ARCH that is given "
+        "(default: random weights)")  # fmt: skip
     add("--all", action="store_true", help="every architecture of ours")
     add("--peers", nargs="*", metavar="NAME",
         help="models of timm beside them; without a name none "
@@ -126,7 +129,16 @@ def _plan(options: argparse.Namespace, before: Sequence[Row]) -> Plan:
     others += [options.calibration] if before else []
     models = [*find_models(models or smallest_archs()), *others]
     given = {name: value for name, value in vars(options).items() if value is not None}
-    values |= given | {"models": {name: partial(build, name) for name in models}}
+    makers = {name: partial(build, name) for name in models}
+    if options.checkpoint is not None:
+        named = find_models(options.models)
+        if len(named) != 1:
+            raise UserError(
+                f"--checkpoint has the weights of one model, but {len(named)} are named; name the "
+                "one ARCH that it belongs to, others as --peers"
+            )
+        makers[named[0]] = partial(build, named[0], checkpoint=options.checkpoint)
+    values |= given | {"models": makers}
     return Plan(**{one.name: values[one.name] for one in fields(Plan) if one.name in values})
 
 

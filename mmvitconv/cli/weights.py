@@ -153,9 +153,7 @@ def verify(options: argparse.Namespace) -> None:
 
     if options.all:
         entries = [
-            entry
-            for entry in read_index().values()
-            if entry.loads and verification.has_data(entry, options.data)
+            entry for entry in read_index().values() if verification.has_data(entry, options.data)
         ]
         if not entries:
             raise UserError(

@@ -91,7 +91,7 @@ class Weights:
         published: The authors' figures by metric; not reproduced here.
         published_in: Where these stand.
         sources: Where the file is, in the order in which places are tried.
-        config: The shipped config whose model the weights fill; empty if there is none.
+        config: The shipped config whose model the weights fill; empty for a link only.
         backbone: Arguments of the backbone, beside ``arch``, that the weights need.
         loads: False where the layout of the file is not known, so that it is a link only.
     """

@@ -49,7 +49,7 @@ class Figure:
     def __str__(self) -> str:
         """Return one line."""
         return (
-            f"{self.name}: {self.metric} published {self.published:.2f}, measured "
+            f"{self.name}: {self.metric} published {self.published}, measured "
             f"{self.measured:.2f}, difference {self.measured - self.published:+.2f}"
         )
 
@@ -61,9 +61,7 @@ def has_data(entry: Weights, roots: Sequence[str]) -> bool:
         entry: Published weights.
         roots: Folders of data sets; without any, those that the configs name.
     """
-    return bool(entry.config) and any(
-        not find_missing(cfg, ("test",)) for cfg in _configs(entry, roots)
-    )
+    return entry.loads and any(not find_missing(cfg, ("test",)) for cfg in _configs(entry, roots))
 
 
 def verify(entry: Weights, roots: Sequence[str]) -> list[Figure]:
@@ -78,13 +76,13 @@ def verify(entry: Weights, roots: Sequence[str]) -> list[Figure]:
         One figure for each that is published.
 
     Raises:
-        UserError: There is no config for the weights, or no data.
+        UserError: The weights are a link only, or there are no data.
         CheckpointError: The weights cannot be had.
     """
-    if not entry.loads or not entry.config:
+    if not entry.loads:
         raise UserError(
-            f"{entry.name} cannot be evaluated: "
-            + ("no shipped config builds its model" if entry.loads else "it is a link only")
+            f"{entry.name} cannot be evaluated: it is a link only, how its file names the weights "
+            "is not known here"
         )
     configs = list(_configs(entry, roots))
     cfg = next((cfg for cfg in configs if not find_missing(cfg, ("test",))), configs[0])
@@ -103,7 +101,7 @@ def to_markdown(figures: Iterable[Figure]) -> str:
     """Return a table in the form of the documentation."""
     rows = ["| weights | metric | published | measured | difference |", "|---|---|---:|---:|---:|"]
     rows += [
-        f"| `{figure.name}` | {figure.metric} | {figure.published:.2f} | {figure.measured:.2f} "
+        f"| `{figure.name}` | {figure.metric} | {figure.published} | {figure.measured:.2f} "
         f"| {figure.measured - figure.published:+.2f} |"
         for figure in figures
     ]

@@ -692,3 +692,20 @@ def test_what_cannot_be_compared_is_named():
 def test_nothing_in_common():
     with pytest.raises(UserError, match="no measurement of this run"):
         compare(run(), [replace(each, batch=7) for each in run()], "resnet50")
+
+
+def test_models_with_their_weights(tmp_path, monkeypatch):
+    """By the name of published weights, which are in the cache here, or by a file."""
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    (tmp_path / "fcvit_tiny").mkdir()
+    weights = build("FCViT:tiny", (32, 32)).state_dict()
+    given = {key: value + value.is_floating_point() for key, value in weights.items()}
+    file = tmp_path / "fcvit_tiny/fcvit_tiny.pth.tar"
+    torch.save({f"backbone.{key}": value for key, value in given.items()}, file)
+    [name] = find_models(["mmvitconv://fcvit-tiny"])
+    assert name == "mmvitconv://fcvit_tiny"
+    for model in (
+        build(name, (32, 32)),
+        build("FCViT:tiny", (32, 32), str(file)),
+    ):
+        assert all(torch.equal(value, given[key]) for key, value in model.state_dict().items())

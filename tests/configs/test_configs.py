@@ -67,6 +67,8 @@ EXPECTED = {
             for arch in ("tiny", "small")
             for mixer in ("softmax", "lnrelu", "dwvit")
         ),
+        *(f"deit_{arch}_imagenet" for arch in ("tiny", "small", "base")),
+        "dynconv_swin_base_softmax_imagenet",
         *(f"maskrcnn_dynconv_swin_tiny_{mixer}_coco" for mixer in ("lnrelu", "dwvit")),
         "maskrcnn_dynconv_deit_small_lnrelu_coco",
         "retinanet_dynconv_swin_tiny_dwvit_coco",
@@ -206,6 +208,8 @@ def folder_and_name(backbone) -> tuple[str, str]:
     if kind in DYNCONV_TRUNKS:
         mixer = backbone.mixer if isinstance(backbone.mixer, str) else backbone.mixer.preset
         arch = arch if isinstance(arch, str) else "nano"
+        if backbone.get("with_cls_token"):
+            return "dynconv", f"deit_{arch}"
         return "dynconv", f"dynconv_{DYNCONV_TRUNKS[kind]}_{arch}_{DYNCONV_MIXERS[mixer]}"
     if kind in PARC_NAMES:
         return "parc", PARC_NAMES[kind].format(arch)

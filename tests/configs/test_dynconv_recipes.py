@@ -20,11 +20,15 @@ from recipes import (
     load,
 )
 
+from mmvitconv.weights.index import find_weights
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs/dynconv"
 WORDS = ("softmax", "lnrelu", "dwvit")
 DEIT = [f"dynconv_deit_{arch}_{word}_imagenet" for arch in ("tiny", "small") for word in WORDS]
 SWIN = [f"dynconv_swin_{arch}_{word}_imagenet" for arch in ("tiny", "small") for word in WORDS]
+SWIN.append("dynconv_swin_base_softmax_imagenet")
+DEIT += [f"deit_{arch}_imagenet" for arch in ("tiny", "small", "base")]  # with a class token
 IMAGENET = [*DEIT, *SWIN]
 VITDET = "maskrcnn_dynconv_deit_small_lnrelu_coco"
 RETINANET = "retinanet_dynconv_swin_tiny_dwvit_coco"
@@ -35,19 +39,24 @@ NUCLEI = "maskrcnn_dynconv_swin_nano_dwvit_nuclei"
 MNIST = "dynconv_deit_nano_lnrelu_mnist"
 SMALL = [NUCLEI, MNIST]
 ALL = [*IMAGENET, *DETECTORS, *SEGMENTORS, *SMALL]
-# Parameters with 1000 classes: DeiT's less the class token and its position, and Swin's. LN+ReLU
-# adds two per head. DW-ViT adds 100 per channel of a block and has no tables of relative positions.
+# Parameters with 1000 classes: DeiT's and Swin's. Mean pooling has no class token and no position
+# of it. LN+ReLU adds two per head. DW-ViT adds 100 per channel of a block and has no tables of
+# relative positions.
 SOFTMAX_PARAMETERS = {
-    "deit_tiny": 5_717_416 - 2 * 192,
-    "deit_small": 22_050_664 - 2 * 384,
+    "deit_tiny": 5_717_416,
+    "deit_small": 22_050_664,
+    "deit_base": 86_567_656,
     "swin_tiny": 28_288_354,
     "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
 }
 DEPTHS = {  # of blocks with each width
     "deit_tiny": {192: 12},
     "deit_small": {384: 12},
+    "deit_base": {768: 12},
     "swin_tiny": {96: 2, 192: 2, 384: 6, 768: 2},
     "swin_small": {96: 2, 192: 2, 384: 18, 768: 2},
+    "swin_base": {128: 2, 256: 2, 512: 18, 1024: 2},
 }
 HEAD_CHANNELS = {"deit": 64, "swin": 32}
 WINDOW_TABLE = (2 * 7 - 1) ** 2  # per head
@@ -57,7 +66,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # mmseg's, about
 
 
 def size_of(name: str) -> str:
-    return re.search(r"(deit|swin)_(tiny|small)", name).group()
+    return re.search(r"(deit|swin)_(tiny|small|base)", name).group()
+
+
+def has_token(name: str) -> bool:
+    return name.startswith("deit")
 
 
 def head_comment(name: str) -> str:
@@ -100,9 +113,9 @@ def test_imagenet_settings(name):
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 1024
     model = cfg.model
     check_head_and_mixes(cfg, [("Mixup", 0.8), ("CutMix", 1.0)])
-    assert model.neck.type == "GlobalAveragePooling"
+    assert model.neck == (None if has_token(name) else {"type": "GlobalAveragePooling"})
     assert model.head.init_cfg == {"type": "TruncNormal", "layer": "Linear", "std": 0.02}
-    rate = 0.1 if name in DEIT else 0.2 if "tiny" in name else 0.3
+    rate = 0.1 if name in DEIT else {"tiny": 0.2, "small": 0.3, "base": 0.5}[size_of(name)[5:]]
     assert model.backbone.drop_path_rate == rate
     assert tuple(model.backbone.out_indices) == ((11,) if name in DEIT else (3,))
 
@@ -115,7 +128,7 @@ def test_imagenet_pipelines(name):
 
 def preset_of(name: str) -> str:
     """The preset that the name of a config means."""
-    (word,) = set(name.split("_")) & set(WORDS)
+    (word,) = {"softmax"} if has_token(name) else set(name.split("_")) & set(WORDS)
     softmax = "swin" if "swin" in name else "deit"
     return {"softmax": softmax, "lnrelu": "ln_relu", "dwvit": "dwvit"}[word]
 
@@ -162,6 +175,8 @@ def test_parameters(name):
     channels = sum(width * depth for width, depth in DEPTHS[size].items())
     heads = channels // channels_per_head
     expected = SOFTMAX_PARAMETERS[size]
+    if trunk == "deit" and not has_token(name):
+        expected -= 2 * next(iter(DEPTHS[size]))
     if "lnrelu" in name:
         expected += 2 * heads
     elif "dwvit" in name:
@@ -188,6 +203,8 @@ def check_decays(cfg: Config) -> set[str]:
 @pytest.mark.parametrize("name", [*IMAGENET, *DETECTORS, *SEGMENTORS])
 def test_weight_decay(name):
     expected = {"pos_embed"} if "deit" in name else set()
+    if has_token(name):
+        expected |= {"cls_token"}
     if "dwvit" in name:
         expected |= {"static_key", "static_value"}
     elif "swin" in name:
@@ -213,14 +230,6 @@ def test_weight_decay_of_other_mixers(mixer, tables):
     cfg = load(DEIT[0])
     cfg.model.backbone.mixer = mixer
     assert check_decays(cfg) == tables | {"pos_embed"}
-
-
-def test_weight_decay_of_the_class_token():
-    cfg = load(DEIT[0])
-    cfg.merge_from_dict(
-        {"model.backbone": {"with_cls_token": True, "out_type": "cls_token"}, "model.neck": None}
-    )
-    assert check_decays(cfg) == {"pos_embed", "cls_token"}
 
 
 @pytest.mark.parametrize(
@@ -295,7 +304,12 @@ def test_small_configs():
 def test_published_line(name):
     published = re.search(r"^# Published: (.*(?:\n#   +.+)*)", head_comment(name), re.MULTILINE)[1]
     numbers = re.findall(r"\d+\.\d\d\b", published)
-    if "softmax" in name:
+    if has_token(name) or "base" in name:
+        entry = find_weights(size_of(name))
+        assert (
+            published == f"top-1 {entry.published['Top 1 Accuracy']} at 224 ({entry.published_in})"
+        )
+    elif "softmax" in name:
         top1 = {"deit_tiny": 72.19, "deit_small": 79.86, "swin_tiny": 81.39, "swin_small": 83.23}
         assert [float(number) for number in numbers] == [top1[size_of(name)]]
         assert "timm's evaluation" in published

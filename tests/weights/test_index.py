@@ -37,6 +37,7 @@ def test_entries_are_complete(name):
     assert entry.published
     assert entry.published_in
     assert all(isinstance(value, float) for value in entry.published.values())
+    assert bool(entry.config) == entry.loads
     assert entry.input.colours in ("RGB", "BGR")
     assert len(entry.input.mean) == len(entry.input.std) == 3
     files = [source.file for source in entry.sources]
@@ -70,6 +71,7 @@ def test_entries_say_what_their_config_says(name):
     assert resize.scale == entry.input.resize
     assert resize.get("interpolation", "bilinear") == entry.input.interpolation
     assert resize.get("keep_ratio", True) == entry.input.keep_ratio
+    assert (resize.get("backend") == "pillow") == entry.input.antialias
     crop = steps.get("CenterCrop")
     assert (crop and crop.crop_size) == entry.input.crop
 

@@ -11,16 +11,14 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from mmengine.config import Config
 from oracles import convmixer, fcvit, lightvit, parc
 from torch import Tensor, nn
 from weights import servers
 from weights.test_parc import deeplab, ssd
 
-from mmvitconv.engine.configuration import load_config
 from mmvitconv.models.backbones.convmixer import ARCHS as CONVMIXERS
 from mmvitconv.resources import resource_root
-from mmvitconv.weights import adapt_checkpoint, addresses, check_match, load_file
+from mmvitconv.weights import adapt_checkpoint, addresses, check_match
 from mmvitconv.weights.index import Weights, read_index
 from mmvitconv.zoo.loading import load_model
 
@@ -64,23 +62,6 @@ DENSE: dict[str, Callable[[str], nn.Module]] = {
 }
 
 
-def model_of(entry: Weights, device: str) -> nn.Module:
-    """The model of the entry's config, else a classifier with its backbone."""
-    if entry.config:
-        return load_model(resource_root() / entry.config, device=device).module
-    family, arch = entry.architecture.split(":")
-    kind = "deit" if family == "DynConvViT" else "swin"
-    config = load_config(f"dynconv_{kind}_small_softmax_imagenet")
-    with torch.device("meta"):
-        width = CLASSIFIERS[family](arch).num_features
-    config.model.backbone = {"type": f"mmvitconv.{family}", "arch": arch, "out_indices": (-1,),
-                             **entry.backbone}  # fmt: skip
-    config.model.head.in_channels = width
-    if "out_type" in entry.backbone:
-        config.model.neck = None  # the class token is a vector already
-    return load_model(Config(config.to_dict()), device=device).module
-
-
 def original(entry: Weights, model: nn.Module) -> dict[str, Tensor]:
     """A file of the entry in its authors' layout, without numbers."""
     family, arch = entry.architecture.split(":")
@@ -97,7 +78,7 @@ def original(entry: Weights, model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", LOADABLE)
 def test_every_file_fills_its_model(name):
     entry = INDEX[name]
-    model = model_of(entry, "meta")
+    model = load_model(resource_root() / entry.config, device="meta").module
     file = {  # zeros that take no memory
         key: torch.zeros((), dtype=value.dtype).expand(value.shape)
         for key, value in original(entry, model).items()
@@ -134,13 +115,9 @@ def test_a_name_gives_the_original_s_outputs(name, size, mirror, tmp_path, monke
     source = replace(entry.sources[0], sha256="")  # these are other numbers than the published
     mirror.files[f"/{name}/{source.file}"] = (tmp_path / "file").read_bytes()
     monkeypatch.setattr(addresses, "find_weights", lambda _: replace(entry, sources=(source,)))
-    if entry.config:
-        loaded = load_model(resource_root() / entry.config, entry.uri, device="cpu")
-        assert loaded.weights == f"weights of {entry.uri}"
-        ours = loaded.module
-    else:
-        ours = model_of(entry, "cpu")
-        ours.load_state_dict(adapt_checkpoint(load_file(entry.uri), ours)["state_dict"])
+    loaded = load_model(resource_root() / entry.config, entry.uri, device="cpu")
+    assert loaded.weights == f"weights of {entry.uri}"
+    ours = loaded.module
     ours, theirs, image = ours.double(), theirs.double(), torch.rand(1, 3, size, size).double()
     with torch.no_grad():
         features = ours.extract_feat(image)
