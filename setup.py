@@ -175,7 +175,7 @@ setup(
     package_data={"mmvitconv.zoo": ["table.json"], "mmvitconv.weights": ["index.yml"]},
     install_requires=["torch>=2.6", "torchvision>=0.21"],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["mmvitconv=mmvitconv.cli:main"]},
+    entry_points={"console_scripts": ["mmvitconv=mmvitconv.__main__:main"]},
     cmdclass={"build_py": BuildWithStartFile, "editable_wheel": EditableWithStartFile},
     classifiers=[
         "Operating System :: OS Independent",

@@ -32,6 +32,13 @@ class Interruption(KeyboardInterrupt):
     """
 
 
+def _is_first(handler: object) -> bool:
+    """Tell whether the command line's first lines look after Ctrl-C until now."""
+    return getattr(handler, "__name__", "") == "leave" and (
+        getattr(handler, "__module__", "") in ("mmvitconv.__main__", "__main__")
+    )
+
+
 class CtrlC:
     """Raises :class:`Interruption` at Ctrl-C and remembers it, from ``begin`` to ``finish``.
 
@@ -50,9 +57,9 @@ class CtrlC:
         self.pressed = False
         self.code: int | None = None  # of the program, when it is known
         self.process = os.getpid()
-        self.handles = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        handler = signal.getsignal(signal.SIGINT)
+        self.handles = threading.current_thread() is threading.main_thread() and (
+            handler is signal.default_int_handler or _is_first(handler)
         )
 
     def begin(self) -> None:

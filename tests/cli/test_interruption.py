@@ -141,6 +141,40 @@ def test_the_process_ends(work: str, pause: int, code: int, error: str) -> None:
     assert (done.returncode, done.stderr) == (code, error)
 
 
+FIRST = """
+import runpy, signal, sys
+
+class Press:  # while anything is imported after the first lines
+    def find_spec(self, name, path=None, target=None):
+        if name == {moment!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+sys.argv = ["mmvitconv", "list"]
+{start}
+"""
+STARTS = {
+    "module": 'runpy.run_module("mmvitconv", run_name="__main__", alter_sys=True)',
+    "script": "from mmvitconv.__main__ import main; sys.exit(main())",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    ("moment", "error"),
+    [
+        ("mmvitconv.cli", ""),
+        ("argparse", ""),
+        ("mmvitconv.cli.interruption", ""),
+        ("mmvitconv.cli.list", "\nmmvitconv list: interrupted\n"),
+    ],
+)
+def test_the_first_moments(start: str, moment: str, error: str) -> None:
+    program = FIRST.format(moment=moment, start=STARTS[start])
+    done = run_python("-c", program, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", error)
+
+
 # says when Ctrl-C is looked after
 COMMAND = """
 import sys

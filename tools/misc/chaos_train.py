@@ -282,8 +282,9 @@ def shake(options: argparse.Namespace, features: Sequence[str] = ()) -> Report:
     report.seconds = round(time.monotonic() - begin, 1)
     print(f"{name}: in one go {report.seconds} s")
     total = last_number(folder / "whole")
-    chance = random.Random(options.seed)
-    places = sorted(chance.uniform(0, 0.8) * total for _ in range(options.kills))
+    chance = random.Random(f"{options.seed} {name}")  # other places for each of several
+    share = 0.8 * total / max(options.kills, 1)  # one in each, so that none comes too late
+    places = [(number + chance.random()) * share for number in range(options.kills)]
     work_dir = folder / "killed"
     while True:
         found, _ = find_resumable(work_dir)
@@ -292,7 +293,7 @@ def shake(options: argparse.Namespace, features: Sequence[str] = ()) -> Report:
         if report.kills == options.kills:
             run.finish()
             break
-        delay = chance.uniform(0, 0.3 * (report.seconds - report.first_checkpoint))
+        delay = chance.uniform(0, 0.1 * (report.seconds - report.first_checkpoint))
         # after a restart, not before something new was written: killing the start-up tests nothing
         done = last_number(work_dir)
         place = max(places[report.kills], done + 1 if done else 0)
