@@ -121,7 +121,8 @@ def check_effects(report: Report, cfg: Config) -> None:
             elif key in READ_AS and not is_used:
                 kind = f"it has no effect, as nothing reads it: write {READ_AS[key]}"
                 report.error(kind, where)
-            elif near := get_close_matches(key, sorted(read), 1, 0.85):
+            # a config that a run has written has all its helper variables, written out
+            elif not is_used and (near := get_close_matches(key, sorted(read), 1, 0.85)):
                 report.error(f"nothing reads it: did you mean {near[0]!r}?", where)
         _compare_splits(report, cfg, source, bases)
 

@@ -1,5 +1,6 @@
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
+from mmvitconv.checks.annotations import Report
 from mmvitconv.checks.config import check_config, take_sample
+from mmvitconv.checks.effects import check_effects
+from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
 
 EMPTY = "file is empty"
@@ -262,3 +266,17 @@ def test_model_and_evaluator_are_compared_with_the_data(make):
     assert report.warnings == {}
     cfg["model"]["head"]["num_classes"] = 2
     assert any("model.head.num_classes=2" in kind for kind in check(cfg).errors)
+
+
+def test_a_config_that_a_run_has_written_is_used_again(tmp_path: Path) -> None:
+    """It has the values of the helper variables, ``test_pipeline`` for one, written out."""
+    written = tmp_path / "written.py"
+    load_config("convmixer_256_8_mnist").dump(written)
+    cfg = load_config(written)
+    assert "test_pipeline" in cfg
+    report = Report()
+    check_effects(report, cfg)
+    assert not report.errors
+    written.write_text(written.read_text() + "\noptim_wraper = dict(type='OptimWrapper')\n")
+    check_effects(report, load_config(written))
+    assert "did you mean 'optim_wrapper'" in str(report.errors)
