@@ -34,7 +34,7 @@ from mmvitconv.weights.index import find_weights
 from mmvitconv.zoo.archs import check_timm_name, match_arch
 from mmvitconv.zoo.catalogue import list_archs
 from mmvitconv.zoo.costs import count_image, peak_memory
-from mmvitconv.zoo.loading import TIMM, load_model
+from mmvitconv.zoo.loading import INDEX, TIMM, load_model
 
 __all__ = ["PEERS", "Plan", "all_archs", "build", "find_models", "run_benchmark", "smallest_archs"]
 
@@ -55,7 +55,6 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 LEARNING_RATE = 1e-5  # small: the weights stay what they are
 # So many times slower than its model's fastest variant, and slow at all: it would hold up the rest.
 HOPELESS_RATIO, HOPELESS_SECONDS = 10.0, 1.0
-INDEX = "mmvitconv://"
 INPUT = "the input"  # as what does not fit into memory
 Variant = tuple[str, str, str, str]  # model, dtype, layout, mode
 Call = Callable[[], object]
@@ -392,8 +391,5 @@ def build(name: str, shape: Shape, checkpoint: str | None = None) -> nn.Module:
         shape: Height and width of the images in pixels.
         checkpoint: File or address of its weights; None for random ones.
     """
-    if name.startswith(INDEX):
-        entry = find_weights(name.removeprefix(INDEX))
-        name, checkpoint = entry.architecture, entry.uri
     source = name if ":" in name else f"{TIMM}{name}"
     return load_model(source, checkpoint, part="backbone", device="cpu", shape=shape).module

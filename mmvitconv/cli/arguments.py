@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 MODEL_HELP = (
-    "architecture as mmvitconv list shows it (FCViT:tiny), timm:NAME for one of timm's models, or "
-    "a config, by its path or its name"
+    "architecture as mmvitconv list shows it (FCViT:tiny), mmvitconv://NAME for published weights, "
+    "timm:NAME for one of timm's models, or a config, by its path or its name"
 )
 
 

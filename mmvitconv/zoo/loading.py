@@ -26,6 +26,7 @@ from mmvitconv.errors import CheckpointError, UserError, printable
 from mmvitconv.resources import is_config
 from mmvitconv.weights import adapt_checkpoint, check_match, load_backbone, load_file
 from mmvitconv.weights.addresses import address_of, title_of
+from mmvitconv.weights.index import find_weights
 from mmvitconv.zoo.archs import check_timm_name, list_families, match_arch
 
 __all__ = [
@@ -42,6 +43,7 @@ Colour = tuple[int, int, int]
 
 EXTRAS = {"mmpretrain": "cls", "mmdet": "det", "mmseg": "seg"}
 TIMM = "timm:"
+INDEX = "mmvitconv://"
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # Switches with which classifiers turn the last feature map into a vector.
 _MAPS = {"out_type": "featmap", "gap_before_final_norm": False}
@@ -103,7 +105,8 @@ def load_model(
     Args:
         source: A config (an object, a file, or the name of a shipped one, of mmdet, mmseg or
             mmpretrain style), an architecture in any spelling (``'fcvit_s12'``, ``'FCViT:s12'``),
-            whose backbone is built, or ``'timm:NAME'``.
+            whose backbone is built, the name of published weights (``'mmvitconv://fcvit_s12'``),
+            which the backbone of their architecture loads, or ``'timm:NAME'``.
         checkpoint: Weights in our layout or an original one: a file, or an address that
             :func:`mmvitconv.weights.load_file` takes, ``'mmvitconv://fcvit_s12'``; None for random
             ones. The backbone alone takes its weights from the file of a whole model, too.
@@ -130,6 +133,10 @@ def load_model(
         >>> load_model("maskrcnn_fcvit_s12_coco", part="backbone", device="meta").shape
         (800, 1280)
     """
+    published = address_of(source) if isinstance(source, str) else ""
+    if published.startswith(INDEX):
+        entry = find_weights(published.removeprefix(INDEX))
+        source, checkpoint = entry.architecture, checkpoint or entry.uri
     is_meta = str(device) == "meta"
     if is_meta and checkpoint is not None:
         raise UserError("the device 'meta' holds no weights; leave out the checkpoint")

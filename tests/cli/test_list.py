@@ -50,8 +50,8 @@ def test_sources_are_numbered_once():
     config = zoo.ShippedConfig("configs/net/one.py", "classification", (result,))
     arch = zoo.Arch("Net", "s", (), 1, {}, (4,), (8,), (), None, (config,))
     sources = {"first": 1}
-    assert best_results(arch, sources) == ["Data: Top 1 80 (2)"]
-    assert best_results(arch, sources) == ["Data: Top 1 80 (2)"]
+    assert best_results(arch, sources) == ["Data: Top 1 80.0 (2)"]
+    assert best_results(arch, sources) == ["Data: Top 1 80.0 (2)"]
     assert sources == {"first": 1, "source": 2}
 
 

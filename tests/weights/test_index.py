@@ -131,6 +131,11 @@ def test_unknown_names(given, hint):
         find_weights(given)
 
 
+def test_figures_are_printed_as_their_source_prints_them():
+    entry = find_weights("lightvit_small_maskrcnn_coco")
+    assert entry.figures() == "box AP 40.0, mask AP 37.4"
+
+
 def test_weights_of_an_architecture():
     assert [entry.name for entry in weights_of("FCViT:s12")] == [
         "fcvit_s12",
