@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from torch import Tensor
 
 from mmvitconv.apis.images import (
     Content,
@@ -53,8 +55,9 @@ LOOK_AHEAD = 4  # batches that are read before images of one shape are put toget
 # Beyond these bounds the model sees a smaller image, and its results are brought to the real size.
 LEAST_SIDE_SHARE = 1 / 32  # short side of long side: of a thinner image pipelines make a giant
 MOST_PIXELS = 2**23  # of results
-MOST_INPUT = 2**22  # pixels that the model gets
+MOST_INPUT = 2**21  # pixels that the model gets
 MOST_SCORES = 2**29  # of a segmentor, over all pixels and classes
+AT_ONCE = 2**25  # of them, when they are brought to the image's size
 # its name, where it is, what the model gets, its height and width
 Prepared = tuple[str, Content, dict[str, Any], tuple[int, int]]
 
@@ -137,6 +140,7 @@ class Predictor:
         if self.task == "segmentation":  # which has a score for each class and pixel
             classes = getattr(getattr(self.model, "decode_head", None), "num_classes", None)
             self._most_pixels = min(MOST_PIXELS, MOST_SCORES // max(classes or 1, 1))
+            make_frugal(self.model)
         if checkpoint is None:
             warnings.warn(f"{self.name}: no checkpoint, so the weights are random", stacklevel=2)
 
@@ -334,6 +338,55 @@ class Predictor:
             scores=found.scores.float().numpy(),
             codes=None if masks is None else _encode_masks((masks[i] for i in order), size),
         )
+
+
+def make_frugal(segmentor: Any) -> None:
+    """Let a segmentor of mmsegmentation choose classes without the scores of all at once.
+
+    Its scores are made larger a few classes at a time, and the best until then are kept: the same
+    numbers are compared. Its result has no ``seg_logits``.
+
+    Args:
+        segmentor: The model, changed in place; others are left as they are.
+    """
+    from mmseg.models import BaseSegmentor
+    from mmseg.models.utils import resize
+
+    if getattr(type(segmentor), "postprocess_result", None) is not BaseSegmentor.postprocess_result:
+        return
+    original = segmentor.postprocess_result
+
+    def postprocess_result(logits: Tensor, samples: list[Any] | None = None) -> Any:
+        if samples is None or logits.shape[1] == 1:
+            return original(logits, samples)
+        for own, sample in zip(logits, samples, strict=True):
+            meta = sample.metainfo
+            padding = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
+            left, right, top, bottom = padding
+            own = own[None, :, top : own.shape[1] - bottom, left : own.shape[2] - right]
+            if meta.get("flip"):
+                own = own.flip(dims=(3 if meta["flip_direction"] == "horizontal" else 2,))
+            size = meta["ori_shape"][:2]
+            count = max(1, AT_ONCE // math.prod(size))
+            for first in range(0, own.shape[1], count):
+                part = resize(
+                    own[:, first : first + count],
+                    size=size,
+                    mode="bilinear",
+                    align_corners=segmentor.align_corners,
+                    warning=False,
+                )
+                scores, classes = part[0].max(dim=0)
+                if first == 0:
+                    best, chosen = scores, classes
+                else:
+                    better = scores > best
+                    best = torch.where(better, scores, best)
+                    chosen = torch.where(better, classes + first, chosen)
+            sample.set_data({"pred_sem_seg": PixelData(data=chosen[None])})
+        return samples
+
+    segmentor.postprocess_result = postprocess_result
 
 
 def is_thin(height: int, width: int) -> bool:

@@ -297,6 +297,8 @@ def _check_images(report: Report, where: str, listed: list[dict]) -> None:
     """Check what a json says about its images."""
     if len({image.get("id") for image in listed}) != len(listed):
         report.error("image ids occur twice", where)
+    if len(types := {type(image.get("id")).__name__ for image in listed}) > 1:
+        report.error(f"image ids of several types ({', '.join(sorted(types))})", where)
     for image in listed:
         width, height = image.get("width"), image.get("height")
         lacking = [] if image.get("id") is not None else ["id"]
@@ -337,8 +339,13 @@ def _check_annotations(
             file = "" if image is None else f" of {printable(image.get('file_name'))}"
             return f"{where}: annotation {printable(annotation.get('id'))}{file}"
 
+        for key in ("image_id", "category_id"):
+            if key not in annotation:  # pycocotools looks it up
+                report.error(f"annotation without {key}", name())
         if number is None:
             report.error("annotation without an id", name())
+        elif evaluated and not isinstance(number, int):
+            report.error("annotation id that is no number, as COCO's evaluation needs", name())
         elif number in seen:
             report.error("annotation id occurs twice", name())
         seen.add(number)

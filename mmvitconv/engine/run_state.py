@@ -575,22 +575,23 @@ def _check_gradients(root: Field, runner: Runner, iteration: int) -> list[str]:
     parts = [node] if isinstance(node.value, dict) else node.sequence()  # one: of older versions
     if not parts:
         node.fail("is empty")
-    own = dict(unwrap_model(runner.model).named_parameters())
+    own, notes = dict(unwrap_model(runner.model).named_parameters()), []
     for part in parts:
         for name, field in part.items():
             if name not in own:
                 field.fail("belongs to no parameter of this run")
-            # the guard in front of the step looks at the numbers
-            field.tensor(own[name].shape, finite=False)
+            # so it may have been; the guard in front of the step stops there, or leaves it out
+            if not bool(torch.isfinite(field.tensor(own[name].shape, finite=False)).all()):
+                notes.append(f"{root.file}: {field.place} holds NaN or infinity")
     if counts > 1 and iteration % counts == 0:
         del root.value[GRADIENTS]
         return [f"{root.file}: {GRADIENTS} is left out: at iteration {iteration} a step begins"]
     if len(parts) not in (1, get_world_size()):
-        return [
+        notes.append(
             f"{root.file}: {GRADIENTS} comes from {len(parts)} processes, this run has "
             f"{get_world_size()}: their mean is used, resuming is not exact"
-        ]
-    return []
+        )
+    return notes
 
 
 def _check_hooks(root: Field, runner: Runner, has_gradients: bool) -> list[str]:

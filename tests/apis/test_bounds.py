@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from apis.test_drawing import draw, segmentation
 from apis.tiny import CONFIGS, ROOT
 from PIL import Image
@@ -211,6 +212,39 @@ def test_fifty_damaged_images(predictors: dict[str, Predictor], tmp_path: Path) 
     for name, data in files.items():
         (result,) = [*predictor.predict([data, files["good.png"]], on_error=lambda *_: None)][-1:]
         assert result.task == "classification", name
+
+
+@pytest.mark.parametrize("at_once", [1, 5 * 60 * 71, 2**25])
+@pytest.mark.parametrize(
+    ("classes", "size", "meta"),
+    [
+        (7, (33, 40), {}),
+        (150, (16, 16), {"padding_size": [1, 2, 3, 0]}),
+        (3, (60, 71), {"flip": True, "flip_direction": "vertical"}),
+        (
+            2,
+            (9, 9),
+            {"flip": True, "flip_direction": "horizontal", "img_padding_size": [0, 1, 0, 2]},
+        ),
+    ],
+)
+def test_classes_are_chosen_in_parts(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, classes: int, size: tuple, meta: dict
+) -> None:
+    from mmseg.models import BaseSegmentor
+    from mmseg.structures import SegDataSample
+
+    monkeypatch.setattr("mmvitconv.apis.inference.AT_ONCE", at_once)
+    segmentor = Predictor(CONFIGS["segmentation"], device="cpu").model
+    logits = torch.randn(2, classes, *size, generator=torch.Generator().manual_seed(0))
+    logits[:, classes // 2] = logits[:, 0]  # of equal scores the first counts
+    samples = [
+        [SegDataSample(metainfo={"ori_shape": (60, 71), **meta}) for _ in logits] for _ in range(2)
+    ]
+    segmentor.postprocess_result(logits, samples[0])
+    BaseSegmentor.postprocess_result(segmentor, logits, samples[1])
+    for own, theirs in zip(*samples, strict=True):
+        assert torch.equal(own.pred_sem_seg.data, theirs.pred_sem_seg.data)
 
 
 @pytest.mark.slow

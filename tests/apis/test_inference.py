@@ -116,7 +116,7 @@ def test_large_outputs_do_not_pile_up(
     def forward(batch: dict[str, Any]) -> list[Any]:
         kept.append(sum(one() is not None for one in logits))
         outputs = step(batch)
-        logits.extend(weakref.ref(output.seg_logits.data) for output in outputs)
+        logits.extend(weakref.ref(output.pred_sem_seg.data) for output in outputs)
         return outputs
 
     monkeypatch.setattr(predictor.model, "test_step", forward)

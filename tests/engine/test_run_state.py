@@ -24,6 +24,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmvitconv.checks.non_finite import NonFiniteError
 from mmvitconv.engine.checkpoint import LateRemoval
 from mmvitconv.engine.loops import VALIDATED_AT
 from mmvitconv.engine.resume import find_resumable
@@ -31,6 +32,8 @@ from mmvitconv.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("safe_loading")
 EPOCHS, PER_EPOCH = 4, 5
+# by loop: a checkpoint on the way (the second in the middle of a step) and the last
+FILES = {"epochs": ("epoch_2.pth", "epoch_4.pth"), "iterations": ("iter_9.pth", "iter_20.pth")}
 
 
 class Model(BaseModel):
@@ -68,13 +71,20 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
         "num_workers": 0,
         "collate_fn": {"type": "default_collate"},
     }
+    by_epoch = settings.pop("loop", "epochs") == "epochs"
+    epochs = settings.pop("epochs", EPOCHS)
     checkpoint = {
         "type": "CheckpointHook",
-        "interval": 1,
+        "interval": 1 if by_epoch else 3,
+        "by_epoch": by_epoch,
         "save_best": "score",
         "rule": "greater",
         **settings.pop("checkpoint", {}),
     }
+    train_cfg = {"type": "mmvitconv.ResumableEpochLoop", "max_epochs": epochs}
+    if not by_epoch:
+        lengths = {"max_iters": epochs * PER_EPOCH, "val_interval": PER_EPOCH}
+        train_cfg = {"type": "mmvitconv.ResumableIterLoop", **lengths}
     torch.manual_seed(0)
     return Runner(
         model=Model(),
@@ -83,10 +93,7 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
         val_dataloader=loader,
         val_evaluator={"type": "mmvitconv_run_state_metric"},
         val_cfg={},
-        train_cfg={
-            "type": "mmvitconv.ResumableEpochLoop",
-            "max_epochs": settings.pop("epochs", EPOCHS),
-        },
+        train_cfg=train_cfg,
         optim_wrapper={
             "optimizer": {"type": "AdamW", "lr": 0.01},
             "accumulative_counts": 2,
@@ -95,7 +102,7 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
         },
         param_scheduler=[
             {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7},
-            {"type": "CosineAnnealingLR", "by_epoch": True, "T_max": 5, "begin": 1, "end": 9},
+            {"type": "CosineAnnealingLR", "by_epoch": by_epoch, "T_max": 5, "begin": 1, "end": 9},
         ],
         default_hooks={"checkpoint": checkpoint},
         custom_hooks=[
@@ -118,9 +125,9 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
     )
 
 
-def final_state(work_dir: Path) -> dict[str, Any]:
+def final_state(work_dir: Path, loop: str = "epochs") -> dict[str, Any]:
     """What must be equal at the end: all but paths, names and times."""
-    saved = torch.load(work_dir / f"epoch_{EPOCHS}.pth", weights_only=True)
+    saved = torch.load(work_dir / FILES[loop][1], weights_only=True)
     hub = saved["message_hub"]
     left_out = re.compile("time|eta|cfg|ckpt|experiment_name")
     saved["meta"] = {key: saved["meta"][key] for key in ("epoch", "iter", "seed")}
@@ -234,7 +241,7 @@ FREE = re.compile(
 
 
 def try_file(
-    trained: Path, folder: Path, checkpoint: Any, place: tuple, expected: dict, **settings: Any
+    trained: Path, folder: Path, checkpoint: Any, place: tuple, expected: dict, loop: str = "epochs"
 ) -> str | None:
     """Resume from a checkpoint; return what is wrong with what happens."""
     work = folder / "work"
@@ -243,14 +250,14 @@ def try_file(
     for path in trained.iterdir():
         if path.suffix == ".pth":
             shutil.copyfile(path, work / path.name)
-    file = work / "epoch_2.pth"
+    file = work / FILES[loop][0]
     torch.save(checkpoint, file)
-    before = snapshot(work)
+    before, around = snapshot(work), snapshot(trained)
     try:
-        build(work, file, **settings).train()
+        build(work, file, loop=loop).train()
     except CheckpointError as error:
         text = str(error)
-        if "epoch_2.pth" not in text:
+        if file.name not in text:
             return f"without the file's name: {text[:200]}"
         named = [*(str(key) for key in place), "meta.iter", "was refused", "the checkpoint"]
         if place and not any(name in text for name in named):
@@ -259,10 +266,16 @@ def try_file(
             return f"long: {len(text)}"
         after = snapshot(work)
         return None if after == before else f"touched: {sorted(after.keys() ^ before.keys())}"
+    except NonFiniteError:  # a gradient may have been so when the file was written
+        return None if place[0] == "accumulated_gradients" else "stopped late"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
+    if lost := [name for name in before if not (work / name).exists()]:
+        return f"removed: {lost}"
+    if snapshot(trained) != around or [*folder.iterdir()] != [work]:
+        return "touched something outside of the work directory"
     try:
-        assert_same(final_state(work), expected)
+        assert_same(final_state(work, loop), expected)
     except AssertionError as error:
         if not FREE.search(".".join(map(str, place))):
             return f"goes on, and ends otherwise: {str(error)[:100]}"
@@ -283,14 +296,14 @@ def cases(checkpoint: dict, number: int, seed: int) -> Iterator[tuple[tuple, Any
         yield place, chance.choice(list(other_values(value, chance)))
 
 
-def run_fuzzer(trained: Path, folder: Path, number: int, seed: int) -> list[str]:
-    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
-    expected = final_state(trained)
-    assert try_file(trained, folder, checkpoint, (), expected) is None
+def run_fuzzer(trained: Path, folder: Path, number: int, seed: int, loop: str) -> list[str]:
+    checkpoint = torch.load(trained / FILES[loop][0], weights_only=True)
+    expected = final_state(trained, loop)
+    assert try_file(trained, folder, checkpoint, (), expected, loop) is None
     wrong = []
     for place, value in cases(checkpoint, number, seed):
         changed = mutate(checkpoint, place, value)
-        problem = try_file(trained, folder, changed, place, expected)
+        problem = try_file(trained, folder, changed, place, expected, loop)
         if problem:
             shown = "(removed)" if value is REMOVED else repr(value)[:60]
             wrong.append(f"{'.'.join(map(str, place))} = {shown}: {problem}")
@@ -298,10 +311,12 @@ def run_fuzzer(trained: Path, folder: Path, number: int, seed: int) -> list[str]
 
 
 @pytest.mark.usefixtures("runner_state")
-def test_any_field_may_be_anything(trained: Path, tmp_path: Path, count: Any) -> None:
-    """To try others: run this file as a script, with a number and a seed."""
-    assert run_fuzzer(trained, tmp_path, 60, seed=0) == []
-    count("fields of checkpoints changed", 60)
+@pytest.mark.parametrize("loop", FILES)
+def test_any_field_may_be_anything(tmp_path: Path, count: Any, loop: str) -> None:
+    """To try others: run this file as a script, with a number, a seed and the loop."""
+    build(tmp_path / "trained", loop=loop).train()
+    assert run_fuzzer(tmp_path / "trained", tmp_path / "tried", 40, seed=0, loop=loop) == []
+    count("fields of checkpoints changed", 40)
 
 
 def copy_of(trained: Path, folder: Path, epochs: int = 2) -> Path:
@@ -545,7 +560,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     os.fsync = lambda descriptor: None
     use_safe_loading()
+    number, seed, loop = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     with tempfile.TemporaryDirectory() as name:
-        whole = Path(name, "trained", "work")
-        build(whole).train()
-        print(*run_fuzzer(whole, Path(name), int(sys.argv[1]), int(sys.argv[2])), sep="\n")
+        build(Path(name, "trained"), loop=loop).train()
+        found = run_fuzzer(Path(name, "trained"), Path(name, "tried"), number, seed, loop)
+        print(*found, f"{len(found)} of {number} wrong", sep="\n")
