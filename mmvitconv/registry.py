@@ -45,6 +45,7 @@ HOOKS = Registry(
         "mmvitconv.engine.initial_weights",
         "mmvitconv.checks.non_finite",
         "mmvitconv.checks.rehearsal",
+        "mmvitconv.checks.zero_loss",
     ],
 )
 LOOPS = Registry("loop", parent=ENGINE_LOOPS, scope=SCOPE, locations=["mmvitconv.engine.loops"])

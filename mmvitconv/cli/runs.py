@@ -170,4 +170,5 @@ def errors_before_loop() -> Iterator[Loop]:
             raise
         raise UserError(loop.explain() or message_of(cause)) from error
     finally:
-        loop.speak()
+        if loop.quiet is not None:
+            loop.quiet.close()

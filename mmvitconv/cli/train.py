@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="go on from a checkpoint, or without PATH from the last one in the work directory",
     )
+    parser.add_argument(
+        "--resume-schedule",
+        choices=("config", "checkpoint"),
+        default="config",
+        help="whose learning rate and schedule count with --resume where they differ (default: "
+        "%(default)s)",
+    )
     start_from = parser.add_mutually_exclusive_group()
     start_from.add_argument(
         "--weights",
@@ -78,12 +85,17 @@ def run(options: argparse.Namespace) -> None:
             f"Go on from the last checkpoint: {command} {options.config} "
             f"--work-dir {cfg.work_dir} --resume"
         )
-        hooks = [] if options.no_rehearsal else ["mmvitconv.RehearsalHook"]
+        hooks: list = ["mmvitconv.ZeroLossHook"]
+        if not options.no_rehearsal:
+            hooks.append("mmvitconv.RehearsalHook")
+        if options.resume_schedule != "config":
+            kind = "mmvitconv.SafeCheckpointHook"
+            hooks.append({"type": kind, "resume_schedule": options.resume_schedule})
         runner = engine.build(
             cfg, loop.begin, hooks, compile_backbone=options.compile, on_ready=loop.get_ready
         )
         engine.check_batch_size(runner)
         loop.explain_by_annotations(cfg, splits)
         runner.train()
-        say(engine.summarise(runner))
+        say(engine.summarise(runner, options.config))
         engine.leave_process_group()

@@ -21,13 +21,14 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmvitconv.engine.hook_state import RUN_STATE, VERSION, HookStates, name_hooks
 from mmvitconv.engine.modules import unwrap_model
+from mmvitconv.engine.resume import compare_configs
 from mmvitconv.engine.run_state import (
     GRADIENTS,
     check_run_state,
     check_tensors,
     optimizers_of,
 )
-from mmvitconv.errors import CheckpointError
+from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.registry import HOOKS
 from mmvitconv.weights import adapt_checkpoint, check_match, load_file
 from mmvitconv.weights.addresses import SCHEMES
@@ -234,6 +235,10 @@ class SafeCheckpointHook(Hook):
     file says about the run is checked before anything is touched, see
     :mod:`mmvitconv.engine.run_state`.
 
+    Args:
+        resume_schedule: When resuming, whose rates and schedules count where they differ: 'config'
+            or 'checkpoint'. The length of the run is always the config's.
+
     Raises:
         CheckpointError: While loading, when keys or shapes differ, or when a file to resume from
             holds weights only. While saving, when the file cannot be written.
@@ -245,7 +250,13 @@ class SafeCheckpointHook(Hook):
     # Before every other hook: EMAHook exchanges the weights in its own after_load_checkpoint.
     priority = "VERY_HIGH"
 
-    def __init__(self) -> None:
+    def __init__(self, resume_schedule: str = "config") -> None:
+        if resume_schedule not in ("config", "checkpoint"):
+            raise UserError(
+                "SafeCheckpointHook: resume_schedule must be 'config' or 'checkpoint', got "
+                f"{resume_schedule!r}"
+            )
+        self.resume_schedule = resume_schedule
         self.gradients: list[dict[str, Tensor]] = []
         self.hook_states: HookStates | None = None
         self.restored: list[dict] = []  # the states of hooks from a checkpoint, by process
@@ -410,7 +421,10 @@ class SafeCheckpointHook(Hook):
             except CheckpointError as error:
                 raise CheckpointError(f"{runner._load_from}: {key}: {error}") from error
         if resuming:
-            for note in check_run_state(runner, adapted, str(runner._load_from)):
+            file = str(runner._load_from)
+            notes = check_run_state(runner, adapted, file, self.resume_schedule)
+            text = (adapted.get("meta") or {}).get("cfg")
+            for note in [*notes, *compare_configs(text, runner.cfg)]:
                 runner.logger.warning(note)
             restore_gradients(model, adapted.pop(GRADIENTS, []))
             state = adapted.pop(RUN_STATE, None)

@@ -53,11 +53,17 @@ class QuietStart:
         """Let the console speak again, first of the warnings."""
         if self.original is None:
             return
-        MMLogger.callHandlers, warnings.showwarning = self.original
-        self.original = None
+        MMLogger.callHandlers = self.original[0]
         for text in self.kept:
             self.say(f"warning: {text}")
         self.kept.clear()
+
+    def close(self) -> None:
+        """Undo all; until then warnings of libraries about code go to the log file."""
+        self.end()
+        if self.original is not None:
+            warnings.showwarning = self.original[1]
+            self.original = None
 
     def warn(self, text: str) -> None:
         """Keep a warning for the end.
@@ -77,8 +83,10 @@ class QuietStart:
                     is_file or record.levelno > logging.WARNING
                 ):
                     handler.handle(record)
-            if record.levelno == logging.WARNING:
-                self.warn(record.getMessage())
+            text = record.getMessage()
+            # what becomes of a library's own names is no news for its user's user
+            if record.levelno == logging.WARNING and "deprecated" not in text:
+                self.warn(text)
 
         return call
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+__all__ = ["compare_configs", "find_damage", "find_resumable", "is_file"]
+
+# what of a config the user may have changed between two parts of a run, besides its schedules
+COMPARED = (
+    *("train_cfg.max_epochs", "train_cfg.max_iters", "optim_wrapper.optimizer.type"),
+    *("optim_wrapper.accumulative_counts", "train_dataloader.batch_size"),
+    *(
+        f"{split}_dataloader.dataset.{key}"
+        for split in ("train", "val")
+        for key in ("type", "data_root", "ann_file", "data_prefix", "metainfo.classes", "pipeline")
+    ),
+)
 NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pth")
 
 
@@ -100,3 +115,71 @@ def _is_later(path: Path, named: Path) -> bool:
 def _age(path: Path) -> tuple[float, int]:
     """Return a sort key: time of the last change, then the number in the name."""
     return path.stat().st_mtime, int(NUMBERED.fullmatch(path.name)[2])
+
+
+def compare_configs(text: Any, cfg: Mapping[str, Any]) -> list[str]:
+    """Compare the config that a checkpoint holds as text with that of the run that goes on.
+
+    Args:
+        text: As MMEngine writes it; nothing of it is executed.
+        cfg: The config of the run.
+
+    Returns:
+        A sentence for each setting that differs; empty where the text cannot be read.
+    """
+    try:
+        tree = ast.parse(text) if isinstance(text, str) else ast.parse("")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    before: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                before[node.targets[0].id] = _literal(node.value)
+            except (ValueError, TypeError, RecursionError, SyntaxError):
+                continue
+    notes = []
+    for key in COMPARED:
+        old, new = _at(before, key), _at(cfg, key)
+        if old is None or new is None or _plain(old) == _plain(new):
+            continue
+        values = "" if key.endswith("pipeline") else f": {_short(old)} before, {_short(new)} now"
+        notes.append(f"{key} is another than in the checkpoint{values}; the config's counts")
+    return notes
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal, in which dicts may be written as calls."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {item.arg: _literal(item.value) for item in node.keywords if item.arg}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return {
+            ast.literal_eval(key): _literal(value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if key is not None
+        }
+    return ast.literal_eval(node)
+
+
+def _at(node: Any, key: str) -> Any:
+    """Return a value by its dotted key; None where there is none."""
+    for part in key.split("."):
+        node = node.get(part) if hasattr(node, "get") else None
+    return node
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists in the place of tuples, to compare it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _short(value: Any) -> str:
+    """Return a value in few letters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -13,6 +13,7 @@ import inspect
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -183,7 +184,9 @@ def check_tensors(checkpoint: Mapping[str, Any], file: str) -> None:
             field.wrong("a tensor")
 
 
-def check_run_state(runner: Runner, checkpoint: dict, file: str) -> list[str]:
+def check_run_state(
+    runner: Runner, checkpoint: dict, file: str, schedule: str = "config"
+) -> list[str]:
     """Make sure that a run can go on from a checkpoint; bring what it says into this run's terms.
 
     Args:
@@ -191,6 +194,7 @@ def check_run_state(runner: Runner, checkpoint: dict, file: str) -> list[str]:
         checkpoint: The content of the file, with the weights in the model's layout. Settings of
             optimizers and schedules become the run's own, and paths point into its folder or go.
         file: Name of the file.
+        schedule: Whose rates and schedules count where they differ: 'config' or 'checkpoint'.
 
     Returns:
         Notes for the user.
@@ -206,11 +210,15 @@ def check_run_state(runner: Runner, checkpoint: dict, file: str) -> list[str]:
     if _is_plain(runner):
         progress = {True: epoch, False: iteration}
         for node, wrapper, schedulers in _pair(root, runner):
-            check = _check_optimizer(node, wrapper, schedulers, iteration)
+            check = _check_optimizer(node, wrapper, schedulers, iteration, schedule)
             notes += [f"{file}: {note}" for note in check]
+        changed = len(notes)
         for node, scheduler in _pair_schedulers(root, runner):
-            notes += [f"{file}: {n}" for n in _check_scheduler(node, scheduler, runner, progress)]
+            check = _check_scheduler(node, scheduler, runner, progress, schedule)
+            notes += [f"{file}: {note}" for note in check]
         _check_rates(root, runner)
+        if schedule == "config" and (len(notes) > changed or any(".initial_" in n for n in notes)):
+            _set_rates(root, runner, epoch, iteration)
     _check_average(root, runner, iteration)
     has_gradients = GRADIENTS in root
     notes += _check_gradients(root, runner, iteration)
@@ -343,7 +351,7 @@ def _pair_schedulers(root: Field, runner: Runner) -> Iterator[tuple[Field, Any]]
 
 
 def _check_optimizer(
-    node: Field, wrapper: OptimWrapper, schedulers: list, iteration: int
+    node: Field, wrapper: OptimWrapper, schedulers: list, iteration: int, schedule: str
 ) -> Iterator[str]:
     """Check the state of an optimizer; its settings become this run's. Yields notes."""
     node.mapping()
@@ -371,12 +379,13 @@ def _check_optimizer(
                 rate = group[key]
                 rate.number(low=0) if key in state and key != "betas" else rate.like(value)
                 continue
+            is_kept = schedule == "checkpoint" and key.startswith("initial_") and key in group
             if key != "params" and key in group and not _is_equal(group[key].value, value):
                 yield (
                     f"{group.place}.{key} is {_describe(group[key].value)}, but this run's config "
-                    f"has {_describe(value)}, which counts"
+                    f"has {_describe(value)}: {_counts(is_kept, key.startswith('initial_'))}"
                 )
-            group.value[key] = value
+            group.value[key] = group[key].number(low=0) if is_kept else value
     if base is None:
         node.value.pop("base_param_settings", None)
     parameters = [(group, p) for group in optimizer.param_groups for p in group["params"]]
@@ -459,7 +468,7 @@ def _check_scaler(node: Field, wrapper: OptimWrapper) -> Iterator[str]:
 
 
 def _check_scheduler(
-    node: Field, scheduler: Any, runner: Runner, progress: Mapping[bool, int]
+    node: Field, scheduler: Any, runner: Runner, progress: Mapping[bool, int], schedule: str
 ) -> Iterator[str]:
     """Check the state of a schedule; its settings become this run's. Yields notes."""
     node.mapping()
@@ -470,11 +479,13 @@ def _check_scheduler(
         if key in state:
             node[key].like(value)
         elif key in node and not _is_equal(node[key].value, value):
-            differing.append(f"{key}={_describe(node[key].value)}")
+            differing.append(f"{key}={_describe(node[key].value)}, config {_describe(value)}")
+            if schedule == "checkpoint":
+                own[key] = node[key].like(value)
     if differing:
         yield (
-            f"{node.place} has other settings than this run's config, which counts: "
-            f"{', '.join(differing)}"
+            f"{node.place} has other settings than this run's config ({'; '.join(differing)}): "
+            f"{_counts(schedule == 'checkpoint', True)}"
         )
     steps = node["_global_step"].whole(0)
     expected = progress[scheduler.by_epoch]
@@ -489,6 +500,46 @@ def _check_scheduler(
     kept = {key: node.value[key] if key in state else value for key, value in own.items()}
     node.value.clear()  # anything else would become an attribute of the schedule
     node.value.update(kept)
+
+
+def _counts(is_kept: bool, is_choice: bool) -> str:
+    """Say which of two settings counts, and how to have the other."""
+    if not is_choice:
+        return "the config's counts"
+    if is_kept:
+        return "the checkpoint's counts (--resume-schedule config takes the config's)"
+    return "the config's counts (--resume-schedule checkpoint takes the checkpoint's)"
+
+
+def _set_rates(root: Field, runner: Runner, epoch: int, iteration: int) -> None:
+    """Write into a checkpoint the rates that this run's schedules have at its point."""
+    pairs = list(_pair_schedulers(root, runner))
+    schedulers = [scheduler for _, scheduler in pairs]
+    if not schedulers or any(getattr(s, "need_val_args", False) for s in schedulers):
+        return  # of a schedule that follows the scores
+    length = iteration // epoch if epoch else iteration + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of schedules before the first step of an optimizer
+        for number in range(1, iteration + 1):
+            for scheduler in schedulers:
+                if not scheduler.by_epoch or (number % length == 0 and number // length <= epoch):
+                    scheduler.step()
+    for node, scheduler in pairs:
+        node.value.update(scheduler.state_dict())
+    for node, wrapper, own in _pair(root, runner):
+        names = {name for scheduler in own for name in _scheduled(scheduler)}
+        groups = node["param_groups"].sequence()
+        for group, mine in zip(groups, wrapper.optimizer.param_groups, strict=True):
+            group.value.update({name: mine[name] for name in names if name in mine})
+        if wrapper.base_param_settings is not None:
+            base = wrapper.base_param_settings
+            node["base_param_settings"].value.update({n: base[n] for n in names if n in base})
+
+
+def _scheduled(scheduler: Any) -> tuple[str, ...]:
+    """Return the settings of an optimizer that a schedule changes."""
+    uses_betas = getattr(scheduler, "use_betas", False)
+    return (scheduler.param_name, "betas") if uses_betas else (scheduler.param_name,)
 
 
 def _unit(scheduler: Any) -> str:

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -343,24 +344,34 @@ def check_batch_size(runner: Runner) -> None:
         )
 
 
-def summarise(runner: Runner) -> str:
+def summarise(runner: Runner, config: str = "") -> str:
     """Return where a finished run left its results.
 
     Args:
         runner: After training.
+        config: The config, as the user named it.
 
     Returns:
-        Lines for the user: work directory, best and last checkpoint.
+        Lines for the user: work directory, best and last checkpoint, how to predict.
     """
     lines = [f"work directory: {runner.work_dir}"]
     information = runner.message_hub.runtime_info
+    checkpoint = ""
     for key in sorted(information):
         if key.startswith("best_ckpt"):
             score = information.get(key.replace("best_ckpt", "best_score"))
-            lines.append(f"best checkpoint: {information[key]} (score {score})")
+            name = key.removeprefix("best_ckpt").strip("_")
+            what = f"score {score}" if not name else f"{name} {score}"
+            lines.append(f"best checkpoint: {information[key]} ({what})")
+            checkpoint = checkpoint or str(information[key])
     pointer = Path(runner.work_dir, "last_checkpoint")
     if pointer.is_file():
-        lines.append(f"last checkpoint: {pointer.read_text().strip()}")
+        last = pointer.read_text().strip()
+        lines.append(f"last checkpoint: {last}")
+        checkpoint = checkpoint or last
+    if checkpoint and config:
+        words = " ".join(map(shlex.quote, (str(config), checkpoint)))
+        lines.append(f"predict: mmvitconv predict {words} IMAGES --out predicted")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from mmvitconv.models.necks import (
     LightViTPooling,
 )
 from mmvitconv.models.plugin import WithParC, replace_with_parc
+from mmvitconv.weights.files import allow_run_states
 
 __all__ = [
     "ConvMixer",
@@ -36,3 +37,6 @@ __all__ = [
     "WithParC",
     "replace_with_parc",
 ]
+
+# MMEngine imports this package when it meets the prefix of a model, in whichever project's tools
+allow_run_states()

@@ -72,6 +72,15 @@ def _allowed() -> list[Any]:
     ]
 
 
+def allow_run_states() -> None:
+    """Let any reader of this process take what MMEngine's runner writes into its checkpoints.
+
+    With PyTorch from 2.6 on, MMEngine's own reader refuses the curves of its own log. They are read
+    as inert stand-ins, of which MMEngine says that it leaves them out.
+    """
+    torch.serialization.add_safe_globals(_allowed())
+
+
 def load_file(
     path: str | os.PathLike, map_location: Any = "cpu", mmap: bool = False
 ) -> dict[str, Any]:
