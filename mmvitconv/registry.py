@@ -43,6 +43,7 @@ HOOKS = Registry(
         "mmvitconv.engine.compile_backbone",
         "mmvitconv.engine.folding",
         "mmvitconv.engine.initial_weights",
+        "mmvitconv.engine.pictures",
         "mmvitconv.checks.non_finite",
         "mmvitconv.checks.rehearsal",
         "mmvitconv.checks.zero_loss",

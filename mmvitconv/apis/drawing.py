@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import colorsys
 import math
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from matplotlib import font_manager  # comes with mmengine
 from mmengine.visualization import Visualizer
 
 from mmvitconv.apis.images import Content, Loading, decode_to_show
@@ -30,6 +34,7 @@ MOST_ROWS = 60  # of text
 MOST_LETTERS = 80  # of an entry
 LABEL_SIZE = 0.8  # of letters beside a box, of those in the strip
 LETTER_SHARE = 0.62  # width of a letter of its height, about
+DEFAULT_FONT = "DejaVu Sans"  # comes with matplotlib
 BACKGROUND = 255
 OPACITY = 0.45
 
@@ -215,9 +220,11 @@ def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
     patch = {"facecolor": np.array(colour) / 255, "alpha": 0.75, "pad": 0.5, "edgecolor": "none"}
     red, green, blue = colour
     light = 0.3 * red + 0.59 * green + 0.11 * blue > 140
+    text = _drawable(text)
     board.visualizer.draw_texts(
-        _drawable(text),
+        text,
         corner,
+        font_families=font_for(text),
         font_sizes=board.points(LABEL_SIZE),
         colors="black" if light else "white",
         vertical_alignments="bottom" if above else "top",
@@ -254,9 +261,13 @@ def prepare(image: np.ndarray, rows: list[list[Label]]) -> Board:
                 board.visualizer.draw_bboxes(
                     patch, edge_colors="black", face_colors=entry.colour, line_widths=1, alpha=1.0
                 )
+            text = _drawable(entry.text)
             board.visualizer.draw_texts(
-                _drawable(entry.text),
-                np.array((left + (1.4 * letter if entry.colour is not None else 0), middle)),
+                text,
+                font_families=font_for(text),
+                positions=np.array(
+                    (left + (1.4 * letter if entry.colour is not None else 0), middle)
+                ),
                 font_sizes=board.points(),
                 colors="black",
                 vertical_alignments="center",
@@ -290,7 +301,65 @@ def flow(entries: list[Label], size: tuple[int, int]) -> list[list[Label]]:
 
 def _drawable(text: str) -> str:
     """Return a text without what would be drawn as something else, or without end."""
-    return printable(text, MOST_LETTERS).replace("$", r"\$")
+    text = printable(text, MOST_LETTERS)
+    if font_for(text) is None:
+        _say_once(text)
+        known = _letters(font_manager.findfont(DEFAULT_FONT))
+        text = "".join(c if ord(c) in known else f"\\u{ord(c):04x}" for c in text)
+    return text.replace("$", r"\$")
+
+
+def font_for(text: str) -> str | None:
+    """Return a font of this machine that has all letters of a text.
+
+    Args:
+        text: What is to be drawn.
+
+    Returns:
+        Its name; None if no font has them all.
+    """
+    needed = frozenset(map(ord, text))
+    if needed <= _letters(font_manager.findfont(DEFAULT_FONT)):
+        return DEFAULT_FONT
+    return _other_font(needed)
+
+
+@cache
+def _other_font(letters: frozenset[int]) -> str | None:
+    """Return the first font with some letters, regular ones first."""
+    fonts = sorted(font_manager.fontManager.ttflist, key=lambda f: (f.style, f.weight, f.name))
+    for font in fonts:
+        # which has a box for each letter there is
+        if not font.name.startswith("Last Resort") and letters <= _letters(font.fname):
+            return font.name
+    return None
+
+
+@cache
+def _letters(file: str) -> frozenset[int]:
+    """Return the letters that a font has; none where it cannot be read."""
+    try:
+        return frozenset(font_manager.get_font(file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+@cache
+def _say(script: str) -> None:
+    """Say that no font has the letters of a script."""
+    warnings.warn(
+        f"no font of this machine has the letters of {script}, they are drawn as their numbers: "
+        "install one that has (for Chinese, Japanese and Korean: fonts-noto-cjk)",
+        stacklevel=2,
+    )
+
+
+def _say_once(text: str) -> None:
+    """Say that the letters of a text cannot be drawn, once for each of its scripts."""
+    known = _letters(font_manager.findfont(DEFAULT_FONT))
+    for letter in text:
+        if ord(letter) not in known:
+            _say(unicodedata.name(letter, "an unknown script").split()[0])
 
 
 def letter_height(height: int, width: int) -> float:
@@ -300,7 +369,9 @@ def letter_height(height: int, width: int) -> float:
 
 def entry_width(entry: Label, letter: float) -> float:
     """Return about how wide an entry is, in pixels, with the space after it."""
-    letters = min(len(entry.text), MOST_LETTERS)
+    text = _drawable(entry.text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    letters = len(text) + 0.7 * wide
     return letter * (LETTER_SHARE * letters + (3.0 if entry.colour is not None else 1.5))
 
 

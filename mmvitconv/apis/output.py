@@ -48,6 +48,7 @@ def save_predictions(
     score_threshold: float | None = None,
     top_k: int = TOP_K,
     recursive: bool = False,
+    colour_by: str | None = None,
 ) -> Summary:
     """Predict for an image or a folder; write a picture for each image and ``predictions.json``.
 
@@ -59,6 +60,7 @@ def save_predictions(
         score_threshold: What has a lower score is neither drawn nor listed.
         top_k: How many classes a classifier names.
         recursive: Look into the folders inside, too.
+        colour_by: As of :meth:`mmvitconv.apis.results.Prediction.draw`.
 
     Returns:
         What was written.
@@ -83,7 +85,7 @@ def save_predictions(
     entries = []
     for result in results:
         try:
-            entries.append(save(result, out, names[result.image]))
+            entries.append(save(result, out, names[result.image], colour_by))
         except UnreadableImageError as error:  # it has vanished or changed meanwhile
             errors.append({"image": result.image, "error": str(error)})
     seconds = time.perf_counter() - started
@@ -131,24 +133,29 @@ def choose_images(
     return images
 
 
-def save(result: Prediction, out: Path, name: str) -> dict[str, Any]:
+def save(result: Prediction, out: Path, name: str, colour_by: str | None = None) -> dict[str, Any]:
     """Write the picture of a prediction, and the class map of a segmentation.
 
     Args:
         result: The prediction.
         out: The folder.
         name: Path of the picture inside it, without ``.png``.
+        colour_by: As of :meth:`Prediction.draw`.
 
     Returns:
         The prediction for the JSON file, with the paths of what was written.
     """
     picture = Path(f"{name}.png")
     (out / picture).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(result.draw()).save(out / picture)
+    Image.fromarray(result.draw(colour_by)).save(out / picture)
     entry = {**result.to_json(), "picture": picture.as_posix()}
     if isinstance(result, Segmentation):
         class_map = Path(f"{name}.classes.png")
-        Image.fromarray(result.class_map).save(out / class_map)
+        picture_of_classes = Image.fromarray(result.class_map)
+        if picture_of_classes.mode == "L":  # the numbers stay, and viewers show colours
+            colours = [result.colour_of(label) for label in range(256)]
+            picture_of_classes.putpalette([part for colour in colours for part in colour])
+        picture_of_classes.save(out / class_map)
         entry["class_map"] = class_map.as_posix()
     return entry
 

@@ -10,7 +10,9 @@ import numpy as np
 from mmvitconv.apis import drawing
 from mmvitconv.apis.drawing import Colour, Label
 from mmvitconv.apis.images import Content, Loading
+from mmvitconv.errors import UserError
 
+COLOUR_BY = ("instance", "class")
 MOST_NAMES = 25  # of more objects the labels are scores only; the legend names the classes
 
 
@@ -71,21 +73,31 @@ class Prediction:
         """
         return self.palette[label] if label < len(self.palette) else drawing.choose_colour(label)
 
-    def draw(self) -> np.ndarray:
+    def draw(self, colour_by: str | None = None) -> np.ndarray:
         """Return a picture (H, W, 3), RGB: the image with the prediction.
 
         Small images are enlarged; those of more than 4 million pixels are made smaller.
 
+        Args:
+            colour_by: Of objects: 'instance' for a colour of its own each, 'class' for that of its
+                class; default: 'instance' with a single class, else 'class'.
+
+        Returns:
+            The picture.
+
         Raises:
+            UserError: When ``colour_by`` is another word.
             UnreadableImageError: When the image is no longer where it was.
         """
-        return self._draw(drawing.fit(self.content, self.loading))
+        if colour_by not in (None, *COLOUR_BY):
+            raise UserError(f"colour_by must be one of {', '.join(COLOUR_BY)}, got {colour_by!r}")
+        return self._draw(drawing.fit(self.content, self.loading), colour_by)
 
     def rows(self) -> list[list[Any]]:
         """Return the prediction as a table with the columns :attr:`columns`, best rows first."""
         raise NotImplementedError
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
+    def _draw(self, image: np.ndarray, colour_by: str | None) -> np.ndarray:
         raise NotImplementedError
 
     def _details(self) -> dict[str, Any]:
@@ -127,7 +139,7 @@ class Classification(Prediction):
             for name, score in zip(self.names, self.scores, strict=True)
         ]
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
+    def _draw(self, image: np.ndarray, colour_by: str | None) -> np.ndarray:
         return drawing.draw_classes(
             image, [f"{name}  {score:.3f}" for name, score, *_ in self.rows()]
         )
@@ -199,14 +211,13 @@ class Detection(Prediction):
             for name, score, box in zip(self.names, self.scores, self.boxes, strict=True)
         ]
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
-        """With one class each object has a colour of its own, otherwise each class has."""
+    def _draw(self, image: np.ndarray, colour_by: str | None) -> np.ndarray:
         numbers = self.labels.tolist()
-        has_one = len(self.classes) == 1
+        by_object = colour_by == "instance" or (colour_by is None and len(self.classes) == 1)
         legend = [
             Label(
                 f"{self.name_of(number)}: {numbers.count(number)}",
-                None if has_one else self.colour_of(number),
+                None if by_object else self.colour_of(number),
             )
             for number in sorted(set(numbers))
         ]
@@ -214,7 +225,7 @@ class Detection(Prediction):
         labels = [
             Label(
                 f"{name} {score:.2f}" if named else f"{score:.2f}",
-                drawing.choose_colour(index) if has_one else self.colour_of(number),
+                drawing.choose_colour(index) if by_object else self.colour_of(number),
             )
             for index, (name, score, number) in enumerate(
                 zip(self.names, self.scores, numbers, strict=True)
@@ -263,7 +274,7 @@ class Segmentation(Prediction):
             for label, pixels in self.counts()
         ]
 
-    def _draw(self, image: np.ndarray) -> np.ndarray:
+    def _draw(self, image: np.ndarray, colour_by: str | None) -> np.ndarray:
         labels = {
             label: Label(f"{name} {share:g} %", self.colour_of(label))
             for (label, _), (name, _, share) in zip(self.counts(), self.rows(), strict=True)

@@ -240,7 +240,9 @@ def _compare_channels(report: Report, model: Mapping[str, Any]) -> None:
     first = necks[0] if necks else None
     if given and first is not None and "in_channels" in first:
         expected = first["in_channels"]
-        expected = list(expected) if isinstance(expected, (list, tuple)) else [expected]
+        many = isinstance(expected, (list, tuple))
+        # a single number is that of each map
+        expected = list(expected) if many else [expected] * len(given)
         if expected != given:
             option = (
                 "model.neck.in_channels"

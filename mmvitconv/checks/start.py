@@ -91,6 +91,7 @@ def _key(cfg: Config, splits: Sequence[str]) -> str:
     """Return a hash of a config and of the times and sizes of its files."""
     settings = {key: value for key, value in cfg.items() if key not in NOT_ABOUT_DATA}
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(settings))
+    own = sorted(Path(__file__).parent.glob("*.py"))  # of another state of the code, too
     result = hashlib.sha256(f"{__version__}\n{sorted(splits)}\n{text}\n{cfg.text}".encode())
     paths: dict[str, None] = {}
     for split in splits:
@@ -99,7 +100,7 @@ def _key(cfg: Config, splits: Sequence[str]) -> str:
         for _, item in as_items(cfg.get(f"{split}_evaluator"), ""):
             if isinstance(item.get("ann_file"), str) and not is_remote(item["ann_file"], item):
                 paths[item["ann_file"]] = None
-    for line in _states(sorted(paths)):
+    for line in _states([*map(str, own), *sorted(paths)]):
         result.update(line.encode(errors="surrogatepass"))
     return result.hexdigest()[:32]
 

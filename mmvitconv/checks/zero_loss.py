@@ -68,6 +68,6 @@ class ZeroLossHook(Hook):
             raise UserError(
                 f"all losses ({names}) and so all gradients were exactly 0 in the first "
                 f"{self.iterations} iterations, so that nothing is learnt: are all labels ignored "
-                "or left out (iscrowd, ignore_index, reduce_zero_label), or is there one class with a "
-                "softmax? 'mmvitconv check CONFIG' counts what is left"
+                "or left out (iscrowd, ignore_index, reduce_zero_label), or is there a single "
+                "class with a softmax? 'mmvitconv check CONFIG' counts what is left"
             )

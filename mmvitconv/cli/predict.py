@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many classes a classifier names (default: %(default)s)",
     )
     parser.add_argument(
+        "--colour-by",
+        choices=("instance", "class"),
+        help="colour objects each for itself, or by their classes (default: by class; with a "
+        "single class, each for itself)",
+    )
+    parser.add_argument(
         "--recursive", action="store_true", help="look into the folders inside the folder, too"
     )
     add_fold_argument(parser)
@@ -86,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
         score_threshold=options.score_threshold,
         top_k=options.top_k,
         recursive=options.recursive,
+        colour_by=options.colour_by,
     )
     for error in summary.errors:
         print(f"left out: {error['image']}: {error['error']}", file=sys.stderr)

@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> None:
         chosen = {"runtime": options.runtime, "precision": options.precision}
         if not options.no_fold:
             hooks.append({"type": "mmvitconv.FoldHook", **chosen})
+        if show_dir:
+            hooks.append("mmvitconv.UniquePicturesHook")
         runner = engine.build(cfg, loop.begin, hooks, compile_backbone=options.compile)
         if out:
             from mmengine.registry import METRICS

@@ -371,7 +371,7 @@ def summarise(runner: Runner, config: str = "") -> str:
         checkpoint = checkpoint or last
     if checkpoint and config:
         words = " ".join(map(shlex.quote, (str(config), checkpoint)))
-        lines.append(f"predict: mmvitconv predict {words} IMAGES --out predicted")
+        lines.insert(0, f"predict with it: mmvitconv predict {words} IMAGES --out predicted")
     return "\n".join(lines)
 
 

@@ -159,7 +159,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 def test_training_ends_with_where_the_results_are(trained) -> None:
     folder, _, result = trained
-    tail = result.stdout.strip().splitlines()[-3:]
+    command, *tail = result.stdout.strip().splitlines()[-4:]
+    assert command.startswith("predict with it: mmvitconv predict ")
+    assert "/work_whole/best_accuracy_top1_" in command
     assert tail[0] == f"work directory: {folder / 'work_whole'}"
     assert tail[1].startswith(f"best checkpoint: {folder / 'work_whole'}/best_accuracy_top1")
     assert tail[2] == f"last checkpoint: {folder / 'work_whole' / 'epoch_3.pth'}"
