@@ -58,12 +58,17 @@ def learning_rates(cfg: Config, epoch_length: int, iterations: int | None = None
     """The rate of each iteration, of all epochs by default, as ParamSchedulerHook steps."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
     given = {"optimizer": optimizer, "epoch_length": epoch_length}
+    # what the runner gives as the default: the length of the run
+    epochs = cfg.train_cfg.get("max_epochs", 0)
+    ends = {True: epochs, False: epochs * epoch_length or cfg.train_cfg.get("max_iters")}
     schedulers = [
-        PARAM_SCHEDULERS.build(dict(scheduler), default_args=given)
+        PARAM_SCHEDULERS.build(
+            {"end": ends[scheduler.get("by_epoch", True)], **scheduler}, default_args=given
+        )
         for scheduler in cfg.param_scheduler
     ]
     rates = []
-    for iteration in range(1, (iterations or cfg.train_cfg.max_epochs * epoch_length) + 1):
+    for iteration in range(1, (iterations or ends[False]) + 1):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         for scheduler in schedulers:

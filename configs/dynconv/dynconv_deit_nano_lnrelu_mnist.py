@@ -18,5 +18,4 @@ model = dict(
 )
 # A plain Transformer starts slowly: three times the epochs and the rate of the other families.
 train_cfg = dict(max_epochs=15)
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=15)]
 optim_wrapper = dict(optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=5.0))

@@ -17,8 +17,14 @@ model = dict(
     neck=dict(in_channels=[64, 160, 320], out_channels=96),
     bbox_head=dict(in_channels=96, feat_channels=96, stacked_convs=2, num_classes=1),
 )
+test_pipeline = [
+    _base_.test_pipeline[0],
+    dict(type="Resize", scale=(400, 400), keep_ratio=True),  # the tiles' own size
+    *_base_.test_pipeline[2:],
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=12, val_interval=4)
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=12)]
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=4))
 randomness = dict(seed=0)

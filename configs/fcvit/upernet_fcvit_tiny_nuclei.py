@@ -19,7 +19,7 @@ model = dict(
 train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=300, val_interval=100)
 param_scheduler = [
     _base_.param_scheduler[0],
-    dict(type="PolyLR", eta_min=0.0, power=0.9, begin=50, end=300, by_epoch=False),
+    dict(type="mmvitconv.PolyLR", eta_min=0.0, power=0.9, warmup=50, share=0.2, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=100))

@@ -37,7 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the division into train and val (default: 0)"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        help="what will train: sizes and length depend on it (default: a GPU if there is one here)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier config")
+
+
+def _is_cpu(device: str | None) -> bool:
+    """Tell whether a CPU is to train."""
+    if device is not None:
+        return device == "cpu"
+    import torch
+
+    return not torch.cuda.is_available()
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,7 +80,8 @@ def run(options: argparse.Namespace) -> None:
         recipe.start_from_scratch()
     data = read_folder(options.data, options.task, options.seed)
     command = f"mmvitconv init {shlex.join(options.arguments)}"
-    plan = plan_config(data, recipe, f"{arch.family} {arch.arch}", out, command)
+    title = f"{arch.family} {arch.arch}"
+    plan = plan_config(data, recipe, title, out, command, on_cpu=_is_cpu(options.device))
     if folder.is_dir():
         shutil.rmtree(folder)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,11 +26,13 @@ SCOPES = {"classification": "classification", "semantic": "segmentation"}
 LONG, SHORT = 1333, 800  # of an image for a detector, as on COCO
 CROP = 512  # of a segmentor
 SIDE = 224  # of a classifier
-OBJECT = 32.0  # pixels that the tenth percentile of objects should measure, if images allow it
+OBJECT = 24.0  # pixels that the tenth percentile of objects should measure, if images allow it
 MOST_ENLARGED = 4.0
-PIXELS = 2**21  # of a batch
+PIXELS = 2**21  # of a batch, for a GPU of 16 GB
 # Iterations and epochs of a training: enough for some dozens of images, and bounded for many
-ITERATIONS = {"classification": 2000, "detection": 3000, "instance": 3000, "semantic": 3000}
+ITERATIONS = {"classification": 1500, "detection": 2000, "instance": 2000, "semantic": 2000}
+# Without a GPU all is smaller: the shortest sensible training, which takes minutes to an hour
+CPU_PIXELS, CPU_OBJECT, CPU_ITERATIONS = 2**18, 16.0, 600
 EPOCHS = {
     "classification": (20, 100),
     "detection": (12, 150),
@@ -41,9 +43,9 @@ EPOCHS = {
 # root of the batch.
 RATES = {
     "classification": (64, 2e-4, 1e-3),
-    "detection": (8, 1e-4, 4e-4),
-    "instance": (8, 1e-4, 4e-4),
-    "semantic": (8, 1e-4, 4e-4),
+    "detection": (8, 1e-4, 8e-4),
+    "instance": (8, 1e-4, 8e-4),
+    "semantic": (8, 1e-4, 8e-4),
 }
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # mean and deviation, R, G, B
 EVALUATIONS = 15  # in a training, about
@@ -67,7 +69,9 @@ class Plan:
     summary: list[str]
 
 
-def plan_config(data: DataSet, recipe: Recipe, title: str, out: Path, command: str) -> Plan:
+def plan_config(
+    data: DataSet, recipe: Recipe, title: str, out: Path, command: str, on_cpu: bool = False
+) -> Plan:
     """Decide everything.
 
     Args:
@@ -76,15 +80,31 @@ def plan_config(data: DataSet, recipe: Recipe, title: str, out: Path, command: s
         title: The architecture, in words.
         out: The config to write.
         command: The command line, for the head of the config.
+        on_cpu: Decide for a machine without a GPU: small inputs and batches, a short training.
 
     Returns:
         The config's text and what else is to be written.
     """
-    return _Planner(data, recipe, title, out, command).plan()
+    return _Planner(data, recipe, title, out, command, on_cpu).plan()
 
 
 class _Planner:
-    def __init__(self, data: DataSet, recipe: Recipe, title: str, out: Path, command: str) -> None:
+    def __init__(
+        self,
+        data: DataSet,
+        recipe: Recipe,
+        title: str,
+        out: Path,
+        command: str,
+        on_cpu: bool,
+    ) -> None:
+        self.on_cpu = on_cpu
+        if on_cpu and data.task != "classification":
+            recipe.make_narrow()
+            data.notes.append(
+                "made for a CPU: small inputs, narrow heads, a short training; for a GPU add "
+                "--device gpu"
+            )
         self.data, self.recipe, self.title = data, recipe, title
         self.out, self.command = out.absolute(), command
         self.facts = measure(data)
@@ -270,7 +290,7 @@ class _Planner:
     def _batch(self, pixels: int) -> int:
         """Return the batch: what a GPU of 16 GB holds, and at least ten batches an epoch."""
         most = {"classification": 128, "semantic": 16}.get(self.data.task, 8)
-        wanted = min(PIXELS / pixels, self.number / 10, most)
+        wanted = min((CPU_PIXELS if self.on_cpu else PIXELS) / pixels, self.number / 10, most)
         return max(2, 2 ** int(math.log2(max(wanted, 1)))) if self.number > 1 else 1
 
     # --- detection
@@ -281,7 +301,8 @@ class _Planner:
         long, short = max(facts.width, facts.height), min(facts.width, facts.height)
         most = min(LONG / long, SHORT / short)
         least = facts.objects[0]
-        factor = min(max(OBJECT / max(least, 1.0), 1.0), MOST_ENLARGED, most)
+        wanted = (CPU_OBJECT if self.on_cpu else OBJECT) / max(least, 1.0)
+        factor = min(max(wanted, 1.0), MOST_ENLARGED, most)
         self.factor = factor
         before, after = (
             " / ".join(f"{side * scale:.0f}" for side in facts.objects) for scale in (1, factor)
@@ -539,7 +560,8 @@ class _Planner:
         loader: dict[str, Any] = {
             "batch_size": Why(
                 batch,
-                "for 16 GB; of a GPU with more memory or less, change it, and add --auto-scale-lr",
+                f"for a {'CPU' if self.on_cpu else 'GPU of 16 GB'}; if you change it, train with "
+                "--auto-scale-lr",
             )
             if is_train
             else batch,
@@ -633,7 +655,7 @@ class _Planner:
         task = self.data.task
         self.steps = max(1, self.number // self.batch)
         least, most = EPOCHS[task]
-        wanted = ITERATIONS[task]
+        wanted = CPU_ITERATIONS if self.on_cpu else ITERATIONS[task]
         if self.recipe.weights is None:
             wanted, most = 2 * wanted, 2 * most
         self.epochs = min(max(math.ceil(wanted / self.steps), least), most)

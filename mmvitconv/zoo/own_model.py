@@ -23,6 +23,12 @@ METHODS = {
     "semantic": ("upernet_", "fpn_"),
 }
 KINDS = {"classification": "classification", "semantic": "segmentation"}
+# Widths and depths of necks and heads, and those for a CPU
+NARROW = {
+    **dict.fromkeys(("out_channels", "feat_channels", "conv_out_channels"), (256, 96)),
+    **{"fc_out_channels": (1024, 256), "channels": (512, 96)},
+    **{"stacked_convs": (4, 2), "num_convs": (4, 2), "num_shared_convs": (4, 2)},
+}
 # Last of all: narrow models for first runs on a CPU
 DEMOS = ("nuclei", "trees", "mnist", "cifar10")
 
@@ -68,6 +74,12 @@ class Recipe:
             backbone.pop(key, None)
         if "layer_scale_init_value" in backbone:  # of long trainings: blocks that hardly act
             backbone["layer_scale_init_value"] = 0.1
+
+    def make_narrow(self) -> None:
+        """Give neck and heads of 256 channels 96, and half of their layers: for a CPU."""
+        for name, part in self.model.items():
+            if name == "neck" or name.endswith("_head"):
+                _narrow(part, own_inputs=name != "auxiliary_head", is_neck=name == "neck")
 
 
 def imagenet_weights(arch: Arch) -> Weights | None:
@@ -131,6 +143,30 @@ def _replace_channels(node: Any, old: tuple[int, ...], new: tuple[int, ...]) -> 
     elif isinstance(node, (list, tuple)):
         for item in node:
             _replace_channels(item, old, new)
+
+
+def _narrow(node: Any, own_inputs: bool, is_neck: bool = False) -> None:
+    """Replace widths and depths in a part of a model.
+
+    Args:
+        node: The part; changed in place.
+        own_inputs: Whether what it reads comes from another such part.
+        is_neck: Leave its inputs, which are the backbone's.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, (dict, list, tuple)) and key != "in_channels":
+                _narrow(value, own_inputs, is_neck)
+            elif key in NARROW and NARROW[key][0] == value:
+                node[key] = NARROW[key][1]
+            elif key == "in_channels" and own_inputs and not is_neck:
+                if value == 256:
+                    node[key] = 96
+                elif isinstance(value, (list, tuple)) and set(value) == {256}:
+                    node[key] = [96] * len(value)
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            _narrow(item, own_inputs, is_neck)
 
 
 def _drop_masks(model: dict[str, Any]) -> None:

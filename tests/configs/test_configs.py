@@ -271,7 +271,7 @@ def test_schedule(cfg):
     assert 0 <= optimizer.weight_decay < 1
     length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
     assert length % cfg.train_cfg.val_interval == 0, "the last state would not be evaluated"
-    kinds = [scheduler.type for scheduler in cfg.param_scheduler]
+    kinds = [scheduler.type.rpartition(".")[2] for scheduler in cfg.param_scheduler]
     assert set(kinds) & {"CosineAnnealingLR", "MultiStepLR", "PolyLR"}
     for scheduler in cfg.param_scheduler:
         if scheduler.by_epoch == ("max_epochs" in cfg.train_cfg):  # in the unit of the loop

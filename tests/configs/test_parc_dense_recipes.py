@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from recipes import build, check_step_schedule, load, norm_parameters, parameter_groups
+from recipes import (
+    build,
+    check_step_schedule,
+    learning_rates,
+    load,
+    norm_parameters,
+    parameter_groups,
+)
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -207,9 +215,11 @@ def test_stage_decay(name, stem, stages):
 def test_ade20k_settings(name):
     cfg = load(name)
     assert cfg.train_cfg.max_iters == 160_000
-    warm_up, poly = cfg.param_scheduler
-    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ("LinearLR", 1500, False)
-    assert (poly.type, poly.power, poly.begin, poly.end) == ("PolyLR", 1.0, 1500, 160_000)
+    rates = learning_rates(cfg, epoch_length=1) / cfg.optim_wrapper.optimizer.lr
+    np.testing.assert_allclose(rates[:1500], np.linspace(1e-6, 1, 1500), rtol=1e-6)
+    # the rate falls to 0 in a straight line, from the end of the warm-up to that of the run
+    expected = np.linspace(1, 0, 160_000 - 1500 + 1)[:-1]
+    np.testing.assert_allclose(rates[1500:], expected, rtol=0.01, atol=1e-4)
     resize, crop = cfg.train_dataloader.dataset.pipeline[2:4]
     assert (tuple(resize.ratio_range), tuple(crop.crop_size)) == ((0.5, 2.0), (512, 512))
     test_cfg = cfg.model.test_cfg

@@ -1,7 +1,7 @@
 # Tiles of one microscopy image, boxes and masks: mmvitconv data nuclei
 data_source = "nuclei"
 data_root = "data/nuclei/"
-metainfo = dict(classes=("nucleus",), palette=[(80, 200, 120)])
+metainfo = dict(classes=("nucleus",))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -10,7 +10,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(192, 192), keep_ratio=True),  # the tiles' own size
+    dict(type="Resize", scale_factor=1.0, keep_ratio=True),  # none, but mmdet wants to know
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",

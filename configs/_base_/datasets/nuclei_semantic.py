@@ -1,7 +1,7 @@
 # Tiles of one microscopy image, foreground and background: mmvitconv data nuclei
 data_source = "nuclei"
 data_root = "data/nuclei/"
-metainfo = dict(classes=("background", "nucleus"), palette=[(0, 0, 0), (80, 200, 120)])
+metainfo = dict(classes=("background", "nucleus"))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

@@ -9,8 +9,7 @@ train_pipeline = [
     *_base_.train_pipeline[2:],
 ]
 test_pipeline = [
-    _base_.test_pipeline[0],
-    dict(type="Resize", scale=(400, 400), keep_ratio=True),  # the tiles' own size
+    *_base_.test_pipeline[:2],
     dict(type="LoadAnnotations", with_bbox=True),
     _base_.test_pipeline[3],
 ]

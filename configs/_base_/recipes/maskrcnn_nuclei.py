@@ -6,6 +6,13 @@ _base_ = [
     "../tasks/detection.py",
 ]
 model = dict(data_preprocessor=dict(mean=[50.0] * 3, std=[60.0] * 3))  # dark images
+test_pipeline = [
+    _base_.test_pipeline[0],
+    dict(type="Resize", scale=(192, 192), keep_ratio=True),  # the tiles' own size
+    *_base_.test_pipeline[2:],
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(save_best="coco/segm_mAP_50", interval=5)
 )

@@ -1,10 +1,11 @@
 # 160k iterations, AdamW 6e-5 for 8 GPUs x 2 images, linear decay: the field's standard for UperNet.
+# The schedule follows `train_cfg.max_iters`.
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=160000, val_interval=16000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
+    dict(type="mmvitconv.WarmupLR", start_factor=1e-6, iterations=1500, by_epoch=False),
+    dict(type="mmvitconv.PolyLR", eta_min=0.0, power=1.0, warmup=1500, by_epoch=False),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -2,6 +2,6 @@
 _base_ = "./coco_1x.py"
 train_cfg = dict(max_epochs=36)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type="MultiStepLR", begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),
+    _base_.param_scheduler[0],
+    dict(_base_.param_scheduler[1], shares=[3 / 4, 11 / 12]),  # after epochs 27 and 33
 ]

@@ -7,7 +7,9 @@ train_cfg = dict(max_epochs=300)
 param_scheduler = [
     # MMEngine cannot start from 0.
     dict(_base_.param_scheduler[0], start_factor=1e-6, end=20),
-    dict(_base_.param_scheduler[1], T_max=280, begin=20, convert_to_iter_based=True),
+    dict(  # to train_cfg.max_epochs
+        type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, convert_to_iter_based=True
+    ),
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=4e-3 * (8 * 256 * 2) / 4096),
