@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from recipes import build
 
+from mmvitconv.checks.config import check_config
 from mmvitconv.cli import main
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.catalogue import find_arch, list_archs
@@ -65,9 +66,21 @@ def test_config_of_a_folder(task, tmp_path, capsys, runner_state):
             assert sample["inputs"].shape[0] == 3
             lengths[split] = len(dataset)
     assert sum(lengths.values()) == 6
+    report = check_config(cfg)
+    assert not report.errors
+    assert report.warnings.keys() <= {"image without annotations"}
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         if "ann_file" in evaluator:
             assert evaluator.ann_file == cfg.val_dataloader.dataset.ann_file
+
+
+@pytest.mark.parametrize("name", exports.BOXES)
+def test_what_tools_export_passes_the_check(name, tmp_path, runner_state):
+    exports.BOXES[name](tmp_path / "my data")
+    report = check_config(init("detection", tmp_path / "my data", tmp_path / "my.py"))
+    assert not report.errors
+    assert report.warnings.keys() <= {"image without annotations"}
+    assert sum(images for _, images, _ in report.rows) == (5 if name == "csv" else 6)
 
 
 def test_what_is_below_the_config_moves_with_it(tmp_path, runner_state):

@@ -135,6 +135,18 @@ class MaskValues:
     ) -> None:
         self.classes, self.mapping, self.kind = classes, mapping, kind
         self.colours = colours or []
+        self.seen: dict[str, frozenset[int]] = {}  # values, or codes of colours, by mask
+
+    def classes_in(self, mask: str) -> frozenset[str]:
+        """Return the classes in one of the masks that were studied."""
+        numbers = self.mapping
+        if numbers is None:
+            numbers = {number: number for number in range(len(self.classes))}
+        elif isinstance(next(iter(numbers)), tuple):
+            numbers = {_code(colour): number for colour, number in numbers.items()}
+            numbers |= {c & 255: n for c, n in numbers.items() if c == (c & 255) * 0x010101}
+        found = (numbers.get(value) for value in self.seen.get(mask, ()))
+        return frozenset(self.classes[number] for number in found if number is not None)
 
     def to_numbers(self, path: str) -> np.ndarray:
         """Return a mask as class numbers (H, W), uint8; values that are none become 255."""
@@ -148,13 +160,18 @@ class MaskValues:
         if is_colours:
             codes = _codes(values)
             for colour, number in self.mapping.items():
-                result[codes == _codes(np.uint8([colour]))[0]] = number
+                result[codes == _code(colour)] = number
         elif "lossy" in self.kind:
             result[:] = values > 127
         else:
             for value, number in self.mapping.items():
                 result[values == value] = number
         return result
+
+
+def _code(colour: tuple[int, int, int]) -> int:
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -177,13 +194,21 @@ def study(tree: Tree, masks: Iterable[str]) -> MaskValues:
     """
     counts: Counter[int] = Counter()
     colours: Counter[int] = Counter()
-    masks = list(masks)
+    masks, seen = list(masks), {}
     as_colours = not _palettes_agree(tree, masks)
     for mask in masks:
         values = read_mask(tree.path(mask), as_colours)
         target, codes = (colours, _codes(values)) if values.ndim == 3 else (counts, values)
         found, numbers = np.unique(codes, return_counts=True)
         target.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+        seen[mask] = frozenset(found.tolist())
+    values = _name_values(tree, counts, colours)
+    values.seen = seen
+    return values
+
+
+def _name_values(tree: Tree, counts: Counter[int], colours: Counter[int]) -> MaskValues:
+    """Return what values mean, from how often they occur and the lists in the folder."""
     names = _named_colours(tree)
     if colours:
         return _from_colours(colours, counts, names)

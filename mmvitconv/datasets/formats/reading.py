@@ -104,14 +104,14 @@ def _printable(classes: list[str], records: list[Record]) -> tuple[str, ...]:
 
 
 def classes_in(record: Record) -> set[str]:
-    """Return the classes in an image, as far as its annotation says without its mask."""
+    """Return the classes in an image."""
     found = {item.name for item in record.objects}
-    return found | ({record.label} if record.label else set())
+    return found | record.kinds | ({record.label} if record.label else set())
 
 
 def _classes_without(records: list[Record], classes: Iterable[str], task: str) -> list[str]:
-    """Return the classes that no image has; masks are not opened for it."""
-    if task == "semantic":
+    """Return the classes that no image has."""
+    if task == "semantic":  # a list of names may have more
         return []
     seen = {name for record in records for name in classes_in(record)}
     return [name for name in classes if name not in seen]
@@ -203,6 +203,8 @@ def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], 
     if pairs:
         tally.update(own)
         found = masks.study(tree, [record.mask for record in pairs])
+        for record in pairs:
+            record.kinds = found.classes_in(record.mask)
         return f"masks ({found.kind})", pairs, found.classes, found.colours, found.mapping
     try:
         kind, records, classes = _read_objects(tree, tally, needs_masks=True)

@@ -49,6 +49,7 @@ class Record:
         label: The class of the whole image.
         mask: Path of its mask, below the folder of the data.
         size: Width and height in pixels; (0, 0) until the file was looked at.
+        kinds: The classes in its mask.
         reference: What the annotation file calls the image, where training can read that file as
             it is.
     """
@@ -60,6 +61,7 @@ class Record:
     label: str | None = None
     mask: str | None = None
     size: tuple[int, int] = (0, 0)
+    kinds: frozenset[str] = frozenset()
     reference: str = ""
 
 
