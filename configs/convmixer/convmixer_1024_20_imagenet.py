@@ -1,8 +1,7 @@
 # ConvMixer-1024/20 with patches of 14 on ImageNet-1k: 150 epochs, batch 10 x 64.
 #
 # Command:   bash tools/dist_train.sh configs/convmixer/convmixer_1024_20_imagenet.py 10
-# Published: top-1 76.94, top-5 93.36 at 224 (README of github.com/locuslab/convmixer)
-#            timm's evaluation of the same weights: top-1 76.944
+# Published: top-1 76.94, top-5 93.36 at 224 (metafile of mmpretrain's convmixer, mmpretrain 1.2.0)
 # Measured:  not trained here; model 24.38M parameters; backbone 23.36M, 5.95G MACs at 224x224
 # The number of epochs is ours: the authors do not publish that of this size.
 # The authors train with mixed precision: add --amp to the command.

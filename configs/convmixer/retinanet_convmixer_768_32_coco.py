@@ -33,4 +33,3 @@ model = dict(
         ),
     ],
 )
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

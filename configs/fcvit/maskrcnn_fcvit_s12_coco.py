@@ -1,8 +1,9 @@
 # Mask R-CNN with FCViT-S12 on COCO: 1x, batch 8 x 4.
 #
 # Command:   bash tools/dist_train.sh configs/fcvit/maskrcnn_fcvit_s12_coco.py 8
-# Published: box AP 42.3, mask AP 38.6 (README of the original repository)
+# Published: box AP 42.3, mask AP 38.6 (README of github.com/ma-xu/FCViT)
 # Measured:  not trained here; model 34.36M parameters; backbone 14.19M, 53.96G MACs at 800x1280
+# The authors train with mixed precision: add --amp to the command.
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(

@@ -15,3 +15,4 @@ model = dict(
     ),
     neck=dict(in_channels=[128, 320, 512]),
 )
+optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=0.0))  # as norms: layer scales, biases

@@ -17,7 +17,6 @@ model = dict(
 )
 optim_wrapper = dict(
     paramwise_cfg=dict(  # not decayed: norms, global tokens, bias tables; other biases are
-        norm_decay_mult=0.0,
         custom_keys={
             "patch_embed.global_token": dict(decay_mult=0.0),
             "attn.relative_position_bias_table": dict(decay_mult=0.0),

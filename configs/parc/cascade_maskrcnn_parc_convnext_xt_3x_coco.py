@@ -3,8 +3,8 @@
 # Command:   bash tools/dist_train.sh configs/parc/cascade_maskrcnn_parc_convnext_xt_3x_coco.py 8
 # Published: box AP 47.7, mask AP 41.5 (README of github.com/hkzhang91/ParC-Net)
 # Measured:  not trained here; model 64.95M parameters; backbone 7.03M, 23.37G MACs at 800x1280
-# The recipe is that of earlier repositories of Fast-ParC's first author, without mixed precision;
-# warm-up, batch and exemptions from weight decay are the field's.
+# The recipe, warm-up, batch and exemptions from weight decay included, is that of the detection
+# repository of Fast-ParC's first author, without mixed precision.
 # Starts from: random weights, as none are published; else --weights FILE
 _base_ = [
     "../_base_/models/cascade_maskrcnn_fpn.py",

@@ -1,9 +1,11 @@
 # DeepLabv3 with ParC-Net-S on PASCAL VOC 2012: 50 epochs at 512x512, output stride 16, batch 4 x 8.
 #
 # Command:   bash tools/dist_train.sh configs/parc/deeplabv3_parcnet_s_voc.py 4
-# Published: mIoU 79.7 (README of the original repository; trained on COCO images besides these)
+# Published: mIoU 79.7 (README of github.com/hkzhang91/ParC-Net)
 # Measured:  not trained here; model 5.82M parameters; backbone 4.29M, 8.24G MACs at 512x512
-# Of augmentation the recipe names sizes and crop only; the rest here is the field's.
+# The authors train with mixed precision (add --amp to the command) and with COCO's images of these
+# classes too, and bring the prediction back to the image's size by nearest neighbours; here scores
+# are resized, as mmseg does it.
 # Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)
@@ -39,13 +41,27 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode="whole"),
 )
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomResize", scale=[(2048, 384), (2048, 768)], keep_ratio=True),
+    dict(type="RandomCrop", crop_size=(512, 512)),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
+]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
-    dict(type="ResizeToMultiple", size_divisor=32),
+    dict(type="Resize", scale=(512, 512), keep_ratio=False),
     dict(type="LoadAnnotations"),  # the ground truth keeps its size
     dict(type="PackSegInputs"),
 ]
+train_dataloader = dict(
+    dataset=dict(
+        datasets=[
+            dict(part, pipeline=train_pipeline) for part in _base_.train_dataloader.dataset.datasets
+        ]
+    )
+)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=50, val_interval=1)
@@ -65,3 +81,5 @@ default_hooks = dict(
     checkpoint=dict(by_epoch=True, interval=1), logger=dict(log_metric_by_epoch=True)
 )
 log_processor = dict(by_epoch=True)
+sync_bn = "torch"
+custom_hooks = [dict(type="EMAHook", momentum=5e-4, update_buffers=True)]

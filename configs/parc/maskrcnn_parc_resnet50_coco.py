@@ -4,8 +4,8 @@
 # Published: nothing: the authors' detectors on COCO are Cascade Mask R-CNN, 3x
 # Measured:  not trained here; model 42.58M parameters; backbone 21.69M, 103.79G MACs at 800x1280
 # Ours: Mask R-CNN and the 1x schedule. From the Cascade R-CNN recipe of Fast-ParC's first author:
-# AdamW 2e-4, weight decay 0.05, stem and first stage frozen, statistics of BatchNorms kept. Its
-# layer decay is ConvNeXt's and is left out.
+# AdamW 2e-4, weight decay 0.05 (not of biases and one-dimensional parameters), stem and first stage
+# frozen, statistics of BatchNorms kept. Its layer decay is ConvNeXt's and is left out.
 # Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
 model = dict(
@@ -13,5 +13,7 @@ model = dict(
     neck=dict(in_channels=[256, 512, 1024, 2048]),
 )
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-4 * (8 * 2) / 16), paramwise_cfg=dict(norm_decay_mult=0.0)
+    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
+    # nothing of one dimension is decayed
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
 )

@@ -2,7 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/parc/parc_convnext_xt_imagenet.py 8
 # Published: top-1 78.3 at 224 (README of github.com/hkzhang91/ParC-Net)
-#            the same with depth-wise convolutions of 7x7: top-1 77.5
 # Measured:  not trained here; model 7.41M parameters; backbone 7.03M, 1.14G MACs at 224x224
 # ConvNeXt's recipe, as the authors say; batch, rate, stochastic depth and averaging of weights are
 # those of an earlier script of Fast-ParC's first author.

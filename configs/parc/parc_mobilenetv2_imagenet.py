@@ -2,7 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/parc/parc_mobilenetv2_imagenet.py 8
 # Published: top-1 71.1 at 224 (README of github.com/hkzhang91/ParC-Net)
-#            MobileNetV2: top-1 70.2
 # Measured:  not trained here; model 3.53M parameters; backbone 2.25M, 0.30G MACs at 224x224
 # The authors give no more than "ConvNeXt's recipe" for this backbone; the settings are those of
 # parc_convnext_xt_imagenet. The dropout is MobileNetV2's.

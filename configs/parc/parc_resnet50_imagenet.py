@@ -2,7 +2,6 @@
 #
 # Command:   bash tools/dist_train.sh configs/parc/parc_resnet50_imagenet.py 8
 # Published: top-1 79.6 at 224 (README of github.com/hkzhang91/ParC-Net)
-#            ResNet50 with the same recipe: top-1 79.1
 # Measured:  not trained here; model 23.74M parameters; backbone 21.69M, 3.94G MACs at 224x224
 # The authors give no more than "ConvNeXt's recipe" for this backbone; the settings are those of
 # parc_convnext_xt_imagenet.

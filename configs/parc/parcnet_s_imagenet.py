@@ -1,7 +1,8 @@
 # ParC-Net-S on ImageNet-1k: 300 epochs, crops of 160 to 320, batch 8 x 128.
 #
 # Command:   bash tools/dist_train.sh configs/parc/parcnet_s_imagenet.py 8
-# Published: top-1 78.63 at 256 (README of github.com/hkzhang91/ParC-Net)
+# Published: top-1 78.63 at 256 (model_info.txt of github.com/hkzhang91/ParC-Net)
+#            top-1 78.6 (README of github.com/hkzhang91/ParC-Net)
 # Measured:  not trained here; model 5.04M parameters; backbone 4.40M, 1.66G MACs at 256x256
 # Input: BGR / 255 without mean and standard deviation, as the authors have it.
 # The authors train with mixed precision: add --amp to the command.

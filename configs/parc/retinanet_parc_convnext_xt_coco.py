@@ -16,4 +16,4 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384]),
 )
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))
+optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=0.0))  # as norms: layer scales, biases

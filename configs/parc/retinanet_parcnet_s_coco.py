@@ -18,4 +18,3 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 128, 160]),
 )
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

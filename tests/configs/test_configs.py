@@ -395,16 +395,10 @@ def test_model_index_imports_every_metafile():
     assert {file.parent for file in metafiles} == {path.parent for path in PATHS}
 
 
-def test_metafile_and_head_comment_publish_the_same(path):
+def test_metafile_names_the_config(path):
     metafile = yaml.safe_load((path.parent / "metafile.yml").read_text("utf-8"))
     assert (ROOT / metafile["Collections"][0]["README"]).is_file()
     (model,) = (model for model in metafile["Models"] if model["Name"] == path.stem)
-    published = head_comment(path)["Published"]
     assert (ROOT / model["Config"]) == path
-    if "Results" not in model:
-        assert published.startswith("nothing")
-        return
-    assert "not reproduced" in model["Published In"]
-    numbers = [value for result in model["Results"] for value in result["Metrics"].values()]
-    assert numbers
-    assert [float(number) for number in re.findall(r"\d+\.\d+", published)] == numbers
+    assert ("Results" in model) != head_comment(path)["Published"].startswith("nothing")
+    assert "Results" not in model or "not reproduced" in model["Published In"]

@@ -83,7 +83,7 @@ def test_every_config_is_tested():
 
 @pytest.mark.parametrize("name", IMAGENET)
 def test_imagenet_schedule(name):
-    """300 epochs: a warm-up of 5 (DeiT) or 20 (Swin), then a cosine to nearly 0."""
+    """300 epochs: a warm-up of 5 (DeiT) or 20 (Swin), then a cosine to a hundredth of the rate."""
     cfg, length = load(name), 5
     assert cfg.train_cfg.max_epochs == 300
     warmup = 5 if name in DEIT else 20
@@ -92,14 +92,14 @@ def test_imagenet_schedule(name):
     expected = np.where(
         epochs < warmup,
         1e-3 * epochs / warmup,
-        1e-6 + (1e-3 - 1e-6) * (1 + np.cos(np.pi * (epochs - warmup) / (300 - warmup))) / 2,
+        1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * (epochs - warmup) / (300 - warmup))) / 2,
     )
     # One of the two parts has one rate per epoch.
     np.testing.assert_allclose(rates, expected, atol=1.01e-3 / warmup)
     assert rates[0] <= 1e-6
     assert rates.max() == pytest.approx(1e-3, rel=1e-3)
     assert rates.argmax() / length == pytest.approx(warmup, abs=1.1)
-    assert rates[-1] == pytest.approx(1e-6, abs=1e-7)
+    assert rates[-1] == pytest.approx(1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -109,7 +109,7 @@ def test_imagenet_settings(name):
     assert (optimizer.type, optimizer.lr) == ("AdamW", pytest.approx(1e-3))
     assert optimizer.weight_decay == 0.05
     assert "betas" not in optimizer, "PyTorch's, 0.9 and 0.999"
-    assert cfg.optim_wrapper.clip_grad == {"max_norm": 5.0}
+    assert cfg.optim_wrapper.get("clip_grad") == (None if name in DEIT else {"max_norm": 5.0})
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 1024
     model = cfg.model
     check_head_and_mixes(cfg, [("Mixup", 0.8), ("CutMix", 1.0)])
@@ -122,8 +122,8 @@ def test_imagenet_settings(name):
 
 @pytest.mark.parametrize("name", IMAGENET)
 def test_imagenet_pipelines(name):
-    check_training_pipeline(load(name), {"bilinear", "bicubic"})
-    check_test_pipelines(load(name), math.floor(224 / 0.9))
+    check_training_pipeline(load(name), {"bicubic"})
+    check_test_pipelines(load(name), 256)
 
 
 def preset_of(name: str) -> str:
@@ -303,16 +303,8 @@ def test_small_configs():
 @pytest.mark.parametrize("name", ALL)
 def test_published_line(name):
     published = re.search(r"^# Published: (.*(?:\n#   +.+)*)", head_comment(name), re.MULTILINE)[1]
-    numbers = re.findall(r"\d+\.\d\d\b", published)
-    if has_token(name) or "base" in name:
-        entry = find_weights(size_of(name))
-        assert (
-            published == f"top-1 {entry.published['Top 1 Accuracy']} at 224 ({entry.published_in})"
-        )
-    elif "softmax" in name:
-        top1 = {"deit_tiny": 72.19, "deit_small": 79.86, "swin_tiny": 81.39, "swin_small": 83.23}
-        assert [float(number) for number in numbers] == [top1[size_of(name)]]
-        assert "timm's evaluation" in published
+    if "softmax" in name or has_token(name):  # the figures: test_sources.py
+        assert ("DeiT" if "deit" in name else "Swin") in published or "github.com" in published
     elif name in SMALL:
         assert published == "nothing: the data set is ours, for a first run on a CPU"
     else:

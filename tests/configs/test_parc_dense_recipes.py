@@ -62,39 +62,44 @@ def test_optimizer(name):
     assert cfg.auto_scale_lr.base_batch_size == 8 * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "scope", "rate", "decay"),
-    [
-        *((name, "mmdet", 2e-4, {"decay_rate": 0.7, "decay_type": "layer_wise"})
-          for name in LAYER_DECAY),
-        (UPERNET[0], "mmseg", 1e-4, {"decay_rate": 0.9, "decay_type": "stage_wise"}),
-    ],
-)  # fmt: skip
-def test_decay_is_that_of_the_field(name, scope, rate, decay):
+@pytest.mark.parametrize("name", LAYER_DECAY)
+def test_decay_is_that_of_the_field(name):
     """Over ConvNeXt's six layers, with the exemptions of mmdet's own constructor."""
     cfg = load(name)
     model = build(cfg)
-    found = settings(model, cfg.optim_wrapper, scope)
+    found = settings(model, cfg.optim_wrapper, "mmdet")
     reference = {
         "type": "OptimWrapper",
-        "optimizer": {"type": "AdamW", "lr": rate, "weight_decay": 0.05},
+        "optimizer": {"type": "AdamW", "lr": 2e-4, "weight_decay": 0.05},
         "constructor": "LearningRateDecayOptimizerConstructor",
-        "paramwise_cfg": {"num_layers": 6, **decay},
+        "paramwise_cfg": {"num_layers": 6, "decay_rate": 0.7, "decay_type": "layer_wise"},
     }
-    expected = settings(model, reference, scope)
+    expected = settings(model, reference, "mmdet")
     assert set(found) == set(expected) == {key for key, _ in model.named_parameters()}
     for key, (own_rate, own_decay) in expected.items():
-        assert found[key][0] == pytest.approx(own_rate), key
-        # mmseg's constructor exempts other parameters from weight decay.
-        assert scope == "mmseg" or found[key][1] == pytest.approx(own_decay), key
+        assert found[key] == pytest.approx((own_rate, own_decay)), key
     for key, power, own_decay in (
         ("downsample_layers.0.0.weight", 7, 0.05),
         ("stages.3.2.pwconv1.weight", 1, 0.05),
         ("stages.2.8.mixer.height.weight", 2, 0.05),
         ("stages.0.0.gamma", 6, 0),
     ):
-        if scope == "mmdet":
-            assert found[f"backbone.{key}"] == pytest.approx((2e-4 * 0.7**power, own_decay))
+        assert found[f"backbone.{key}"] == pytest.approx((2e-4 * 0.7**power, own_decay))
+
+
+def test_stage_wise_decay():
+    """mmseg's constructor: twelve groups, six rates with and without weight decay."""
+    cfg = load(UPERNET[0])
+    found = settings(build(cfg), cfg.optim_wrapper, "mmseg")
+    for key, (rate, _) in found.items():
+        parts = key.split(".")
+        power = 0
+        if parts[:2] == ["backbone", "downsample_layers"]:
+            power = 7
+        elif parts[:2] == ["backbone", "stages"]:
+            power = 6 - int(parts[2])
+        assert rate == pytest.approx(1e-4 * 0.9**power), key
+    assert len(set(found.values())) == 12
 
 
 def test_cascade_heads():
@@ -140,17 +145,17 @@ def test_backbone_settings(name):
     backbone = cfg.model.backbone
     model = build(cfg).train()
     norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
-    assert {norm.training for norm in norms} <= {name == NUCLEI}
+    assert {norm.training for norm in norms} <= {name == NUCLEI or "mobilenetv2" in name}
     if "convnext" in name:
         assert not norms
-        assert backbone.drop_path_rate == (0.4 if name == CASCADE else 0.1)
+        assert backbone.drop_path_rate == (0.4 if name in (CASCADE, *UPERNET) else 0.1)
         assert backbone.layer_scale_init_value == 1.0
     else:
         assert norms
     if "mobilenetv2" in name:
         assert model.backbone.out_channels == (24, 32, 96, 1280)
     frozen = {key for key, value in model.backbone.named_parameters() if not value.requires_grad}
-    if name == "maskrcnn_parc_resnet50_coco":
+    if "resnet50" in name:
         expected = {
             key
             for key, _ in model.backbone.named_parameters()
@@ -169,46 +174,13 @@ def test_every_trained_parameter_has_a_group(name):
     assert set(found) == {key for key, value in model.named_parameters() if value.requires_grad}
     exempt = {key for key, (_, decay) in found.items() if decay == 0}
     norms = norm_parameters(model) & set(found)
-    if name in LAYER_DECAY:
-        assert norms < exempt
-    elif name in UPERNET:  # stage-wise
-        assert exempt == {key for key in norms if not key.startswith("backbone.")} | {
-            key for key in norms if key.startswith("backbone.norm")
-        }
+    if name in (CASCADE, *MASKRCNN, *UPERNET, RETINANET[0]):
+        flat = {key for key, value in model.named_parameters() if value.ndim == 1}
+        assert exempt == {key for key in found if key in flat or key.endswith(".bias")}
     else:
         assert exempt == (set() if name == NUCLEI else norms)
-
-
-@pytest.mark.parametrize(
-    ("name", "stem", "stages"),
-    [  # what may follow the prefix of each stage in a parameter's name
-        ("upernet_parc_resnet50_ade20k", ["conv1", "bn1"], [[f"layer{i}"] for i in range(1, 5)]),
-        (
-            "upernet_parc_mobilenetv2_ade20k",
-            ["features.0"],
-            [
-                [f"features.{i}" for i in blocks]
-                for blocks in (range(1, 4), range(4, 7), range(7, 14), range(14, 19))
-            ],
-        ),
-    ],
-)
-def test_stage_decay(name, stem, stages):
-    cfg = load(name)
-    model = build(cfg)
-    found = settings(model, cfg.optim_wrapper, "mmseg")
-    factors = dict.fromkeys(stem, 0.9**7)
-    for stage, prefixes in enumerate(stages):
-        factors |= dict.fromkeys(prefixes, 0.9 ** (6 - stage))
-    used = set()
-    for key, (rate, _) in found.items():
-        owners = [part for part in factors if key.startswith(f"backbone.{part}.")]
-        assert len(owners) == int(key.startswith("backbone."))
-        used |= set(owners)
-        assert rate == pytest.approx(1e-4 * (factors[owners[0]] if owners else 1)), key
-    assert used == set(factors)
-    # A stage ends where a map is given out.
-    assert [model.backbone.strides[index] for index in range(4)] == [4, 8, 16, 32]
+    if name not in (*LAYER_DECAY, UPERNET[0]):
+        assert {rate for rate, _ in found.values()} == {cfg.optim_wrapper.optimizer.lr}
 
 
 @pytest.mark.parametrize("name", SEGMENTORS)

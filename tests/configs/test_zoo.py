@@ -1,6 +1,7 @@
 """tools/misc/write_zoo.py: what it writes, what it leaves alone, and that nothing is old."""
 
 import importlib.util
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -40,6 +41,7 @@ def family(tmp_path: Path) -> Path:
     ]
     (folder / f"{CONFIG}.py").write_text("\n".join(lines))
     (folder / "metafile.yml").write_text("# By hand.\nCollections:\n  - Name: FCViT\nModels: []\n")
+    (tmp_path / "configs/sources.yml").write_text("[]")
     (folder / "README.md").write_text("before\n<!-- zoo: begin -->\n<!-- zoo: end -->\nafter\n")
     return folder
 
@@ -114,15 +116,36 @@ def test_by_hand_stays(tool, family):
 
     content = yaml.safe_load(metafile.read_text())
     content["Models"][0]["Metadata"] |= {"Parameters": 1, "Training Resources": "a laptop"}
-    results = [{"Task": "T", "Dataset": "D", "Metrics": {"Top 1 Accuracy": 12.5}}]
-    content["Models"][0]["Results"] = results
     metafile.write_text(yaml.safe_dump(content))
     assert run(tool, family) == 0
     (entry,) = yaml.safe_load(metafile.read_text())["Models"]
     assert entry["Metadata"]["Parameters"] > 4_000_000
     assert entry["Metadata"]["Training Resources"] == "a laptop"
-    assert entry["Results"] == results
-    assert "| Top 1 Accuracy 12.5 |" in (family / "README.md").read_text()
+    assert "Results" not in entry
+
+
+def test_published_figures_come_from_the_ledger(tool, family):
+    name = "fcvit_tiny_imagenet"
+    text = (ROOT / f"configs/fcvit/{name}.py").read_text("utf-8")
+    (family / f"{name}.py").write_text(re.sub("(?<=# Published: ).*", "top-1 1.0", text))
+    ledger = family.parent / "sources.yml"
+    figures = "figures: {" + name + ": {Top 1 Accuracy: %s}}\n"
+    ledger.write_text(
+        "- source: A\n  version: not recorded\n  " + figures % "12.50"
+        + "- source: B\n  version: v2\n  " + figures % "13.5, Top 5 Accuracy: 90"
+    )  # fmt: skip
+    assert run(tool, family) == 0
+    text = (family / f"{name}.py").read_text()
+    assert (
+        "# Published: top-1 12.50 at 224 (A)\n#            top-1 13.5, top-5 90 (B, v2)\n" in text
+    )
+    models = yaml.safe_load((family / "metafile.yml").read_text())["Models"]
+    (entry,) = [model for model in models if model["Name"] == name]
+    (result,) = entry["Results"]
+    assert (result["Task"], result["Dataset"]) == ("Image Classification", "ImageNet-1k")
+    assert result["Metrics"] == {"Top 1 Accuracy": 12.5, "Top 5 Accuracy": 90.0}
+    assert entry["Published In"] == "A; B, v2; not reproduced here"
+    assert "| Top 1 Accuracy 12.5; Top 5 Accuracy 90.0 |" in (family / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

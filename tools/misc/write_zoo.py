@@ -7,8 +7,9 @@ README (all architectures), ``docs/zoo.md`` (these and all configs), and the tab
 ``mmvitconv list`` and ``info`` answer.
 
 Parameters and multiply-adds come from the models themselves, names and addresses of weights from
-the index (``mmvitconv/weights/index.yml``). Published results are written by hand, in the
-metafiles. A ``# Measured:`` line is replaced where it is still ``@@`` or starts with
+the index (``mmvitconv/weights/index.yml``), published results from the ledger
+(``configs/sources.yml``). A ``# Published:`` line that starts with "nothing" is written by hand. A
+``# Measured:`` line is replaced where it is still ``@@`` or starts with
 ``not trained here;``, so the result of a training, written by hand, stays. ``--check`` writes
 nothing and fails when a file is out of date.
 """
@@ -44,6 +45,22 @@ UNTRAINED = "not trained here;"
 PLACEHOLDER = "@@"
 # The line and those that continue it, which are indented further.
 MEASURED = re.compile(r"^# Measured:  (.+(?:\n#   +.+)*)$", re.MULTILINE)
+PUBLISHED = re.compile(r"^# Published: (?!nothing).*(?:\n#   +.+)*$", re.MULTILINE)
+WORDS = {"Top 1 Accuracy": "top-1", "Top 5 Accuracy": "top-5"}  # else as in the ledger
+TASKS = {  # of a figure, by its metric
+    "Top 1 Accuracy": "Image Classification",
+    "Top 5 Accuracy": "Image Classification",
+    "box AP": "Object Detection",
+    "mask AP": "Instance Segmentation",
+    "mIoU": "Semantic Segmentation",
+}
+DATASETS = {  # by the last word of a config's name
+    "imagenet": "ImageNet-1k",
+    "cifar10": "CIFAR-10",
+    "coco": "COCO",
+    "ade20k": "ADE20K",
+    "voc": "PASCAL VOC 2012",
+}
 TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOTALL)
 HEADER = (
     "| config | model | backbone | multiply-adds | image | published, not reproduced here "
@@ -133,6 +150,89 @@ def metadata_of(config: Config, costs: Costs) -> dict[str, Any]:
     return fields
 
 
+@dataclass(frozen=True)
+class Quoted:
+    """What one source says of a config: source with version, and figures as it prints them."""
+
+    source: str
+    figures: Mapping[str, str]
+
+
+def read_ledger(path: Path) -> dict[str, list[Quoted]]:
+    """Read the ledger of published figures.
+
+    Args:
+        path: ``configs/sources.yml``.
+
+    Returns:
+        The sources of each config, first to last.
+    """
+    ledger: dict[str, list[Quoted]] = {}
+    for entry in yaml.load(path.read_text("utf-8"), yaml.BaseLoader):  # figures as they are quoted
+        known = entry["version"] != "not recorded"
+        source = f"{entry['source']}, {entry['version']}" if known else entry["source"]
+        for name, figures in entry["figures"].items():
+            ledger.setdefault(name, []).append(Quoted(source, figures))
+    return ledger
+
+
+def results_of(name: str, quoted: Sequence[Quoted]) -> dict[str, Any]:
+    """A metafile's ``Published In`` and ``Results``: of each metric what the first source says.
+
+    Args:
+        name: A config.
+        quoted: What the ledger has of it, at least one source.
+    """
+    first = {}
+    for entry in quoted:
+        for metric, value in entry.figures.items():
+            first.setdefault(metric, (value, entry.source))
+    by_task: dict[str, dict[str, float]] = {}
+    for metric, (value, _) in first.items():
+        by_task.setdefault(TASKS[metric], {})[metric] = float(value)
+    sources = dict.fromkeys(source for _, source in first.values())
+    dataset = DATASETS[name.rpartition("_")[2]]
+    return {
+        "Published In": f"{'; '.join(sources)}; not reproduced here",
+        "Results": [
+            {"Task": task, "Dataset": dataset, "Metrics": metrics}
+            for task, metrics in by_task.items()
+        ],
+    }
+
+
+def update_published(text: str, name: str, quoted: Sequence[Quoted], size: int | None) -> str:
+    """Write the ``# Published:`` lines of a head comment, one for each source that adds a figure.
+
+    Args:
+        text: A config file.
+        name: The config's name, for the message.
+        quoted: What the ledger has of it.
+        size: Side of a classifier's images, else None.
+
+    Returns:
+        The file's new text.
+
+    Raises:
+        UserError: The head comment names figures that the ledger lacks, or the other way round.
+    """
+    said: set[tuple[str, str]] = set()
+    lines = []
+    for entry in quoted:
+        new = [item for item in entry.figures.items() if item not in said]
+        said |= set(new)
+        if new:
+            figures = ", ".join(f"{WORDS.get(metric, metric)} {value}" for metric, value in new)
+            where = f" at {size}" if size and not lines else ""
+            lines.append(f"{figures}{where} ({entry.source})")
+    if len(PUBLISHED.findall(text)) != bool(lines):
+        raise UserError(
+            f"the head comment of {name} and configs/sources.yml disagree about whether anything "
+            "is published; write '# Published: nothing: ...' or add the figure with its source"
+        )
+    return PUBLISHED.sub(lambda _: "# Published: " + "\n#            ".join(lines), text)
+
+
 def update_head_comment(text: str, costs: Costs, name: str) -> str:
     """Fill in the ``# Measured:`` line unless it holds the result of a training.
 
@@ -159,7 +259,10 @@ def update_head_comment(text: str, costs: Costs, name: str) -> str:
 
 
 def update_metafile(
-    text: str, fields: Mapping[str, Mapping[str, Any]], directory: str
+    text: str,
+    fields: Mapping[str, Mapping[str, Any]],
+    directory: str,
+    ledger: Mapping[str, Sequence[Quoted]],
 ) -> tuple[str, list[dict[str, Any]]]:
     """Bring the derived fields of a metafile up to date and add configs that it lacks.
 
@@ -167,6 +270,7 @@ def update_metafile(
         text: The metafile; the comment at its top stays, comments further down do not.
         fields: Derived fields of each config of the family, by config name.
         directory: The family's folder, relative to the repository.
+        ledger: Published figures by config.
 
     Returns:
         The file's new text and its models.
@@ -183,7 +287,10 @@ def update_metafile(
     collection = content["Collections"][0]["Name"]
     models += [{"Name": name} for name in fields if name not in listed]
     content["Models"] = [
-        _complete(model, collection, directory, fields[model["Name"]]) for model in models
+        _complete(
+            model, collection, directory, fields[model["Name"]], ledger.get(model["Name"], [])
+        )
+        for model in models
     ]
     head = re.match(r"(?:#.*\n)*", text).group()
     written = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
@@ -191,7 +298,11 @@ def update_metafile(
 
 
 def _complete(
-    model: Mapping[str, Any], collection: str, directory: str, derived: Mapping[str, Any]
+    model: Mapping[str, Any],
+    collection: str,
+    directory: str,
+    derived: Mapping[str, Any],
+    quoted: Sequence[Quoted],
 ) -> dict[str, Any]:
     """A model's entry with what is derived first; all else stays as it was written."""
     metadata = model.get("Metadata") or {}
@@ -206,7 +317,9 @@ def _complete(
     direct = [source for source in weights.sources if source.kind == "direct"] if weights else []
     if direct:  # what 'mim download' fetches, by one request
         first["Weights"] = direct[0].address
-    derived = ("Weights", *first)
+    if quoted:
+        first |= results_of(model["Name"], quoted)
+    derived = ("Weights", "Published In", "Results", *first)
     return {**first, **{k: v for k, v in model.items() if k not in derived}}
 
 
@@ -273,11 +386,12 @@ def table_of(
     return HEADER + "".join(rows)
 
 
-def update_family(folder: Path) -> Family:
+def update_family(folder: Path, ledger: Mapping[str, Sequence[Quoted]]) -> Family:
     """Compute the files of one family as they should be.
 
     Args:
         folder: A folder in ``configs`` with ``metafile.yml`` and ``README.md``.
+        ledger: Published figures by config.
 
     Returns:
         The family, with the text of each config, the metafile and the README.
@@ -291,11 +405,15 @@ def update_family(folder: Path) -> Family:
         config = load_config(str(path))
         cost = costs[path.stem] = measure(config)
         fields[path.stem] = metadata_of(config, cost)
-        text = texts[path] = update_head_comment(path.read_text("utf-8"), cost, path.stem)
+        text = update_head_comment(path.read_text("utf-8"), cost, path.stem)
+        size = cost.shape[0] if config.default_scope == "mmpretrain" else None
+        texts[path] = text = update_published(text, path.stem, ledger.get(path.stem, []), size)
         measured[path.stem] = re.sub(r"\n#\s*", " ", MEASURED.search(text).group(1))
     metafile, readme = folder / "metafile.yml", folder / "README.md"
     directory = f"configs/{folder.name}"
-    texts[metafile], models = update_metafile(metafile.read_text("utf-8"), fields, directory)
+    texts[metafile], models = update_metafile(
+        metafile.read_text("utf-8"), fields, directory, ledger
+    )
     texts[readme] = fill_table(readme, table_of(models, costs, measured), f"{directory}/README.md")
     name = yaml.safe_load(texts[metafile])["Collections"][0]["Name"]
     return Family(name, directory, texts, models, costs, measured)
@@ -392,8 +510,9 @@ def _update(options: argparse.Namespace) -> int:
     """Bring the files up to date, or say which are old."""
     old: list[Path] = []
     root = options.configs.absolute().parent
+    ledger = read_ledger(options.configs / "sources.yml")
     families = [
-        update_family(metafile.parent)
+        update_family(metafile.parent, ledger)
         for metafile in sorted(options.configs.glob("*/metafile.yml"))
     ]
     texts = {path: text for family in families for path, text in family.texts.items()}

@@ -5,3 +5,4 @@ _base_ = [
     "../schedules/coco_1x.py",
     "../tasks/detection.py",
 ]
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0))

@@ -1,0 +1,73 @@
+"""The ledger of published figures: head comments, metafiles and the index of weights against it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmvitconv.weights.index import read_index
+
+ROOT = Path(__file__).resolve().parents[2]
+LEDGER = yaml.load((ROOT / "configs/sources.yml").read_text("utf-8"), yaml.BaseLoader)
+PATHS = {path.stem: path for path in sorted(ROOT.glob("configs/*/*.py"))}
+del PATHS["default_runtime"]
+
+
+def label(entry: dict) -> str:
+    """A source's name, with its version where one was recorded."""
+    known = entry["version"] != "not recorded"
+    return f"{entry['source']}, {entry['version']}" if known else entry["source"]
+
+
+def test_every_source_is_named_once_and_quotes_what_exists():
+    names = [entry["source"] for entry in LEDGER]
+    assert len(set(names)) == len(names)
+    for entry in LEDGER:
+        assert entry.keys() == {"source", "version", "figures"}
+        assert entry["figures"].keys() <= PATHS.keys() | read_index().keys()
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_published_figures_stand_in_a_source_that_is_named(name: str):
+    """In the head comment and the metafile of a config."""
+    text = PATHS[name].read_text("utf-8")
+    published = re.search(r"^# Published: (.*(?:\n#   +.*)*)", text, re.MULTILINE)[1]
+    published = re.sub(r"\s*\n#\s+", " ", published)
+    named = [entry for entry in LEDGER if label(entry) in published]
+    quoted = {
+        value
+        for entry in named
+        for values in entry["figures"].values()
+        for value in values.values()
+    }
+    numbers = re.findall(r"(?:top-[15]|AP|mIoU) (\d+\.\d+)", published)
+    assert set(numbers) <= quoted
+    own = [entry for entry in LEDGER if name in entry["figures"]]
+    assert bool(own) == (not published.startswith("nothing"))
+    metafile = yaml.safe_load((PATHS[name].parent / "metafile.yml").read_text("utf-8"))
+    (model,) = [model for model in metafile["Models"] if model["Name"] == name]
+    first: dict[str, float] = {}
+    for entry in own:
+        for metric, value in entry["figures"][name].items():
+            assert value in numbers
+            first.setdefault(metric, float(value))
+    written = {
+        metric: value
+        for result in model.get("Results", [])
+        for metric, value in result["Metrics"].items()
+    }
+    assert written == first
+    if own:
+        assert label(own[0]) in model["Published In"]
+
+
+@pytest.mark.parametrize("name", read_index())
+def test_the_index_of_weights_quotes_the_ledger(name: str):
+    weights = read_index()[name]
+    (entry,) = [entry for entry in LEDGER if label(entry) == weights.published_in]
+    config = Path(weights.config).stem if weights.config else name
+    quoted = entry["figures"].get(config) or entry["figures"][name]
+    written = {metric: float(value) for metric, value in quoted.items()}
+    assert weights.published.items() <= written.items()
+    assert weights.published
