@@ -187,8 +187,9 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         self._is_copy = True
 
     def _require_weights(self) -> None:
-        """Raise while weights are random that should have been loaded."""
-        if self._awaits_weights and not is_comparing():
+        """Raise while weights are random that should have been loaded; meta tensors hold none."""
+        random = self._awaits_weights and not next(self.parameters()).is_meta
+        if random and not is_comparing():
             pretrained = self._pretrained_cfg()  # a run that resumes takes it away
             if pretrained is not None:
                 raise CheckpointError(
