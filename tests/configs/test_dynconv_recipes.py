@@ -20,8 +20,6 @@ from recipes import (
     load,
 )
 
-from mmvitconv.weights.index import find_weights
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs/dynconv"
 WORDS = ("softmax", "lnrelu", "dwvit")
