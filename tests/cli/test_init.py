@@ -1,0 +1,59 @@
+"""From a folder to predictions: init, train, test and predict in an empty folder."""
+
+import json
+
+import exports
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmvitconv.cli import main
+
+
+def folders(root):
+    for cls in ("cat", "dog"):
+        exports.write_images(root / cls, ["a b.jpg", "ü.jpg", "c.jpg", "d.jpg"])
+
+
+def deep(root):
+    """COCO json, and gray images of 16 bits."""
+    exports.coco(root)
+    generator = np.random.default_rng(0)
+    for file in [*(root / "images").rglob("*.jpg")]:
+        values = generator.integers(200, 3000, (exports.HEIGHT, exports.WIDTH)).astype(np.uint16)
+        Image.fromarray(values).save(file.with_suffix(".png"))
+        file.unlink()
+
+
+CASES = {
+    "classification": folders,
+    "detection": deep,
+    "instance": exports.cvat,
+    "semantic": lambda root: exports.masks(root, "colours"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CASES)
+def test_four_commands(task, tmp_path, monkeypatch, capsys, runner_state):
+    monkeypatch.chdir(tmp_path)
+    CASES[task](tmp_path / "data")
+    options = ["--data", "data", "--arch", "fcvit_tiny", "--from-scratch", "--device", "cpu"]
+    assert main(["init", task, *options]) == 0
+    loaders = [
+        f"{split}_dataloader.{key}"
+        for split in ("train", "val", "test")
+        for key in ("num_workers=0", "persistent_workers=False")
+    ]
+    shorter = ["train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=1"]
+    assert main(["train", "my_config.py", "--cfg-options", *loaders, *shorter]) == 0
+    checkpoint = "work_dirs/my_config/epoch_1.pth"
+    assert main(["test", "my_config.py", checkpoint, "--cfg-options", *loaders]) == 0
+    places = [str(path) for path in (tmp_path / "data").rglob("c.*") if "masks" not in path.parts]
+    predict = ["predict", "my_config.py", checkpoint, *places[:1], "--out", "predicted"]
+    assert main([*predict, "--device", "cpu"]) == 0
+    content = json.loads((tmp_path / "predicted/predictions.json").read_text(encoding="utf-8"))
+    assert not content.get("errors")
+    capsys.readouterr()
+    for file in tmp_path.rglob("*.pth"):  # pytest would keep them
+        file.unlink()
