@@ -150,8 +150,7 @@ class _Planner:
         name = self.out.name
         counts = ", ".join(f"{split} {len(r)}" for split, r in self.data.splits.items())
         lines = [
-            f"{self.title} for {self.data.task}: {len(self.data.classes)} "
-            f"class{'es' * (len(self.data.classes) > 1)}, images: {counts}.",
+            f"{self.title} for {self.data.task}: {self._classes()}, images: {counts}.",
             "",
             f"Made by:  {self.command}",
             f"From:     {self.data.format}" + f"; {self.data.divided}" * bool(self.data.divided),
@@ -167,11 +166,14 @@ class _Planner:
             )
         return "\n".join(f"# {line}".rstrip() for line in lines)
 
+    def _classes(self) -> str:
+        number = len(self.data.classes)
+        return f"{number} class{'es' * (number > 1)}"
+
     def _summary(self, size: tuple[int, int]) -> list[str]:
         counts = ", ".join(f"{split} {len(r)}" for split, r in self.data.splits.items())
         lines = [
-            f"found: {self.data.format}; {len(self.data.classes)} classes: "
-            f"{shorten(list(self.data.classes), 8)}",
+            f"found: {self.data.format}; {self._classes()}: {shorten(list(self.data.classes), 8)}",
             f"images: {counts}" + f" ({self.data.divided})" * bool(self.data.divided),
             f"decided: inputs of {size[1]} x {size[0]}, batch {self.batch}, {self.epochs} epochs "
             f"({self.epochs * self.steps} iterations)",

@@ -58,6 +58,7 @@ def read_tables(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     records: dict[str, Record] = {}
     names: Counter[str] = Counter()
     for file in tree.with_suffix(".csv", ".tsv"):
+        tally.at = file
         with open(tree.path(file), encoding="utf-8-sig", newline="", errors="replace") as table:
             start = table.read(4096)
             table.seek(0)

@@ -72,6 +72,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
         if isinstance(entry, dict):
             annotations[entry.get("image_id")].append(entry)
     records = []
+    tally.at = file
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
     complete = all(

@@ -22,6 +22,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     records: dict[str, Record] = {}
     names: dict[str, None] = {}
     for file in tree.with_suffix(".xml"):
+        tally.at = file
         root = read_xml(tree, file)
         if root.tag != "annotations":
             continue

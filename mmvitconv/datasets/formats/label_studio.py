@@ -23,6 +23,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     for file, content in tree.jsons.items():
         if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
             continue
+        tally.at = file
         for task in content:
             reference, results = _task(task)
             if reference is None:

@@ -26,6 +26,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     for file, content in tree.jsons.items():
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             continue
+        tally.at = file
         stem = PurePosixPath(file).stem
         path = tree.find_image(stem, file) or tree.find_image(content.get("imagePath") or "", file)
         if path is None:

@@ -80,7 +80,7 @@ def read_folder(folder: str | os.PathLike, task: str, seed: int = 0) -> DataSet:
         found = f"one class, {classes[0]!r}" if classes else "no class"
         raise UserError(f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}")
     _look_at_all(tree, records)
-    notes = tally.notes()
+    notes = [*tally.notes(), *(f"left out: {error}" for error in tree.unreadable)]
     splits, divided = _split(records, task, seed)
     if lost := _classes_without(splits["train"], classes, task):
         notes.append(f"no training image has the class {shorten(lost)}")
@@ -117,14 +117,28 @@ def _classes_without(records: list[Record], classes: Iterable[str], task: str) -
     return [name for name in classes if name not in seen]
 
 
+def _read(name: str, tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
+    """Read one format; whatever is wrong with a file is one sentence."""
+    try:
+        return READERS[name](tree, tally)
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        file = tree.path(tally.at) if tally.at else str(tree.root)
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise UserError(
+            f"{file!r} is not complete {name} ({reason}); export it again, or as COCO json"
+        ) from error
+
+
 def _read_objects(
     tree: Tree, tally: Tally, needs_masks: bool
 ) -> tuple[str, list[Record], list[str]]:
     """Read objects with boxes, and masks where they are needed."""
     without = ""
-    for name, read in READERS.items():
+    for name in READERS:
         own = Tally()
-        records, classes = read(tree, own)
+        records, classes = _read(name, tree, own)
         objects = [item for record in records for item in record.objects]
         if not objects:
             if not records and own:
@@ -149,7 +163,11 @@ def _read_objects(
         found = _read_instance_maps(tree, tally)
         if found:
             return "masks of single objects", found, ["object"]
-    reason = without or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}"
+    reason = (
+        without
+        or next(iter(tree.unreadable), "")
+        or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}"
+    )
     wanted = "masks" if needs_masks else "annotations"
     raise UserError(f"{str(tree.root)!r} holds no {wanted} of objects: {reason}")
 
@@ -181,7 +199,7 @@ def _read_labels(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str]
     """Read one class an image."""
     for name in (label_studio.NAME, cvat.NAME, "csv"):
         own = Tally()
-        records = [record for record in READERS[name](tree, own)[0] if record.label]
+        records = [record for record in _read(name, tree, own)[0] if record.label]
         classes = sorted({record.label for record in records}, key=class_folders.natural)
         if len(classes) > 1:
             tally.update(own)

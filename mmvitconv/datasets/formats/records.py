@@ -93,7 +93,13 @@ class DataSet:
 
 
 class Tally(Counter):
-    """Counts what a reader leaves out, to say it in one sentence each."""
+    """Counts what a reader leaves out, to say it in one sentence each.
+
+    Attributes:
+        at: The file that is being read, for messages.
+    """
+
+    at = ""
 
     def notes(self) -> list[str]:
         """Return the sentences."""

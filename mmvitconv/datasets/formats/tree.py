@@ -92,6 +92,7 @@ class Tree:
     Attributes:
         root: Absolute.
         files: Paths below it, with slashes, sorted.
+        unreadable: What is wrong with files that are no json, a sentence each.
 
     Raises:
         UserError: There is no such folder, or no image in it.
@@ -102,6 +103,7 @@ class Tree:
         if not self.root.is_dir():
             there = "is no folder" if self.root.exists() else "does not exist"
             raise UserError(f"--data {os.fspath(root)!r} {there}; give the folder with your data")
+        self.unreadable: list[str] = []
         self.files = sorted(self._walk(str(self.root), ()))
         if not self.images:
             raise UserError(
@@ -149,9 +151,8 @@ class Tree:
         for name in self.with_suffix(".json"):
             try:
                 found[name] = read_json(self.path(name), "annotation file")
-            except UserError:
-                if len(self.with_suffix(".json")) == 1:
-                    raise
+            except UserError as error:
+                self.unreadable.append(str(error))
         return found
 
     def read_lines(self, name: str) -> list[str]:

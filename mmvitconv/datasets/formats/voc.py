@@ -48,6 +48,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     records, names = {}, set()
     listed = listed_splits(tree)
     for file in tree.with_suffix(".xml"):
+        tally.at = file
         root = read_xml(tree, file)
         if root.tag != "annotation":
             continue

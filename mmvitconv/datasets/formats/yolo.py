@@ -52,6 +52,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         split = next((placed[folder] for folder in placed if image.startswith(folder)), "")
         split = listed.get(PurePosixPath(image).stem) or split or split_of(image)
         source = labels.get(image)
+        tally.at = source or tally.at
         record = Record(image, split=split, source=source or "")
         if source is None:
             tally["images have no txt file: images without objects"] += 1

@@ -285,6 +285,45 @@ def test_what_does_not_fit_is_said_in_one_sentence(write, task, message, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def cut_xml(root):
+    exports.cvat(root)
+    file = root / "annotations.xml"
+    file.write_text(file.read_text(encoding="utf-8").replace("points=", "dots="), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace('left="', 'l="'), encoding="utf-8")
+
+
+def cut_task(root):
+    exports.label_studio(root)
+    (file,) = root.glob("*.json")
+    tasks = json.loads(file.read_text(encoding="utf-8"))
+    tasks[0]["annotations"][0]["result"][0]["value"].pop("height")
+    file.write_text(json.dumps(tasks))
+
+
+def cut_points(root):
+    exports.labelme(root)
+    content = json.loads((root / "d.json").read_text())
+    content["shapes"][0]["points"][1] = [3]
+    (root / "d.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("write", "file"),
+    [(cut_xml, "annotations.xml"), (cut_task, "project-1-at-2026.json"), (cut_points, "d.json")],
+)
+def test_files_that_are_not_complete_are_named(write, file, tmp_path):
+    write(tmp_path)
+    with pytest.raises(UserError, match=f"{file}' is not complete .*export it again"):
+        read_folder(tmp_path, "detection")
+
+
+def test_a_json_that_is_none_is_said(tmp_path):
+    exports.labelme(tmp_path)
+    (tmp_path / "d.json").write_text('{"shapes": [')
+    data = read_folder(tmp_path, "detection")
+    assert any("d.json" in note and "not valid json" in note for note in data.notes)
+
+
 def test_yolo_in_pixels_is_named(tmp_path):
     exports.yolo(tmp_path)
     (tmp_path / "labels/d.txt").write_text("2 37 30 65 50\n")
