@@ -29,9 +29,11 @@ def read_folders(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     for folder in folders:
         parts = [part for part in folder.split("/") if part]
         named[folder] = [part for part in parts if not split_of(f"{part}/x")]  # what names no split
-    above = [parts[:-1] for parts in named.values()]
-    shared = 0
-    while all(len(parts) > shared and parts[shared] == above[0][shared] for parts in above):
+    shared = 0  # folders that all have in common, but for images that are in none of a class
+    while (
+        len({parts[shared] for parts in named.values() if len(parts) > shared}) == 1
+        and max(map(len, named.values())) > shared + 1
+    ):
         shared += 1
     classes = {folder: parts[shared] for folder, parts in named.items() if len(parts) > shared}
     records = [

@@ -21,6 +21,8 @@ __all__ = ["MaskValues", "find_pairs", "read_mask", "study"]
 
 IGNORED = 255
 MOST_CLASSES = 200  # distinct values: more are noise of a lossy format
+# What else stands in names, of Cityscapes for example
+AROUND = {"gtfine", "leftimg8bit", "color", "img", "image", "rgb"}
 # Beside masks of classes, tools write masks of single objects: not what is looked for here
 OF_OBJECTS = {"segmentationobject", "instances", "instanceids"}
 
@@ -40,10 +42,10 @@ def find_pairs(tree: Tree, tally: Tally) -> list[Record]:
     for path in tree.images:
         words = {word for part in path.split("/")[:-1] for word in words_of(part)}
         stem = PurePosixPath(path).stem
-        core = _core(stem)
-        if words & OF_OBJECTS:
+        core, around = _core(stem)
+        if (words | around) & OF_OBJECTS:
             continue
-        if words & MASK_WORDS or (core != stem and PurePosixPath(path).suffix.lower() != ".jpg"):
+        if (words | around) & (MASK_WORDS | {"gtfine"}):
             masks[core].append(path)
         else:
             images.append(path)
@@ -51,7 +53,7 @@ def find_pairs(tree: Tree, tally: Tally) -> list[Record]:
     records: dict[str, Record] = {}
     for image in images:
         stem = PurePosixPath(image).stem
-        found = masks.get(_core(stem)) or masks.get(stem, [])
+        found = masks.get(_core(stem)[0]) or masks.get(stem, [])
         if not found:
             tally["images have no mask"] += 1
             continue
@@ -71,16 +73,17 @@ def find_pairs(tree: Tree, tally: Tally) -> list[Record]:
     return list(records.values())
 
 
-def _core(stem: str) -> str:
-    """Return what the names of an image and its mask have in common."""
+def _core(stem: str) -> tuple[str, set[str]]:
+    """Return what the names of an image and its mask have in common, and the words around it."""
     parts = re.split(r"([-_. ])", stem)
-    while len(parts) > 2 and (
-        parts[-1].lower() in MASK_WORDS | {"gtfine", "leftimg8bit", "color", "img", "image"}
-    ):
+    around = set()
+    while len(parts) > 2 and parts[-1].lower() in MASK_WORDS | AROUND:
+        around.add(parts[-1].lower())
         parts = parts[:-2]
-    while len(parts) > 2 and parts[0].lower() in MASK_WORDS | {"img", "image"}:
+    while len(parts) > 2 and parts[0].lower() in MASK_WORDS | AROUND:
+        around.add(parts[0].lower())
         parts = parts[2:]
-    return "".join(parts)
+    return "".join(parts), around
 
 
 def _shared(first: str, second: str) -> int:

@@ -144,6 +144,34 @@ def test_masks_of_every_kind(kind, classes, tmp_path):
         np.testing.assert_array_equal(written, wanted)
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "others"),
+    [
+        ("images/{}.jpg", "labels/{}.png", []),
+        ("{}.jpg", "{}_mask.png", []),
+        ("train/{}.png", "train/{}-label.png", []),
+        ("images/{}.png", "masks/mask_{}.png", []),
+        ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", ["SegmentationObject/{}.png"]),
+        (
+            "leftImg8bit/train/x/x_{}_leftImg8bit.png",
+            "gtFine/train/x/x_{}_gtFine_labelIds.png",
+            ["gtFine/train/x/x_{}_gtFine_color.png", "gtFine/train/x/x_{}_gtFine_instanceIds.png"],
+        ),
+    ],
+)
+def test_masks_are_found_beside_their_images(image, mask, others, tmp_path):
+    for number in range(3):
+        exports.write_images(tmp_path, [image.format(number)])
+        for place in (mask, *others):
+            file = tmp_path / place.format(number)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            values = exports.class_map("a one.jpg")
+            Image.fromarray(values if place == mask else values + 40).save(file)
+    found = everything(read_folder(tmp_path, "semantic")).values()
+    expected = {image.format(number): mask.format(number) for number in range(3)}
+    assert {record.image: record.mask for record in found} == expected
+
+
 def test_polygons_become_masks(tmp_path):
     exports.coco(tmp_path)
     data = read_folder(tmp_path, "semantic")
@@ -190,7 +218,9 @@ def test_class_folders(layout, tmp_path):
             for number in range(4):
                 name = layout.format(split=split, cls=cls, name=f"{split} {number}.png")
                 exports.write_images(tmp_path, [name])
+    exports.write_images(tmp_path, ["preview.jpg"])
     data = read_folder(tmp_path, "classification")
+    assert data.notes == ["1 images are in no folder of a class"]
     assert data.classes == ("9", "10", "größe")
     assert bool(data.divided) == ("{split}" not in layout)
     for records in data.splits.values():
