@@ -9,10 +9,11 @@ import timm
 import torch
 from oracles import parc
 from timm.data import create_transform, resolve_model_data_config
-from timm.models import FeatureInfo, group_parameters
+from timm.models import FeatureInfo, group_parameters, save_for_hf
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import mmvitconv
+from mmvitconv.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # timm warns where a name of its own is replaced
@@ -142,3 +143,26 @@ def test_decoders_of_smp_train(name, decoder):
     assert all(parameter.grad is not None for parameter in model.parameters())
     optimizer.step()
     assert model.eval()(image).shape == (2, 2, SIZE, SIZE)
+
+
+def test_models_that_timm_has_saved(tmp_path):
+    """As for Hugging Face's hub: weights and settings come back, of a head of one's own too."""
+    model = timm.create_model("parcnet_xs", num_classes=3).eval()
+    save_for_hf(model, tmp_path, model_args={}, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.rand(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(again(image), model(image))
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)
+    assert torch.equal(next(other.parameters()), next(model.parameters()))
+    assert other.head.fc.out_features == 5
+    file = tmp_path / "file.pth"
+    torch.save(model.state_dict(), file)
+    overlay = {"file": str(file), "num_classes": 3}
+    again = timm.create_model("parcnet_xs", pretrained=True, pretrained_cfg_overlay=overlay)
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)
+
+
+def test_nothing_is_published():
+    with pytest.raises(UserError, match="no ImageNet weights are published for 'parc_resnet50'"):
+        timm.create_model("parc_resnet50", pretrained=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -166,6 +166,11 @@ class Backbone(BaseModule, metaclass=ABCMeta):
         if pretrained is None:
             super().init_weights()
         elif not self.is_init:
+            if not pretrained.get("checkpoint"):
+                raise CheckpointError(
+                    f"init_cfg of this {type(self).__name__} is of type Pretrained, but names no "
+                    "checkpoint; give a file or an address, or init_cfg=None"
+                )
             load_backbone(self, pretrained["checkpoint"], pretrained.get("prefix"))
             self._is_init = True
 
@@ -194,7 +199,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             if pretrained is not None:
                 raise CheckpointError(
                     f"this {type(self).__name__} has random weights, but init_cfg names "
-                    f"{pretrained['checkpoint']!r}: call init_weights() of the model first, as "
+                    f"{pretrained.get('checkpoint')!r}: call init_weights() of the model first, as "
                     "MMEngine's runner does, or load other weights, or give init_cfg=None"
                 )
 
@@ -211,7 +216,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
     def _pretrained_cfg(self) -> dict[str, Any] | None:
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
         for config in configs:
-            if config is not None and config.get("type") == "Pretrained":
+            if config is not None and config.get("type") in ("Pretrained", PretrainedInit):
                 return config
         return None
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError
 from mmvitconv.resources import find_config, is_config, list_configs
+from mmvitconv.weights.addresses import address_of
+from mmvitconv.weights.index import find_weights
 from mmvitconv.zoo.table import SCOPE, read_table
 
 if TYPE_CHECKING:
@@ -75,8 +77,8 @@ def match_arch(name: str) -> tuple[str, str]:
 
     Args:
         name: Family and name, ``'fcvit_s12'``, ``'FCViT s12'``, ``'mmvitconv.FCViT-S12'``; the name
-            alone where only one family has it; the family where it has one architecture; or a
-            config.
+            alone where only one family has it; the family where it has one architecture; a config;
+            or published weights, ``'mmvitconv://fcvit_s12'``.
 
     Returns:
         Registered name of the family, and what its argument ``arch`` takes.
@@ -84,6 +86,10 @@ def match_arch(name: str) -> tuple[str, str]:
     Raises:
         UserError: It means none (with similar names) or several (with all of them).
     """
+    if address_of(name).startswith(f"{SCOPE}://"):
+        entry = find_weights(address_of(name).removeprefix(f"{SCOPE}://"))
+        family, _, arch = entry.architecture.partition(":")
+        return family, arch
     if is_config(name):
         found = _arch_of_config(name)
         if found is None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import FAMILIES, shallow
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
@@ -44,6 +44,13 @@ def test_nothing_runs_on_random_weights(name, file):
     for use in (lambda: model(IMAGE), model.state_dict, lambda: whole(IMAGE)):
         with pytest.raises(CheckpointError, match=rf"{name} has random weights.*weights.pth"):
             use()
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", PretrainedInit])
+def test_no_file_at_all(kind):
+    model = build(init_cfg={"type": kind})
+    with pytest.raises(CheckpointError, match="FCViT is of type Pretrained, but names no"):
+        model.init_weights()
 
 
 @pytest.mark.parametrize("given", [str, lambda file: file, lambda file: {

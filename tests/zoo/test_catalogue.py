@@ -110,7 +110,15 @@ def test_the_lines_for_ones_own_config_work(archs, family):
 @pytest.mark.parametrize(
     "name",
     [
-        *("s12", "b12", "S12", "fcvit_s12", "FCViT s12", "mmvitconv.FCViT-b12"),
+        *(
+            "s12",
+            "b12",
+            "S12",
+            "fcvit_s12",
+            "FCViT s12",
+            "mmvitconv.FCViT-b12",
+            "mmvitconv://fcvit_s12",
+        ),
         *("maskrcnn_fcvit_s12_coco", "configs/fcvit/fcvit_s12_imagenet.py"),
     ],
 )
