@@ -90,6 +90,20 @@ def test_equal_boxes_overlap_wholly_whatever_their_angle():
     )
 
 
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_a_box_in_another_with_three_edges_in_common(share):
+    """Whether its corners lie inside is decided by rounding; they count as inside."""
+    boxes = rotated_boxes(2000, 100, 6) + 0.1
+    parts = boxes.clone()
+    parts[:, 2] *= share
+    shift = (parts[:, 2] - boxes[:, 2]) / 2
+    parts[:, 0] += shift * boxes[:, 4].cos()
+    parts[:, 1] += shift * boxes[:, 4].sin()
+    found = ops.box_iou_rotated(boxes, parts, aligned=True)
+    # an edge is found within 1e-9 of its length
+    torch.testing.assert_close(found, torch.full_like(found, share), rtol=0, atol=1e-8)
+
+
 def test_no_boxes():
     boxes = rotated_boxes(3, 9, 1)
     assert ops.box_iou_rotated(boxes[:0], boxes).shape == (0, 3)
