@@ -122,8 +122,9 @@ def choose_images(
         UserError: When there is no image, or the images are in the folder for the results.
     """
     images = find_images(place, recursive)
-    results = Path(out).expanduser().resolve()
-    found = Path(place).expanduser().resolve()
+    # Path.resolve() raises a RuntimeError at links in a circle
+    results = Path(os.path.realpath(Path(out).expanduser()))
+    found = Path(os.path.realpath(Path(place).expanduser()))
     is_inside = found in results.parents
     if is_inside and (results / JSON_NAME).is_file():
         images = [image for image in images if results not in Path(os.path.realpath(image)).parents]

@@ -15,7 +15,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -737,10 +736,7 @@ def _is_in(file: str, folder: str) -> bool:
     """Tell whether a file lies in a folder."""
     if "://" in file or "://" in folder:
         return file.rpartition("/")[0] == folder.rstrip("/")
-    try:
-        return Path(file).parent.resolve() == Path(folder).resolve()
-    except OSError:
-        return False
+    return os.path.realpath(os.path.dirname(file)) == os.path.realpath(folder)
 
 
 def _is_file(path: str) -> bool:

@@ -5,6 +5,7 @@ The tasks are told apart by ``default_scope``. Functions that return nothing cha
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from inspect import isclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def enable_pictures(cfg: Config, show_dir: str) -> None:
         show_dir: Directory of the pictures, created when missing.
     """
     scope = task_scope(cfg)
-    directory = str(Path(show_dir).resolve())
+    directory = os.path.realpath(show_dir)
     hook_type, visualizer_type = DRAWING[scope]
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     hook = hooks.get("visualization") or ConfigDict(type=hook_type)

@@ -152,3 +152,11 @@ def test_out_may_be_no_file(predictors: dict[str, Predictor], tmp_path: Path) ->
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="cannot be written"):
         save_predictions(predictors["classification"], tmp_path / "a.png", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["loop", "nowhere"])
+def test_links_that_lead_nowhere_are_named(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    with pytest.raises(UserError, match=name):
+        save_predictions(predictor, tmp_path / name, tmp_path / "out")
