@@ -79,6 +79,7 @@ def check_agreement(report: Report, cfg: Config, facts: Sequence[Facts]) -> None
         _compare_channels(report, model)
         _check_single_images(report, cfg, facts)
     _check_save_best(report, cfg)
+    _check_evaluators(report, cfg, facts)
     _check_schedules(report, cfg, facts)
 
 
@@ -446,6 +447,31 @@ def _check_save_best(report: Report, cfg: Config) -> None:
             )
 
 
+def _check_evaluators(report: Report, cfg: Config, facts: Sequence[Facts]) -> None:
+    """Compare what evaluators ask for with what the model predicts."""
+    names = [place for place, _ in walk(cfg.get("model") or {}, "model")]
+    has_masks = any("mask" in name or "panoptic" in name for name in names)
+    classes = {fact.split: len(fact.classes or ()) or fact.labels for fact in facts}
+    for split in ("val", "test"):
+        for option, metric in as_items(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+            wanted = metric.get("metric")
+            if type_name(metric) == "CocoMetric" and not has_masks and "segm" in (wanted or ()):
+                report.error(
+                    "it asks for 'segm', but the model has no head for masks: write "
+                    f"{option}.metric='bbox'",
+                    f"{option}.metric",
+                )
+            topk = metric.get("topk", 1)
+            most = max(topk) if isinstance(topk, (list, tuple)) and topk else topk
+            count = classes.get(split) or classes.get("train")
+            if type_name(metric) == "Accuracy" and count and isinstance(most, int) and most > count:
+                report.error(
+                    f"it asks for the best {most} classes, but there are {count}: write "
+                    f"{option}.topk=(1,)",
+                    f"{option}.topk",
+                )
+
+
 def run_length(cfg: Config, facts: Sequence[Facts]) -> tuple[int | None, int | None, str]:
     """Return the epochs and iterations of a run, and the key that sets them.
 
@@ -479,8 +505,22 @@ def _check_schedules(report: Report, cfg: Config, facts: Sequence[Facts]) -> Non
     if isinstance(cfg.get("param_scheduler"), Mapping):
         entries = [("param_scheduler", cfg.param_scheduler)]
     begins = [entry.get("begin", 0) for _, entry in entries]
+    total, interval = epochs or iterations, cfg.train_cfg.get("val_interval", 1)
+    if total and isinstance(interval, int) and interval > total and cfg.get("val_dataloader"):
+        report.warn(
+            f"it is larger than {key}={total}, so that nothing is validated and no best checkpoint "
+            f"chosen: write train_cfg.val_interval={max(1, total // 10)}",
+            f"train_cfg.val_interval={interval}",
+        )
     for number, (option, entry) in enumerate(entries):
         by_epoch = entry.get("by_epoch", True)
+        if by_epoch and not epochs and iterations and not entry.get("convert_to_iter_based"):
+            report.error(
+                f"it counts epochs (by_epoch), but the run iterations ({key}={iterations}), so "
+                f"that it never changes the rate: write {option}.by_epoch=False",
+                option,
+            )
+            continue
         length = epochs if by_epoch else iterations
         if not length or "Momentum" in type_name(entry):
             continue

@@ -19,6 +19,7 @@ from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError, printable, shorten
 
 __all__ = [
+    "FLAT_MASKS",
     "LARGE_SHARE",
     "OTHER_CATEGORIES",
     "Report",
@@ -42,6 +43,7 @@ WRONG_TYPE = "id or name of a wrong type"
 NO_IMAGE = "image without an id, name or size"
 # in training the guard of bad samples leaves these out; an evaluation cannot
 OF_SAMPLES = (ADD_UP, ANOTHER_SIZE, FAR, NO_MASK_READ, NOT_FINITE)
+FLAT_MASKS = "no polygon of the mask has 3 points"
 OTHER_CATEGORIES = "their categories are not in metainfo.classes"
 LARGE_SHARE = 0.2  # of the images or objects of a split; losing more deserves a warning
 SAMPLED_MASKS = 500  # of a file, whose boxes are compared with their masks
@@ -437,7 +439,7 @@ def _check_mask(
         good = [part for part in mask if _is_polygon(part)]
         if not good:
             report.warn(NO_POLYGON, name())
-            return "no polygon of the mask has 3 points"
+            return FLAT_MASKS
         if len(good) < len(mask):
             report.warn("polygon with fewer than 3 points, mmdet leaves it out", name())
         elif image is not None and not all(_is_inside(part, image) for part in good):

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from mmvitconv.checks.agreement import Facts, check_agreement, check_metainfo
 from mmvitconv.checks.annotations import (
+    FLAT_MASKS,
     LARGE_SHARE,
     OTHER_CATEGORIES,
     Report,
@@ -74,6 +75,12 @@ LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
 DEEP_ADVICE = "mmvitconv.LoadBands in the place of LoadImageFromFile rescales them"
 MASK_ADVICE = "PNG of one channel, a number for each class"
+WAYS = {  # what to do about kinds of problems that are usually in all files
+    "label map has an unknown label": "; write numbers from 0 on, or reduce_zero_label=True where "
+    "0 is no class and the classes begin at 1",
+    "label map has colours": "; 'mmvitconv init' makes numbers of them, or save PNG of one "
+    "channel, a number for each class",
+}
 FEW_FILES = 64  # per data set, always opened; more while there is time
 
 
@@ -360,9 +367,14 @@ class _Check:
         report, total, left = self.report, written.objects.total(), sum(labels.values())
         lost = {reason: counts.total() for reason, counts in written.lost.items()}
         why = "; ".join(f"{n} of {total}: {reason}" for reason, n in _largest(lost))
+        wants = any(getattr(item, "with_mask", False) for item in transforms.transforms)
+        if wants:  # which mmdet ignores when it loads them
+            left -= lost.get(FLAT_MASKS, 0)
+        if not images:
+            why = f"no image passes filter_cfg (min_size, filter_empty_gt); {why}".rstrip("; ")
         names = list(fact.classes or ())
         used = "trained on" if split == "train" else "evaluated"
-        if total and not left:
+        if total and left <= 0:
             report.error(
                 f"of {total} objects none is left to be {used}: {why or 'unknown'}", option
             )
@@ -392,7 +404,6 @@ class _Check:
                 "classes, or are smaller than min_size (filter_cfg)",
                 option,
             )
-        wants = any(getattr(item, "with_mask", False) for item in transforms.transforms)
         if total and (wants or self.needs_masks) and split != "test" and not written.masks:
             report.error(
                 f"no object has a mask (segmentation), but {self.needs_masks or 'LoadAnnotations'} "
@@ -466,6 +477,18 @@ class _Check:
                 *[f"{name}: the labels are only {' and '.join(map(str, sorted(values)))}"],
                 advice=f"{ignore} is ignored, and 0 with reduce_zero_label=True",
             )
+        elif (
+            pipeline.reduces_zero
+            and ignore in values
+            and count == len(inside)
+            and max(legal) == classes - 2
+        ):
+            self.report.error(
+                f"the labels seem to be 0 to {classes - 1}, but reduce_zero_label=True ignores 0 "
+                "and shifts the others, so that the last class has no pixel",
+                f"{name}: {count} label maps",
+                advice="write reduce_zero_label=False, in the dataset and in LoadAnnotations",
+            )
         elif values and classes > 1 and len(legal) == 1 and ignore in values:
             only = sorted(values)
             self.report.error(
@@ -487,18 +510,19 @@ class _Check:
         allowed = allowed_bad(size)
         many = len(files) > allowed or (opened >= FEW_FILES and len(wrong) > opened / 2)
         for kind, places in kinds.items():
+            way = next((text for start, text in WAYS.items() if kind.startswith(start)), "")
             if kind == DAMAGED and not self.is_strict:
                 self.report.warn(kind, *places)
             elif self.is_strict:
                 self.report.error(kind, *places)
             elif split != "train":
                 why = f"no sample of the {split} data is left out, as that changes the metric"
-                self.report.error(kind, *places, advice=why)
+                self.report.error(kind, *places, advice=why + way)
             elif many:
                 why = (
                     f"{len(files)} of {size} samples cannot be used, training leaves out {allowed}"
                 )
-                self.report.error(kind, *places, advice=f"{why} at most")
+                self.report.error(kind, *places, advice=f"{why} at most{way}")
             else:
                 self.report.warn(kind, *places, advice=LEFT_OUT)
 
@@ -610,6 +634,8 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         return DATASETS.build(settings), transforms
     except Exception as error:
         text = " ".join(str(error).split())
+        if "unexpected keyword argument 'classes'" in text:
+            text += "; write metainfo=dict(classes=...)"
         raise UserError(f"{option}: the dataset cannot be built: {text}") from error
 
 
@@ -628,6 +654,11 @@ def _check_unused_maps(report: Report, dataset: Any, infos: Sequence[Mapping[str
 
 class CollectingPipeline(CheckedPipeline):
     """A checked pipeline that finds all that is wrong with a sample, not only the first."""
+
+    @property
+    def reduces_zero(self) -> bool:
+        """Whether label 0 is ignored and the others become one less."""
+        return any(getattr(item, "reduce_zero_label", None) for item in self.transforms)
 
     found: list[Problem]
 

@@ -14,6 +14,7 @@ CLASSES = {
     DETECTOR: ["nucleus"],
     SEGMENTOR: ["background", "nucleus"],
     CLASSIFIER: list("0123456789"),
+    "retinanet_fcvit_tiny_trees": ["tree"],
 }
 
 
@@ -56,6 +57,9 @@ SLIPS = [
     (DETECTOR, {"default_hooks.checkpoint.save_best": "acc"}, "gives no score 'acc'"),
     (CLASSIFIER, {"default_hooks.checkpoint.save_best": "top1"}, "write 'accuracy/top1'"),
     (SEGMENTOR, {"default_hooks.checkpoint.save_best": "IoU"}, "write 'mIoU'"),
+    (SEGMENTOR, {"param_scheduler.0.by_epoch": True}, "write param_scheduler.0.by_epoch=False"),
+    (CLASSIFIER, {"val_evaluator.topk": (1, 20)}, "there are 10: write val_evaluator.topk"),
+    ("retinanet_fcvit_tiny_trees", {"val_evaluator.metric": ["segm"]}, "no head for masks"),
 ]
 
 

@@ -84,6 +84,7 @@ def corners_alone(annotation):
         (lambda a: a.update(ignore=1), "ignore is set"),
         (lambda a: a.update(area=0), "area is 0"),
         (in_shares, "multiplied by its width and height"),
+        (lambda a: a.update(segmentation=[[1, 2, 3, 4]]), "no polygon of the mask has 3 points"),
         (as_corners, "they look like x1, y1, x2, y2"),
         (as_centre, "they look like the centre, width, height"),
         (corners_alone, "boxes look like x1, y1, x2, y2"),
