@@ -122,7 +122,12 @@ def run(name: str, *arguments: str, program: str | None = None) -> int:
     options = argparse.Namespace(program=parser.prog, arguments=arguments)
 
     def work() -> int | None:
-        return _parse(name, parser, options).run(options)
+        module = _parse(name, parser, options)
+        if getattr(options, "keep_memory", False):
+            from mmvitconv.runtime.allocator import keep_freed_memory
+
+            keep_freed_memory()
+        return module.run(options)
 
     return execute(parser, work, options)
 

@@ -27,6 +27,7 @@ __all__ = [
     "add_device_argument",
     "add_fold_argument",
     "add_image_arguments",
+    "add_memory_argument",
     "add_picture_arguments",
     "add_pixels_argument",
     "add_runtime_arguments",
@@ -203,6 +204,16 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="bf16 is faster on CPUs that have it and less exact; not for onnxruntime (default: "
         "%(default)s)",
+    )
+
+
+def add_memory_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--keep-memory``, which :func:`mmvitconv.cli.run` reads."""
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="keep freed memory for the next layer instead of handing it back to the system: large "
+        "images are faster on CPUs, and the process stays at its peak of memory (Linux)",
     )
 
 

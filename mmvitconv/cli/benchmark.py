@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmvitconv.cli.arguments import at_least, parse_shape, positive
+from mmvitconv.cli.arguments import add_memory_argument, at_least, parse_shape, positive
 from mmvitconv.errors import UserError, shorten
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=at_least(float, 1), default=1.25,
         help="with --regress: a model may take so many times longer, measured in times of the "
         "calibration model (default: %(default)s)")  # fmt: skip
+    add_memory_argument(parser)
 
 
 def _mode(text: str) -> str:

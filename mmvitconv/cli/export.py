@@ -1,10 +1,10 @@
-"""Write a backbone, classifier or segmentor as a file for deployment, checked against PyTorch.
+"""Write a model or a backbone as a file for deployment, checked against PyTorch.
 
-mmvitconv export CONFIG_OR_ARCH [CHECKPOINT] --out FILE [--format onnx|torch|torchscript]
+mmvitconv export CONFIG_OR_ARCH [CHECKPOINT] --out FILE [--format onnx|openvino|torch|torchscript]
 
-The file takes normalised images and gives logits (classifiers, segmentors) or feature maps. It is
-run on batches and sizes that it was not traced with and compared with the model; see docs/export.md
-for what can be had.
+The file takes normalised images and gives logits (classifiers, segmentors), objects (detectors), or
+feature maps. It is run on batches and sizes that it was not traced with and compared with the
+model; see docs/export.md for what can be had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
     parser.add_argument(
         "--format",
-        choices=("torch", "onnx", "torchscript"),
+        choices=("onnx", "openvino", "torch", "torchscript"),
         default="onnx",
         help="torch is torch.export's, torchscript a trace (default: %(default)s)",
     )
@@ -43,7 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("batch", "size", "both", "none"),
         help="what may differ later (default: as much as can be had)",
     )
-    parser.add_argument("--opset", type=int, help="of ONNX (default: the exporter's)")
+    parser.add_argument("--opset", type=int, help="of ONNX, 18 to 20 (default: 20)")
+    parser.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="take pixels, uint8 (B, H, W, 3) as OpenCV reads them, and normalise them in the file",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.0,
+        help="least score of a detector's objects (default: the config's)",
+    )
     parser.add_argument("--int8", action="store_true", help="linear layers in 8 bits (ONNX)")
     parser.add_argument(
         "--backbone-only", action="store_true", help="of a config, the backbone's feature maps"

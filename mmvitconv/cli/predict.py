@@ -10,6 +10,7 @@ from mmvitconv.cli.arguments import (
     add_config_arguments,
     add_device_argument,
     add_fold_argument,
+    add_memory_argument,
     add_pixels_argument,
     add_runtime_arguments,
     read_config,
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_fold_argument(parser)
     add_runtime_arguments(parser)
+    add_memory_argument(parser)
     add_pixels_argument(parser)
 
 

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmvitconv.cli import speaks
-from mmvitconv.cli.arguments import add_config_arguments, add_debug_argument, read_config
+from mmvitconv.cli.arguments import (
+    add_config_arguments,
+    add_debug_argument,
+    add_memory_argument,
+    read_config,
+)
 from mmvitconv.datasets.layout import prepare_config
 from mmvitconv.engine.torchrun import follow_launcher
 from mmvitconv.errors import UserError, describe_accident, message_of, root_cause
@@ -47,6 +52,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-check", action="store_true", help="start without checking the config and its data"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone")
+    add_memory_argument(parser)
     add_debug_argument(parser)
     # old launchers pass the rank on the command line
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)

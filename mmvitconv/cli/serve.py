@@ -9,6 +9,7 @@ import warnings
 from mmvitconv.cli import UsageError
 from mmvitconv.cli.arguments import (
     add_device_argument,
+    add_memory_argument,
     add_pixels_argument,
     add_runtime_arguments,
 )
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
     add_pixels_argument(parser)
     add_runtime_arguments(parser)
+    add_memory_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,27 +1,25 @@
-"""The three file formats: a module is traced, written, and the file run again."""
+"""The file formats: a module is traced, written, and the file run again."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import os
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from mmvitconv.errors import UserError
+from mmvitconv.runtime import onnxruntime, openvino
+from mmvitconv.runtime.tracing import OPSET, quiet, write_onnx
 
 __all__ = [
     "FORMATS",
+    "GRAPHS",
     "TookTooLongError",
     "load_runner",
     "quiet",
@@ -31,29 +29,24 @@ __all__ = [
     "write_graph",
 ]
 
-FORMATS = ("torch", "onnx", "torchscript")
-# Kernels of ParC follow the map. Where a map has just the stored length, as at 224 x 224, a tracer
-# would record that nothing is resized; no stored length belongs to these primes.
-TRACED_SHAPE = (307, 397)
-# Circular convolutions: the one exact form without complex numbers, whatever the length.
-_ALGORITHM = {"MMVITCONV_CIRCULAR_CONV": "concat"}
-_AXES = {"batch": (0,), "size": (2, 3), "both": (0, 2, 3), "none": ()}
+FORMATS = ("torch", "onnx", "openvino", "torchscript")
+GRAPHS = ("onnx", "openvino")
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
-Runner = Callable[[Tensor], Sequence[Tensor]]
+Runner = Callable[..., Sequence[Tensor]]
+Axes = Mapping[str, Sequence[int]]
 
 
 def require_packages(format: str) -> None:
     """Raise a UserError when a format cannot be written with what is installed."""
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; give one of {', '.join(FORMATS)}")
-    if format != "onnx":
-        return
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in _PACKAGES.get(format, ()):
         try:
             __import__(package)
         except ImportError as error:
             raise UserError(
-                f"--format onnx needs {package}; run: pip install 'mmvitconv[export]'"
+                f"--format {format} needs {package}; run: pip install 'mmvitconv[export]'"
             ) from error
 
 
@@ -61,55 +54,71 @@ def write_graph(
     module: nn.Module,
     format: str,
     path: Path,
-    example: Tensor,
-    dynamic: str,
-    outputs: Sequence[str],
+    example: Sequence[Tensor],
+    axes: Axes,
+    names: tuple[Sequence[str], Sequence[str]],
     metadata: Mapping[str, Any],
     opset: int | None = None,
-    simplify: bool = False,
 ) -> None:
     """Trace a module and write it.
 
     Args:
-        module: In evaluation mode; takes one tensor.
+        module: In evaluation mode; takes tensors.
         format: One of :data:`FORMATS`.
-        path: File to write.
+        path: File to write; of OpenVINO, ``.xml``, beside which ``.bin`` appears.
         example: What it is traced with.
-        dynamic: ``'batch'``, ``'size'``, ``'both'`` or ``'none'``: what may differ from it.
-        outputs: Names of the outputs.
-        metadata: Stored in ONNX files.
-        opset: Of ONNX files; None for the exporter's own.
-        simplify: Let the exporter simplify the ONNX graph, which is slow. onnxruntime does so when
-            it loads a file, but its quantiser needs it done.
+        axes: What may differ from it: open axes of inputs and outputs, by name.
+        names: Of the inputs, and of the outputs.
+        metadata: Stored in ONNX and OpenVINO files.
+        opset: Of ONNX files; None for the newest that the exporter has.
 
     Raises:
         Exception: Whatever tracers and exporters raise when they cannot express the module.
     """
-    with quiet(), torch.no_grad(), patch.dict(os.environ, _ALGORITHM):
+    inputs, outputs = names
+    if format in GRAPHS:
+        file = path.with_suffix(".onnx")
+        named = {name: {i: f"{name}_{i}" for i in axes.get(name, ())} for name in inputs + outputs}
+        write_onnx(module, file, example, inputs, outputs, named, opset or OPSET)
+        store = _store_onnx if format == "onnx" else _store_openvino
+        store(file, path, {key: _as_text(value) for key, value in metadata.items()})
+        return
+    with quiet(), torch.no_grad():
         if format == "torchscript":
-            torch.jit.trace(module, example, check_trace=False, strict=False).save(str(path))
+            traced = torch.jit.trace(module, tuple(example), check_trace=False, strict=False)
+            traced.save(str(path))
             return
-        axes = dict.fromkeys(_AXES[dynamic], torch.export.Dim.DYNAMIC)
-        program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
-        if format == "torch":
-            torch.export.save(program, path)
-            return
-        graph = torch.onnx.export(
-            program,
-            dynamo=True,
-            optimize=simplify,
-            verbose=False,
-            opset_version=opset,
-            input_names=["images"],
-            output_names=list(outputs),
-        )
-        for key, value in metadata.items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            graph.model.metadata_props[key] = text
-        graph.save(path, external_data=False)
-    written = read_opset(path)
-    if opset is not None and written != opset:
-        raise UserError(f"--opset {opset} cannot be had for this model, only {written}")
+        dim = torch.export.Dim.DYNAMIC
+        shapes = tuple(dict.fromkeys(axes.get(name, ()), dim) for name in inputs)
+        program = torch.export.export(module, tuple(example), dynamic_shapes=shapes)
+        torch.export.save(program, path)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _store_onnx(file: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    """Add metadata to an ONNX file."""
+    import onnx
+
+    model = onnx.load(file)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    file.unlink()
+    onnx.save(model, path)
+
+
+def _store_openvino(file: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    """Turn an ONNX file into OpenVINO's files."""
+    import openvino
+
+    model = openvino.Core().read_model(str(file))
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["mmvitconv", key])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    del model  # it may look at the file
+    file.unlink()
 
 
 def read_opset(path: Path) -> int:
@@ -126,48 +135,24 @@ def load_runner(path: Path, format: str, threads: int | None = None) -> Runner:
     Args:
         path: The file.
         format: One of :data:`FORMATS`.
-        threads: Threads of onnxruntime; None for all cores.
+        threads: Threads of the runtime; None for as many as torch takes.
 
     Returns:
-        A function from images to outputs.
+        A function from inputs to outputs.
     """
-    if format == "onnx":
-        return _load_onnx(path, threads)
+    if format in GRAPHS:
+        engine = onnxruntime if format == "onnx" else openvino
+        run_all = engine.load(path, "fp32", threads or torch.get_num_threads())
+        return lambda *inputs: run_all(inputs)
     with quiet():
         model = torch.export.load(path).module() if format == "torch" else torch.jit.load(str(path))
 
-    def run(x: Tensor) -> Sequence[Tensor]:
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
         with quiet(), torch.no_grad():
-            outs = model(x)
+            outs = model(*inputs)
         return (outs,) if isinstance(outs, Tensor) else tuple(outs)
 
     return run
-
-
-def _load_onnx(path: Path, threads: int | None) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised all the same
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (name,) = (node.name for node in session.get_inputs())
-    return lambda x: [torch.from_numpy(out) for out in session.run(None, {name: x.numpy()})]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what exporters print and log to themselves."""
-    before = logging.root.manager.disable
-    sink = io.StringIO()
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 class TookTooLongError(BaseException):

@@ -16,7 +16,7 @@ from mmvitconv.engine.runner import require_writable
 from mmvitconv.errors import UserError
 from mmvitconv.export.check import Check, compare, find_least_side, inputs_of
 from mmvitconv.export.graphs import (
-    TRACED_SHAPE,
+    GRAPHS,
     TookTooLongError,
     load_runner,
     read_opset,
@@ -27,12 +27,20 @@ from mmvitconv.export.graphs import (
 from mmvitconv.export.quantise import Quantised, compare_quantised, quantise
 from mmvitconv.export.subject import Subject, load_subject
 from mmvitconv.runtime import fold as fold_model
+from mmvitconv.runtime.tracing import OPSET, TRACED_SHAPE
 from mmvitconv.version import __version__
 
 __all__ = ["DYNAMIC", "ExportReport", "export_model", "export_subject"]
 
 DYNAMIC = ("batch", "size", "both", "none")
 _LADDER = ("both", "batch", "none")  # what is tried when nothing was asked for
+_DETECTOR_LADDER = ("size", "none")
+_SUFFIXES = {"torch": ".pt2", "openvino": ".xml"}
+_INPUTS = {
+    "images": "float32 images (B, C, H, W)",
+    "pixels": "uint8 images (B, H, W, 3), blue first as OpenCV reads them",
+}
+_NORM = ": (pixel - mean) / std, pixels from 0 to 255"
 _WORDS = {"batch": "batch", "size": "image size", "both": "batch and image size", "none": "nothing"}
 # Images that an 8-bit file is compared on.
 _COMPARED = 16
@@ -92,29 +100,37 @@ def export_model(
     backbone_only: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     fold: bool = True,
+    preprocess: bool = False,
+    score_threshold: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Export a classifier, a segmentor or a backbone, and check the file against PyTorch.
+    """Export a model or a backbone, and check the file against PyTorch.
 
-    Preprocessing is not in the file: it takes normalised float32 images (B, C, H, W), and says in
-    its metadata how they are made. Classifiers give logits (B, classes); segmentors logits at the
-    image's size, (B, classes, H, W); backbones their feature maps, finest first.
+    The file takes normalised float32 images (B, C, H, W), and says in its metadata how they are
+    made. Classifiers give logits (B, classes); segmentors logits at the image's size, (B, classes,
+    H, W); backbones their feature maps, finest first. Detectors take one image and its ``size``
+    before it was resized, and give boxes, labels, scores and masks in that size.
 
     Args:
         source: A config, or an architecture as ``mmvitconv list`` names it (its backbone).
         checkpoint: Weights; None for random ones.
         out: File to write; it appears when it passed the checks, and replaces an older one.
-        format: ``'torch'`` (torch.export), ``'onnx'`` or ``'torchscript'`` (a trace).
+        format: ``'onnx'``, ``'openvino'`` (``out`` ends in ``.xml``, the weights are beside it),
+            ``'torch'`` (torch.export) or ``'torchscript'`` (a trace). Detectors: the first two.
         shape: Height and width in pixels; None for the model's usual ones.
         batch: Images in a call.
         dynamic: What may differ from ``shape`` and ``batch`` later: ``'batch'``, ``'size'``,
-            ``'both'`` or ``'none'``. None for as much as can be had, each in two minutes.
-        opset: Version of the ONNX operators; None for the exporter's own.
+            ``'both'`` or ``'none'``. None for as much as can be had (of torch's own formats within
+            two minutes each).
+        opset: Version of the ONNX operators, 18 to 20; None for 20.
         int8: Write linear layers in 8 bits (ONNX only).
         backbone_only: Of a config, export the backbone alone.
         cfg_options: Changes of the config, dotted keys and their values.
         fold: Write our backbones with norms and scales folded into the layers beside them. The file
             is compared with the model as it was trained.
+        preprocess: Let the file take pixels (B, H, W, 3), uint8, blue first as OpenCV reads them,
+            and normalise them itself.
+        score_threshold: Least score of a detector's objects, besides the config's own threshold.
         say: Called with a line for each step.
 
     Returns:
@@ -126,11 +142,22 @@ def export_model(
     """
     out = Path(out)
     _check_arguments(format, shape, batch, dynamic, opset, int8)
+    if format == "openvino" and out.suffix != ".xml":
+        raise UserError(f"--format openvino writes a file .xml, got --out {str(out)!r}")
     if out.is_dir():
         raise UserError(f"--out {str(out)!r} is a folder; give a file, such as model.onnx")
     require_writable(out.parent, "--out")
     say(f"building {source}")
-    subject = load_subject(source, checkpoint, backbone_only, cfg_options)
+    subject = load_subject(
+        source,
+        checkpoint,
+        backbone_only,
+        cfg_options,
+        preprocess=preprocess,
+        score_threshold=score_threshold,
+    )
+    if not subject.has_batch:
+        _check_detector(format, batch, dynamic, int8, subject.metadata["source"])
     if fold:
         subject.traced = fold_model(subject.module)
     return export_subject(subject, out, format, shape, batch, dynamic, opset, int8=int8, say=say)
@@ -153,8 +180,8 @@ def export_subject(
     _check_runs(subject, shape, batch)
     request = _Request(format, out, shape, batch, dynamic, opset, int8, say, list(subject.notes))
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        # torch.export.save wants this suffix.
-        file = Path(scratch) / ("graph.pt2" if format == "torch" else "graph")
+        # What torch and OpenVINO want.
+        file = Path(scratch) / f"graph{_SUFFIXES.get(format, '')}"
         report = _first_that_works(subject, request, file)
         if int8:
             say("quantising")
@@ -165,6 +192,8 @@ def export_subject(
             images = torch.randn(count, subject.channels, *shape, generator=generator)
             report = replace(report, int8=compare_quantised(file, small, images))
             file = small
+        if format == "openvino":
+            os.replace(file.with_suffix(".bin"), out.with_suffix(".bin"))
         os.replace(file, out)
         if format != "onnx":  # these files have no room for metadata
             beside = Path(scratch) / "metadata"
@@ -177,11 +206,13 @@ def export_subject(
 def _first_that_works(subject: Subject, request: _Request, file: Path) -> ExportReport:
     """Write the file with as much freedom as was asked for, or as can be had."""
     asked = request.dynamic
-    for dynamic in _LADDER if asked is None else (asked,):
+    ladder = _LADDER if subject.has_batch else _DETECTOR_LADDER
+    for dynamic in ladder if asked is None else (asked,):
         checks: tuple[Check, ...] = ()
         try:
             # what was asked for explicitly may take its time
-            with time_limit(TIME_LIMIT if asked is None and dynamic != "none" else None):
+            is_bounded = asked is None and dynamic != "none" and request.format not in GRAPHS
+            with time_limit(TIME_LIMIT if is_bounded else None):
                 report = _export_once(subject, request, file, dynamic)
         except UserError:
             raise
@@ -209,13 +240,16 @@ def _first_that_works(subject: Subject, request: _Request, file: Path) -> Export
 def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) -> ExportReport:
     is_sized = dynamic in ("size", "both")
     count = 2 if dynamic in ("batch", "both") else request.batch
-    example = torch.randn(count, subject.channels, *(TRACED_SHAPE if is_sized else request.shape))
+    shape = TRACED_SHAPE if is_sized else request.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        example = subject.make(count, *shape)
     file.unlink(missing_ok=True)
     request.say(f"exporting to {request.format}, dynamic: {_WORDS[dynamic]}")
     metadata = {
         **subject.metadata,
-        "input": "float32 images (B, C, H, W)"
-        + (": (pixel - mean) / std, pixels from 0 to 255" if "mean" in subject.metadata else ""),
+        "input": _INPUTS[subject.inputs[0]]
+        + (_NORM if "mean" in subject.metadata and "images" in subject.inputs else ""),
         "shape": list(request.shape),
         "batch": request.batch,
         "dynamic": dynamic,
@@ -228,19 +262,18 @@ def _export_once(subject: Subject, request: _Request, file: Path, dynamic: str) 
         request.format,
         file,
         example,
-        dynamic,
-        subject.outputs,
+        subject.axes(dynamic),
+        (subject.inputs, subject.outputs),
         metadata,
         request.opset,
-        simplify=request.int8,
     )
     runner = load_runner(file, request.format)
     inputs = inputs_of(request.batch, request.shape, dynamic)
     request.say(f"checking {len(inputs)} inputs against PyTorch")
-    checks = tuple(compare(runner, subject.module, subject.channels, *each) for each in inputs)
+    checks = tuple(compare(runner, subject.module, subject.make, *each) for each in inputs)
     least = None
     if is_sized and all(check.passed for check in checks):
-        least = find_least_side(runner, subject.module, subject.channels)
+        least = find_least_side(runner, subject.module, subject.make)
         metadata["least_side"] = least
     opset = read_opset(file) if request.format == "onnx" else None
     return ExportReport(
@@ -276,21 +309,30 @@ def _check_arguments(
         option = "--int8" if int8 else "--opset"
         raise UserError(f"{option} is for --format onnx, got --format {format}")
     require_packages(format)
-    if opset is not None:
-        from onnx.defs import onnx_opset_version
+    if opset is not None and not 18 <= opset <= OPSET:
+        raise UserError(f"--opset must be 18 to {OPSET}, or left out, got {opset}")
 
-        if not 18 <= opset <= onnx_opset_version():
-            raise UserError(
-                f"--opset must be 18 to {onnx_opset_version()}, or left out, got {opset}"
-            )
+
+def _check_detector(format: str, batch: int, dynamic: str | None, int8: bool, source: str) -> None:
+    """Raise a UserError for what cannot be had of a detector."""
+    advice = f"; --backbone-only exports the backbone of {source}"
+    if format not in GRAPHS:
+        raise UserError(
+            "post-processing of detectors (proposals, non-maximum suppression) is exported with "
+            f"--format onnx or openvino only, got {format}{advice}"
+        )
+    if batch != 1 or int8 or dynamic in ("batch", "both"):
+        raise UserError(
+            "a detector is exported for one image at a time, in float32, with --dynamic size or "
+            f"none{advice}"
+        )
 
 
 def _check_runs(subject: Subject, shape: tuple[int, int], batch: int) -> None:
     """Raise a UserError when the model itself does not take the input."""
-    images = torch.zeros(batch, subject.channels, *shape)
     try:
         with torch.no_grad():
-            subject.module(images)
+            subject.module(*subject.make(batch, *shape))
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the model does not take --batch {batch} --shape {shape[0]} {shape[1]}: {error}"

@@ -183,27 +183,30 @@ class FromSide33(nn.Module):
 
 
 def test_sides_that_the_model_refuses_are_passed_over():
-    assert find_least_side(lambda x: [x * 2], FromSide33(), 3) == 33
+    def make(*sizes: int) -> tuple[torch.Tensor]:
+        return (torch.zeros(sizes[0], 3, *sizes[1:]),)
+
+    assert find_least_side(lambda x: [x * 2], FromSide33(), make) == 33
 
 
 def test_a_try_that_nobody_asked_for_ends(tmp_path, monkeypatch):
     asked = []
 
-    def write(module, format, path, example, dynamic, *rest, **options) -> None:
-        asked.append(dynamic)
-        while dynamic == "both":
+    def write(module, format, path, example, axes, *rest) -> None:
+        asked.append(axes["images"])
+        while axes["images"] == (0, 2, 3):
             try:
                 time.sleep(0.01)
             except Exception:  # as tracers do
                 continue
         signal.alarm(0)  # the other tries may take as long as they take
-        write_graph(module, format, path, example, dynamic, *rest, **options)
+        write_graph(module, format, path, example, axes, *rest)
 
     monkeypatch.setattr(run, "TIME_LIMIT", 1)
     monkeypatch.setattr(run, "write_graph", write)
     before = signal.getsignal(signal.SIGALRM)
     report = export_subject(small("ConvMixer"), tmp_path / "file", "torchscript")
-    assert (asked, report.dynamic) == (["both", "batch"], "batch")
+    assert (asked, report.dynamic) == ([(0, 2, 3), (0,)], "batch")
     assert "takes longer than 1 s" in report.notes[-1]
     assert signal.getsignal(signal.SIGALRM) is before
 
@@ -252,7 +255,7 @@ def test_a_wrong_file_fails_and_is_kept(tmp_path):
     [
         (("convmixer_999",), "convmixer_999"),
         (("nowhere/config.py",), "there is no config file"),
-        ((DETECTOR,), "post-processing of detectors .* --backbone-only exports"),
+        ((DETECTOR,), "post-processing of detectors .* onnx or openvino .* --backbone-only exp"),
         (("convmixer_256_8", "nowhere.pth"), "nowhere.pth"),
     ],
 )
@@ -265,7 +268,9 @@ def test_illegal_sources(arguments, message: str, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "tflite"}, "give one of torch, onnx, torchscript"),
+        ({"format": "tflite"}, "give one of torch, onnx, openvino, torchscript"),
+        ({"format": "openvino"}, "--format openvino writes a file .xml"),
+        ({"preprocess": True}, "--preprocess is for configs"),
         ({"dynamic": "all"}, "give one of batch, size, both, none"),
         ({"shape": (0, 3)}, r"both positive, got \(0, 3\)"),
         ({"batch": 0}, "--batch must be a positive integer, got 0"),
@@ -295,7 +300,7 @@ def test_places_that_cannot_be_written(tmp_path):
         export_model("convmixer_256_8", out=tmp_path / "file" / "x.onnx")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_missing_package(package: str, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(

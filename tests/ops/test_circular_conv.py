@@ -155,7 +155,7 @@ def test_rules():
     ):
         chosen = choose(length, device=device, dtype=dtype, dense=dense, use=use)
         assert chosen in module.ALGORITHMS
-        assert use != "export" or chosen == "concat"
+        assert use != "export" or chosen == ("dft" if dense else "circulant")
 
 
 def test_environment_and_argument(monkeypatch):

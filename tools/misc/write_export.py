@@ -3,8 +3,8 @@
 python tools/misc/write_export.py
 
 Backbones are the smallest architecture of each family with one block of each kind per stage: what
-can be traced does not depend on how often a block is repeated. Classifiers and the segmentor are
-whole configs. All weights are random, with norms and layer scales that count.
+can be traced does not depend on how often a block is repeated. Classifiers, the segmentor and the
+detectors are whole configs. All weights are random, with norms and layer scales that count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from mmvitconv.cli import execute
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
-from mmvitconv.export.graphs import FORMATS
+from mmvitconv.export.graphs import FORMATS, GRAPHS
 from mmvitconv.export.run import export_subject
 from mmvitconv.export.subject import Subject, backbone_subject, fill_statistics, load_subject
 from mmvitconv.models.base import Backbone
@@ -31,7 +31,11 @@ from mmvitconv.zoo.archs import list_families, table_of
 from mmvitconv.zoo.table import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
-SEGMENTOR = ROOT / "configs/fcvit/upernet_fcvit_tiny_nuclei.py"
+DENSE = (
+    ROOT / "configs/fcvit/upernet_fcvit_tiny_nuclei.py",
+    ROOT / "configs/fcvit/maskrcnn_fcvit_tiny_nuclei.py",
+    ROOT / "configs/fcvit/retinanet_fcvit_tiny_trees.py",
+)
 # Families that are mostly linear layers, and one of convolutions to compare with.
 INT8 = ("DynConvViT", "LightViT", "ConvMixer")
 HEADERS = {
@@ -148,13 +152,13 @@ def update(page: Path) -> None:
         lambda item=item: build_backbone(*item) for item in families.items()
     ]
     builders += [
-        lambda path=path: load_subject(str(path)) for path in (*find_classifiers(), SEGMENTOR)
+        lambda path=path: load_subject(str(path)) for path in (*find_classifiers(), *DENSE)
     ]
     rows, notes, small = "", [], ""
     with tempfile.TemporaryDirectory() as scratch:
         for build in progress(builders, "exporting"):
             subject = build()
-            for format in FORMATS:
+            for format in FORMATS if subject.has_batch else GRAPHS:
                 row, reasons = support_row(subject, format, Path(scratch))
                 rows += row
                 notes += reasons

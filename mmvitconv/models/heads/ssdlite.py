@@ -189,7 +189,8 @@ class SSDLiteAnchorGenerator(AnchorGenerator):
         options: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
         rows, columns = featmap_sizes[0]
         step_x, step_y = self.strides[0]
-        image = torch.tensor([columns * step_x, rows * step_y], **options)
+        sides = (columns * step_x, rows * step_y)
+        image = torch.stack([torch.as_tensor(side, **options) for side in sides])
         priors = []
         for (rows, columns), sizes in zip(featmap_sizes, self.base_anchors, strict=True):
             y, x = ((torch.arange(count, **options) + 0.5) / count for count in (rows, columns))
