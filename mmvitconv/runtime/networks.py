@@ -160,6 +160,8 @@ def _prepare(
     others = [dict(_arguments(model, other, 1)) for other in _OTHER_SHAPES if is_open]
     for name, args in _arguments(model, shape, 2):
         parts[name].prepare(args, [given[name] for given in others if name in given], is_open)
+    for part in parts.values():  # also those that nothing is known about
+        (part.folder / "tried").touch()
 
 
 def _arguments(model: nn.Module, shape: tuple[int, int], batch: int) -> Iterator[tuple[str, tuple]]:
@@ -261,6 +263,7 @@ class Network:
         """Take the place of the module's ``forward``."""
         self.module.add_module("inference_only", InferenceOnly().eval())
         vars(self.module)["forward"] = self
+        self._weights = _Weights(self.module)
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in torch."""
@@ -288,7 +291,6 @@ class Network:
         """
         leaves, spec = pytree.tree_flatten((args, {}))
         self._graph(leaves, spec, is_open, others)
-        (self.folder / "tried").touch()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph that takes these arguments."""

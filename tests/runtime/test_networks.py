@@ -205,9 +205,11 @@ def load(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("change", [change_through_data, change_a_value, replace, load])
-def test_weights_that_change_are_refused(fast, change):
+@pytest.mark.parametrize("calls", [0, 1])
+def test_weights_that_change_are_refused(fast, change, calls: int):
     x = torch.randn(1, 3, 32, 32)
-    run(fast, x)
+    for _ in range(calls):
+        run(fast, x)
     change(fast)
     with pytest.raises(RuntimeError, match="the weights of model have changed since accelerate"):
         run(fast, x)
