@@ -22,12 +22,9 @@ from mmvitconv.zoo.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {path.stem: path for path in (ROOT / "configs").rglob("*.py")}
-SMALL = {"test_dataloader.dataset.pipeline.1.scale": (160, 128)}
 NAMES = {
     "retinanet_fcvit_tiny_trees": {},
     "maskrcnn_fcvit_tiny_nuclei": {},
-    "cascade_maskrcnn_parc_convnext_xt_3x_coco": SMALL,
-    "ssdlite_parcnet_s_coco": {},
 }
 QUICK = "maskrcnn_fcvit_tiny_nuclei"
 CASES = [n if n == QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
@@ -47,10 +44,10 @@ def save_weights(name: str, path: Path) -> str:
     """Random weights whose scores and masks are far from all thresholds."""
     model = load_model(name, cfg_options=NAMES[name], device="cpu").module
     torch.manual_seed(1)
-    last = re.compile(r"(retina_cls|fc_cls|rpn_cls|cls_convs\.\d+|conv_logits)(\.\d+)*$")
+    spreads = {"retina_cls|fc_cls": 0.05, "rpn_cls|conv_logits": 0.5, "predictors.*pointwise": 5.0}
     for key, layer in model.named_modules():
-        if last.search(key) and isinstance(layer, (nn.Conv2d, nn.Linear)):
-            std = 0.05 if layer.weight[0].numel() > 99 and "cls_convs" not in key else 0.5
+        std = next((std for last, std in spreads.items() if re.search(last, key)), None)
+        if std is not None and isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             torch.nn.init.normal_(layer.weight, std=std)
             torch.nn.init.zeros_(layer.bias)
     torch.save({"state_dict": model.state_dict()}, path)
