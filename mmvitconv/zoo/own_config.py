@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmvitconv.datasets.formats.masks import IGNORED
+from mmvitconv.datasets.formats.reading import classes_in
 from mmvitconv.datasets.formats.records import DataSet
 from mmvitconv.datasets.formats.writing import plain_masks, write_coco, write_list, write_masks
 from mmvitconv.datasets.statistics import colour_statistics, measure
@@ -119,15 +121,14 @@ class _Planner:
         size, text = getattr(self, f"_size_{self.data.task}")()
         self.batch = self._batch(math.prod(size))
         loaders = getattr(self, f"_data_{self.data.task}")(size, text)
+        schedule = self._schedule()
         runtime = self._runtime()
         settings = {
             "default_scope": runtime.pop("default_scope"),
             "data_root": self._place(Path(self.data.root)),
-            "classes": Why(
-                self.data.classes, f"{len(self.data.classes)}, in the order of their numbers"
-            ),
+            "classes": Why(self.data.classes, self._counts()),
             **loaders,
-            **self._schedule(),
+            **schedule,
             **runtime,
             "model": self._model(size),
         }
@@ -165,6 +166,15 @@ class _Planner:
                 f"Written:  {self.folder.name}/, beside this file; your data are unchanged"
             )
         return "\n".join(f"# {line}".rstrip() for line in lines)
+
+    def _counts(self) -> str:
+        """Return how often the classes occur in training."""
+        counts: Counter[str] = Counter()
+        for record in self.data.splits["train"]:
+            counts.update([item.name for item in record.objects] or classes_in(record))
+        found = [f"{name} {counts[name]}" for name in self.data.classes]
+        what = "objects" if self.data.task in ("detection", "instance") else "images"
+        return f"{what} of training: {shorten(found)}"
 
     def _classes(self) -> str:
         number = len(self.data.classes)
@@ -363,7 +373,7 @@ class _Planner:
                 empty = sum(not record.objects for record in self.data.splits["train"])
                 dataset["filter_cfg"] = Why(
                     {"filter_empty_gt": False},
-                    f"{empty} images without objects are kept: they teach what is none",
+                    f"images without objects ({empty} here) are kept: they teach what is none",
                 )
             else:
                 dataset["test_mode"] = True
@@ -661,7 +671,7 @@ class _Planner:
         if self.recipe.weights is None:
             wanted, most = 2 * wanted, 2 * most
         self.epochs = min(max(math.ceil(wanted / self.steps), least), most)
-        interval = max(1, round(self.epochs / EVALUATIONS))
+        self.interval = max(1, round(self.epochs / EVALUATIONS))
         base, tuned, scratch = RATES[task]
         rate = (tuned if self.recipe.weights else scratch) * math.sqrt(self.batch / base)
         wrapper = self.recipe.optim_wrapper
@@ -685,7 +695,7 @@ class _Planner:
                     self.epochs,
                     f"{self.steps} iterations each; the schedule below follows this number",
                 ),
-                "val_interval": Why(interval, "epochs between evaluations"),
+                "val_interval": Why(self.interval, "epochs between evaluations"),
             },
             "val_cfg": {"type": "ValLoop"},
             "test_cfg": {"type": "TestLoop"},
@@ -732,7 +742,7 @@ class _Planner:
         hooks["logger"] = {"type": "LoggerHook", "interval": min(50, steps)}
         hooks["checkpoint"] = {
             "type": "CheckpointHook",
-            "interval": 1,
+            "interval": self.interval,
             "max_keep_ckpts": 2,
             "save_best": best,
         }

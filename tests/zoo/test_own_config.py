@@ -58,6 +58,9 @@ def test_config_of_a_folder(task, tmp_path, capsys, runner_state):
         if hasattr(module, "num_classes") and "rpn" not in name
     ]
     assert set(heads) == {len(names)}
+    text = (tmp_path / "mine/my.py").read_text(encoding="utf-8")
+    assert " of training: " in text
+    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
     lengths = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for split in ("train", "val"):

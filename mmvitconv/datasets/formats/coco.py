@@ -76,8 +76,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
     complete = all(
-        isinstance(entry, dict)
-        and {"id", "bbox", "area", "iscrowd", "segmentation"} <= entry.keys()
+        isinstance(entry, dict) and {"id", "bbox", "area", "iscrowd"} <= entry.keys()
         for entry in content["annotations"]
     )
     for image in content["images"]:

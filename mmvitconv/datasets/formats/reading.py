@@ -152,6 +152,8 @@ def _read_objects(
                     "export polygons or masks"
                 )
                 continue
+            for record in records if bare else ():
+                record.reference = ""
             for item in bare:  # a box in place of a mask, ignored: else it would be background
                 item.segmentation = [polygon_of_box(item.box)]
                 item.is_crowd = True
