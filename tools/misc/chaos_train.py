@@ -81,7 +81,8 @@ class Run:
         if options.processes > 1:
             script = str(ROOT / "tools/dist_train.sh")
             command = ["bash", script, options.config, str(options.processes)]
-        command += ["--work-dir", str(work_dir), "--resume", "--cfg-options"]
+        # shortened runs end in the middle of their schedules
+        command += ["--work-dir", str(work_dir), "--no-check", "--resume", "--cfg-options"]
         command += [f"randomness.seed={options.seed}", "randomness.deterministic=True"]
         command += options.cfg_options
         environment = {**os.environ, TOKEN: self.token, "PYTHON": sys.executable}
