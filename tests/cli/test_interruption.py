@@ -112,6 +112,20 @@ def parent():
     process.join()
     return process.exitcode
 
+class Sink:
+    def __del__(self):
+        press()
+
+def sink():  # where Python forgets it, and says so
+    try:
+        raise ValueError
+    except ValueError:
+        try:
+            del [Sink()][0]
+            time.sleep(100)
+        finally:
+            print("cleared up", end="", file=sys.stderr)
+
 def leaving():
     import atexit
     atexit.register(press)
@@ -128,6 +142,7 @@ sys.exit(code)
         ("deaf", 0, 130, "\nx.py: interrupted\n"),  # pressed again
         ("deaf", 1000, 130, "\nx.py: interrupted\n"),  # only once
         ("slow", 0, 130, "cleared up\nx.py: interrupted\n"),
+        ("sink", 0, 130, "cleared up\nx.py: interrupted\n"),
         ("parent", 0, 7, ""),  # only the child is told
         ("leaving", 0, 3, ""),
         ("leave_exec", 0, 130, "\nx.py: interrupted\n"),
