@@ -96,7 +96,8 @@ def train_and_evaluate(cfg: dict, evaluator: dict, folder: Path) -> None:
     metric.evaluate(len(drive.val_loop.dataloader.dataset))
 
 
-SEEDS = range(40)
+# the last five failed once
+SEEDS = [*range(40), 7000, 7039, 7055, 7099, 7104]
 
 
 @pytest.fixture(scope="module")

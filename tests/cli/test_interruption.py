@@ -190,6 +190,13 @@ def test_the_first_moments(start: str, moment: str, error: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", error)
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_what_nohup_ignores_stays_ignored(start: str) -> None:
+    program = FIRST.format(moment="mmvitconv.cli", start=STARTS[start])
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    assert "FCViT" in run_python("-c", ignore + program).stdout
+
+
 # says when Ctrl-C is looked after
 COMMAND = """
 import sys
