@@ -64,8 +64,10 @@ def test_logits_are_those_of_the_config(name):
     ours.load_state_dict(theirs.state_dict())
     ours, theirs = ours.double(), theirs.double()
     image = torch.rand(2, 3, 64, 64).double()
-    with torch.no_grad():
-        torch.testing.assert_close(ours(image), theirs(image))
+    with torch.no_grad():  # random weights may make small logits
+        logits = theirs(image)
+        scale = logits.abs().max().item()
+        torch.testing.assert_close(ours(image), logits, rtol=1e-6, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

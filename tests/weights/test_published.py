@@ -111,6 +111,9 @@ def test_a_name_gives_the_original_s_outputs(name, size, mirror, tmp_path, monke
     family, arch = entry.architecture.split(":")
     torch.manual_seed(0)
     theirs = CLASSIFIERS[family](arch).eval()
+    for parameter in theirs.parameters():
+        if parameter.dim() == 1 and len(parameter) == 1000:  # logits say what the image says
+            nn.init.zeros_(parameter)
     torch.save({"state_dict": theirs.state_dict(), "epoch": 300}, tmp_path / "file")
     source = replace(entry.sources[0], sha256="")  # these are other numbers than the published
     mirror.files[f"/{name}/{source.file}"] = (tmp_path / "file").read_bytes()
@@ -121,4 +124,6 @@ def test_a_name_gives_the_original_s_outputs(name, size, mirror, tmp_path, monke
     ours, theirs, image = ours.double(), theirs.double(), torch.rand(1, 3, size, size).double()
     with torch.no_grad():
         features = ours.extract_feat(image)
-        torch.testing.assert_close(ours.head(features), theirs(image))
+        logits = theirs(image)
+        scale = logits.abs().max().item()
+        torch.testing.assert_close(ours.head(features), logits, rtol=1e-6, atol=1e-9 * scale)
