@@ -152,6 +152,9 @@ def test_what_is_fed_is_the_configs_own():
     fed = {name: load_subject(name).metadata for name in ("parcnet_xs_imagenet", MNIST)}
     assert fed["parcnet_xs_imagenet"]["channel_order"] == "BGR"
     assert fed[MNIST]["channel_order"] == "RGB"
+    steps = [step["type"] for step in fed["parcnet_xs_imagenet"]["pipeline"]]
+    assert steps == ["ResizeEdge", "CenterCrop"]
+    assert fed["parcnet_xs_imagenet"]["activation"] == "softmax"
     assert load_subject("ConvMixer 256_8").metadata.keys().isdisjoint({"mean", "channel_order"})
 
 
