@@ -310,7 +310,7 @@ def test_types_of_ours_have_the_prefix(cfg):
     for registry in registries:
         if registry.scope == "mmvitconv":
             registry.import_from_location()
-            ours |= set(registry.module_dict)
+            ours |= set(registry.module_dict) - set(registry.parent.module_dict)
     assert "FCViT" in ours
     kinds = [node["type"] for node in typed_dicts(cfg._cfg_dict.to_dict())]
     assert cfg.model.backbone.type in kinds
