@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 import tempfile
 import threading
 import warnings
@@ -44,6 +46,7 @@ RUNTIMES = tuple(PRECISIONS)
 _GRAPHS = ("openvino", "onnxruntime")
 # Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+MOST_KEPT = 100  # parts whose graphs stay in the cache; a detector has up to seven
 MOST_SIZES = 8  # graphs of one size that a part keeps, where one graph cannot take all
 # What a graph of any size is tried with besides what it was traced with: sizes that leave a rest
 # everywhere, and sizes that leave none.
@@ -596,12 +599,23 @@ def _scratch() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="mmvitconv-graphs-")
 
 
+def _forget(folder: Path) -> None:
+    """Remove the graphs that were not used for longest: each change of weights leaves some."""
+    kept = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _cache(key: str) -> Path:
     """Return the folder of a key's graphs; one of this process where the cache is not writable."""
     folder = cache_home() / "graphs" / key
     try:
+        is_new = not folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
+            os.utime(folder)  # the last use
+            if is_new:
+                _forget(folder.parent)
             return folder
     except OSError:
         pass

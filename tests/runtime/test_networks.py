@@ -1,6 +1,7 @@
 """Accelerated models give what torch gives at any size, from any thread, or say they cannot."""
 
 import copy
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -229,6 +230,19 @@ def test_a_later_start_makes_nothing(plain, fast, monkeypatch):
     expected = run(fast, x)
     monkeypatch.setattr(networks, "write_onnx", None)
     assert all(map(torch.equal, run(accelerate(plain), x), expected))
+
+
+def test_old_graphs_are_forgotten(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    monkeypatch.setattr(networks, "MOST_KEPT", 2)
+    mine = tmp_path / "graphs/mine"
+    mine.mkdir(parents=True)
+    folders = [networks._cache(f"{number:032x}") for number in (0, 1)]
+    for age, folder in enumerate(folders):
+        os.utime(folder, (1000 + age, 1000 + age))
+    assert networks._cache(f"{0:032x}") == folders[0]  # used again
+    newest = networks._cache(f"{2:032x}")
+    assert set(newest.parent.iterdir()) == {mine, folders[0], newest}
 
 
 @pytest.mark.parametrize(
