@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
     from mmvitconv.engine.quiet import QuietStart
 
-__all__ = ["Loop", "add_run_arguments", "check", "errors_before_loop", "make_say", "start"]
+__all__ = [
+    "Loop",
+    "add_run_arguments",
+    "check",
+    "errors_before_loop",
+    "make_say",
+    "need_all",
+    "start",
+]
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -113,6 +121,28 @@ def check(options: argparse.Namespace, cfg: Config, splits: Sequence[str], loop:
         say(f"{name}: {images} images, {labels} labels")
     for text in report.sentences("warnings"):
         loop.quiet.warn(text)
+
+
+def need_all(*steps: Callable[[], None]) -> None:
+    """Take all steps, and name together what they miss: data and weights, for example.
+
+    Args:
+        *steps: Functions that raise a UserError where something is missing.
+
+    Raises:
+        UserError: A step does, or several.
+    """
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = "".join(f"\n  error: {error}" for error in errors)
+        raise UserError(f"{len(errors)} things stop this run:{lines}")
 
 
 @dataclass

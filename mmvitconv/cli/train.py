@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from mmvitconv.cli.runs import add_run_arguments, check, errors_before_loop, make_say, start
+from mmvitconv.cli.runs import (
+    add_run_arguments,
+    check,
+    errors_before_loop,
+    make_say,
+    need_all,
+    start,
+)
 from mmvitconv.datasets.layout import check_data
 from mmvitconv.engine import runner as engine
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 OTHER_STARTS = (
     "; or start from a file of yours (--weights FILE) or from random weights (--from-scratch)"
@@ -54,6 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-validate", action="store_true", help="train without validation")
 
 
+def _choose_start(options: argparse.Namespace, cfg: Config, say: Callable[[str], None]) -> None:
+    """Choose what the training goes on or starts from; fetch it, or raise."""
+    for note in engine.choose_start(cfg, options.resume):
+        say(note)
+    from mmvitconv.engine.initial_weights import choose_initial_weights  # imports torch
+
+    choose_initial_weights(cfg, options.weights, options.from_scratch)
+    engine.check_pretrained(cfg, OTHER_STARTS if options.weights is None else "")
+
+
 def run(options: argparse.Namespace) -> None:
     """Train a model and say where the results are.
 
@@ -67,14 +89,8 @@ def run(options: argparse.Namespace) -> None:
         if options.no_validate:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         splits = ("train",) if cfg.get("val_dataloader") is None else ("train", "val")
-        check_data(cfg, splits=splits)
+        need_all(lambda: check_data(cfg, splits=splits), lambda: _choose_start(options, cfg, say))
         check(options, cfg, splits, loop)
-        for note in engine.choose_start(cfg, options.resume):
-            say(note)
-        from mmvitconv.engine.initial_weights import choose_initial_weights  # imports torch
-
-        choose_initial_weights(cfg, options.weights, options.from_scratch)
-        engine.check_pretrained(cfg, OTHER_STARTS if options.weights is None else "")
         if options.auto_scale_lr:
             engine.enable_learning_rate_scaling(cfg)
         if options.amp:
