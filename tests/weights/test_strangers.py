@@ -85,6 +85,7 @@ def through_runner(path: Path, model: nn.Module, training: bool, resume: bool) -
         model=model,
         _resume=resume,
         _load_from=str(path),
+        cfg=Config({}),
         _train_loop=Loop() if training else {},
         logger=MMLogger.get_current_instance(),
     )
