@@ -87,11 +87,11 @@ _DESIGNS = (
     _Design("parc_resnet{}", "ParCResNet", "imagenet_256"),
     _Design("parc_mobilenetv2", "ParCMobileNetV2", "imagenet_256", levels=(0, 1, 2, 4, 7),
             drop_rate=0.2),
-    _Design("deit_{}", "DynConvViT", "imagenet_248",
+    _Design("deit_{}", "DynConvViT", "imagenet_256",
             options={"mixer": "deit", "with_cls_token": True},
             classifier={"out_type": "cls_token"}),
     *(
-        _Design(f"dynconv_{kind}_{{}}_{label}", family, "imagenet_248",
+        _Design(f"dynconv_{kind}_{{}}_{label}", family, "imagenet_256",
                 options={"mixer": mixer or kind})
         for (kind, family), (label, mixer) in product(
             {"deit": "DynConvViT", "swin": "DynConvSwin"}.items(), _MIXERS.items()
