@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +15,31 @@ from torch import Tensor
 __all__ = ["PRECISIONS", "load"]
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class _Stack(ctypes.Structure):
+    """Linux' stack_t."""
+
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Give this thread the stack back on which its signal handlers run.
+
+    OpenVINO replaces it while it compiles, by memory that it frees with the model: from then on any
+    signal with a handler, such as Ctrl-C or the end of a data-loader worker, would crash.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    exchange = ctypes.CDLL(None).sigaltstack
+    before = _Stack()
+    exchange(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(before), None)
 
 
 def load(
@@ -40,7 +68,8 @@ def load(
     core = openvino.Core()
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    with _signal_stack_kept():
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     idle: deque = deque()  # requests; a thread takes one or makes one
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Accelerated models give what torch gives at any size, from any thread, or say they cannot."""
 
 import copy
+import ctypes
 import os
 import pickle
 import threading
@@ -230,6 +231,17 @@ def test_a_later_start_makes_nothing(plain, fast, monkeypatch):
     expected = run(fast, x)
     monkeypatch.setattr(networks, "write_onnx", None)
     assert all(map(torch.equal, run(accelerate(plain), x), expected))
+
+
+def test_signal_handlers_keep_their_stack(plain):
+    """OpenVINO's own would be gone with the model, and the next signal would crash."""
+    stack = openvino._Stack()
+    exchange = ctypes.CDLL(None).sigaltstack
+    exchange(None, ctypes.byref(stack))
+    before = bytes(stack)
+    run(accelerate(plain, "openvino", "bf16"), torch.randn(1, 3, 32, 32))
+    exchange(None, ctypes.byref(stack))
+    assert bytes(stack) == before
 
 
 def test_old_graphs_are_forgotten(tmp_path: Path, monkeypatch):
