@@ -563,7 +563,7 @@ def _check_schedules(report: Report, cfg: Config, facts: Sequence[Facts]) -> Non
                 "the rate does not fall as planned: give both the same length",
                 option,
             )
-        elif "MultiStep" in kind and all(m >= length for m in entry.get("milestones") or [length]):
+        elif "MultiStep" in kind and all(m >= length for m in entry.get("milestones") or [0]):
             report.warn(
                 f"no milestone of {entry.get('milestones')} is before the end of the run "
                 f"({share}), so that the rate never falls: move them",

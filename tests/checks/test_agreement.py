@@ -90,6 +90,7 @@ def schedule(kind, **settings):
         (schedule("LinearLR", start_factor=0.1, end=5), "", ""),
         (schedule("MultiStepLR", milestones=[80, 110]), "", "no milestone"),
         (schedule("MultiStepLR", milestones=[40, 55]), "", ""),
+        (schedule("mmvitconv.MultiStepLR", shares=[2 / 3, 11 / 12]), "", ""),
     ],
 )
 def test_schedules_against_the_length(options, errors, warnings):
