@@ -175,6 +175,9 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
         filter: A pattern with ``*`` and ``?``; all names if it is empty.
         pretrained: Only models with published ImageNet weights.
 
+    Returns:
+        Names, family by family; empty where none matches.
+
     Examples:
         >>> list_models("fcvit*")
         ['fcvit_tiny', 'fcvit_s12', 'fcvit_s24', 'fcvit_s48']
