@@ -106,11 +106,17 @@ def _no_closed_logs() -> None:
                 logger.removeHandler(handler)
 
 
+@pytest.fixture(autouse=True)
+def _no_default_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start as a new process does: runners of earlier tests leave the scope of their config."""
+    monkeypatch.setattr(DefaultScope, "_instance_dict", type(DefaultScope._instance_dict)())
+
+
 @pytest.fixture
 def runner_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loggers, scopes and the rank that a runner sets for the whole process are put back."""
+    """Loggers and the rank that a runner sets for the whole process are put back."""
     monkeypatch.setenv("LOCAL_RANK", "0")
-    for manager in (DefaultScope, MMLogger, MessageHub, Visualizer):
+    for manager in (MMLogger, MessageHub, Visualizer):
         monkeypatch.setattr(manager, "_instance_dict", manager._instance_dict.copy())
 
 
