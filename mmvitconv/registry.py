@@ -41,6 +41,7 @@ HOOKS = Registry(
         "mmvitconv.checks.bad_data",
         "mmvitconv.engine.checkpoint",
         "mmvitconv.engine.compile_backbone",
+        "mmvitconv.engine.distillation",
         "mmvitconv.engine.folding",
         "mmvitconv.engine.initial_weights",
         "mmvitconv.engine.pictures",

@@ -171,7 +171,7 @@ def read_ledger(path: Path) -> dict[str, list[Quoted]]:
     for entry in yaml.load(path.read_text("utf-8"), yaml.BaseLoader):  # figures as they are quoted
         known = entry["version"] != "not recorded"
         source = f"{entry['source']}, {entry['version']}" if known else entry["source"]
-        for name, figures in entry["figures"].items():
+        for name, figures in entry.get("figures", {}).items():
             ledger.setdefault(name, []).append(Quoted(source, figures))
     return ledger
 
