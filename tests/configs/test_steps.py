@@ -19,6 +19,10 @@ from PIL import Image
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # One of 81 classes, or a focal loss's prior, has no score above the usual threshold at first.
 ANY_SCORE = 0.0
+TEACHER = {
+    "type": "mmvitconv.DistillationHook",
+    "teacher": {"model_name": "test_resnet", "pretrained": False, "num_classes": 10},
+}
 
 
 @pytest.fixture
@@ -64,6 +68,8 @@ def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, f
     after = runner.model.state_dict()
     assert any(not value.equal(after[key]) for key, value in before.items() if "running" not in key)
     scalars = runner.message_hub.log_scalars
+    hooks = [hook["type"] for hook in cfg.get("custom_hooks") or []]
+    assert ("train/loss_distillation" in scalars) == ("mmvitconv.DistillationHook" in hooks)
     metrics = {
         key.removeprefix("val/"): history.current()
         for key, history in scalars.items()
@@ -76,16 +82,26 @@ def one_step(name: str, changes: dict | None = None) -> tuple[float, dict[str, f
     ("name", "data", "changes", "expected"),
     [
         ("maskrcnn_fcvit_tiny_nuclei", "nuclei", {}, {"coco/bbox_mAP", "coco/segm_mAP"}),
-        ("maskrcnn_lightvit_tiny_nuclei", "nuclei", {}, {"coco/bbox_mAP", "coco/segm_mAP"}),
+        (
+            "maskrcnn_lightvit_tiny_nuclei",
+            "nuclei",
+            {"custom_hooks": [{**TEACHER, "kind": "attention"}]},
+            {"coco/bbox_mAP", "coco/segm_mAP"},
+        ),
         (
             "retinanet_fcvit_tiny_trees",
             "trees",
             {"model.test_cfg.score_thr": ANY_SCORE},
             {"coco/bbox_mAP"},
         ),
-        ("upernet_fcvit_tiny_nuclei", "nuclei", {}, {"mIoU", "aAcc"}),
+        (
+            "upernet_fcvit_tiny_nuclei",
+            "nuclei",
+            {"custom_hooks": [{**TEACHER, "kind": "attention"}]},
+            {"mIoU", "aAcc"},
+        ),
         ("fcvit_tiny_mnist", "mnist", {}, {"accuracy/top1"}),
-        ("lightvit_tiny_mnist", "mnist", {}, {"accuracy/top1"}),
+        ("lightvit_tiny_mnist", "mnist", {"custom_hooks": [TEACHER]}, {"accuracy/top1"}),
     ],
 )
 def test_tiny_real_data(name, data, changes, expected, workplace, request):

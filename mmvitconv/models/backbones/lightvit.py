@@ -347,7 +347,7 @@ class Attention(nn.Module):
         ]
         pad = None
         if grid.has_padding:  # the original pads after the norm: a padded slot is a row of zeros
-            pad = self.kv(q.new_zeros(1, self.kv.in_features)).view(kv.shape[2:])
+            pad = self.kv(q.new_zeros(1, q.shape[2] * q.shape[3])).view(kv.shape[2:])
         return window_attention(q, kv, pad, biases, grid.sizes)
 
 
