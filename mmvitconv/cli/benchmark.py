@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--passes", nargs="+", dest="pass_", choices=("inference", "training"),
         help="training: with a step of AdamW")  # fmt: skip
     add("--no-fold", action="store_false", dest="folds",
-        help="measure inference of our models as they are trained, not folded")  # fmt: skip
+        help="measure inference of models as they are trained, not folded")  # fmt: skip
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
     add("--rounds", type=positive, metavar="N", help="default: 20, on a GPU 100")

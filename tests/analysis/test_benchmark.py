@@ -262,6 +262,18 @@ def test_inference_is_folded_unless_told_otherwise(monkeypatch: pytest.MonkeyPat
     assert len(folded) == 1
 
 
+def test_branches_of_timms_models_are_merged():
+    model = benchmark.build("repvit_m0_9", (32, 32)).eval()
+    images = torch.rand(1, 3, 32, 32)
+    layers = [len([*model.modules()])]
+    with torch.no_grad():
+        expected = model(images)
+        model = benchmark._fold(model)
+        layers.append(len([*model.modules()]))
+        torch.testing.assert_close(model(images), expected)
+    assert layers[1] < layers[0] / 2
+
+
 def test_a_model_that_does_not_run_is_said_and_the_others_go_on():
     def refuse(x: Tensor) -> None:
         raise AssertionError("wants 7 x 7\nand more")

@@ -3,7 +3,7 @@
 python tools/misc/write_zoo.py [--check]
 
 That is the head comment of each config, the metafile and the README of each family, the project's
-README (all architectures), ``docs/zoo.md`` (these and all configs), and the table from which
+README (a row a family), ``docs/zoo.md`` (all architectures and configs), and the table from which
 ``mmvitconv list`` and ``info`` answer.
 
 Parameters and multiply-adds come from the models themselves, names and addresses of weights from
@@ -65,6 +65,10 @@ TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOT
 HEADER = (
     "| config | model | backbone | multiply-adds | image | published, not reproduced here "
     "| trained here | weights |\n|---|---:|---:|---:|---|---|---|---|\n"
+)
+FAMILY_HEADER = (
+    "| family | paper | parameters | ImageNet top-1, published | strides | weights |\n"
+    "|---|---|---:|---:|---|---|\n"
 )
 ARCH_HEADER = (
     "| backbone | `arch` | parameters | multiply-adds | strides | ImageNet top-1, published "
@@ -449,12 +453,11 @@ def families_table(families: Sequence[Family]) -> str:
     )
 
 
-def architectures_table(archs: Sequence[Arch], folder: str = "") -> str:
-    """All architectures of the registry.
+def architectures_table(archs: Sequence[Arch]) -> str:
+    """All architectures of the registry, for a page in docs.
 
     Args:
         archs: What was measured.
-        folder: Where the repository's top is, seen from the page.
 
     Returns:
         Lines of Markdown.
@@ -466,13 +469,13 @@ def architectures_table(archs: Sequence[Arch], folder: str = "") -> str:
             need = "add one with a metafile.yml, and that to model-index.yml"
             raise UserError(f"no config that is listed has a backbone of {arch.family}; {need}")
         published = [
-            f"[{result.value}]({folder}{config.path}) ({re.split('[,;] ', result.source)[0]})"
+            f"[{result.value}](../{config.path}) ({re.split('[,;] ', result.source)[0]})"
             for config in arch.configs
             for result in config.results
             if (result.dataset, result.metric) == ("ImageNet-1k", "Top 1 Accuracy")
         ]
         cells = (
-            f"[{arch.family}]({folder}{folders[arch.family]}/README.md)",
+            f"[{arch.family}](../{folders[arch.family]}/README.md)",
             f"`{arch.arch}`",
             f"{arch.parameters / 1e6:.2f} M",
             f"{arch.macs_224 / 1e9:.2f} G",
@@ -482,6 +485,39 @@ def architectures_table(archs: Sequence[Arch], folder: str = "") -> str:
         )
         rows.append(f"| {' | '.join(cells)} |\n")
     return ARCH_HEADER + "".join(rows)
+
+
+def families_summary(archs: Sequence[Arch]) -> str:
+    """A row for each family: the range of its sizes and of its published accuracies."""
+    rows = []
+    for family in dict.fromkeys(arch.family for arch in archs):
+        own = [arch for arch in archs if arch.family == family]
+        configs = [config for arch in own for config in arch.configs]
+        sizes = [arch.parameters / 1e6 for arch in own]
+        published = [
+            result.value
+            for config in configs
+            for result in config.results
+            if (result.dataset, result.metric) == ("ImageNet-1k", "Top 1 Accuracy")
+        ]
+        weights = any(arch.weights for arch in own)
+        strides = dict.fromkeys(", ".join(map(str, dict.fromkeys(arch.strides))) for arch in own)
+        cells = (
+            f"[{family}]({Path(configs[0].path).parent}/README.md)",
+            f"[{own[0].paper.title}]({own[0].paper.url})",
+            _range(sizes, ".1f") + " M",
+            _range(published, "g") if published else "-",
+            " or ".join(strides),
+            "yes" if weights else "-",
+        )
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return FAMILY_HEADER + "".join(rows)
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """The least and the greatest value, or the only one."""
+    ends = dict.fromkeys(f"{value:{form}}" for value in (min(values), max(values)))
+    return " - ".join(ends)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -521,8 +557,8 @@ def _update(options: argparse.Namespace) -> int:
     if (root / ARCHS_FILE).parent.is_dir():
         texts[root / ARCHS_FILE] = to_json(measured)
     for name, table in (
-        ("README.md", architectures_table(archs)),
-        ("docs/zoo.md", architectures_table(archs, "../") + families_table(families)),
+        ("README.md", families_summary(archs)),
+        ("docs/zoo.md", architectures_table(archs) + families_table(families)),
     ):
         texts[root / name] = fill_table(root / name, table, name)
     for path, text in texts.items():
