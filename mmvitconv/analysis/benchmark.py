@@ -28,6 +28,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 from mmvitconv.analysis import timing
 from mmvitconv.analysis.benchmark_results import Row, device_name
 from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.models.base import Backbone
 from mmvitconv.runtime import accelerate, fold
 from mmvitconv.weights.addresses import address_of
 from mmvitconv.weights.index import find_weights
@@ -165,7 +166,8 @@ def _fold(model: nn.Module) -> nn.Module:
     """Return a model as it is served: ours folded, timm's with its branches merged (RepViT)."""
     from timm.utils import reparameterize_model
 
-    return reparameterize_model(fold(model, inplace=True), inplace=True)
+    model = fold(model, inplace=True)
+    return model if isinstance(model, Backbone) else reparameterize_model(model, inplace=True)
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -33,12 +33,20 @@ PICTURE = ROOT / "docs/images/choose.png"
 TABLE = re.compile(r"(?<=<!-- choose: begin -->\n).*?(?=<!-- choose: end -->)", re.DOTALL)
 TOP1 = "Top 1 Accuracy"
 REFERENCE = "resnet50"  # its time is 1
-RUNS = {"eager": "docs/benchmark/eager.json", "OpenVINO": "docs/benchmark/openvino.json"}
+# Each file is of one process, in which all models took turns with the reference.
+RUNS = {"eager": "docs/benchmark/eager*.json"}
 SIZES = {5: "About 5 M parameters", 15: "About 15 M", 30: "About 30 M", 60: "50 M and more"}
-HEADER = (
-    "| backbone | parameters | MACs | ImageNet top-1 | Mask R-CNN 1x, box / mask | ADE20K, mIoU "
-    "| time, eager | time, OpenVINO | memory |\n|---|---:|---:|---:|---:|---|---:|---:|---:|\n"
-)
+COLUMNS = {  # titles and where their cells are aligned
+    "backbone": "---",
+    "parameters": "---:",
+    "MACs": "---:",
+    "ImageNet top-1": "---:",
+    "Mask R-CNN 1x, box / mask": "---:",
+    "ADE20K, mIoU": "---",
+    **{f"time, {runtime}": "---:" for runtime in RUNS},
+    "memory": "---:",
+}
+HEADER = f"| {' | '.join(COLUMNS)} |\n|{'|'.join(COLUMNS.values())}|\n"
 
 
 @dataclass(frozen=True)
@@ -142,16 +150,17 @@ def dense_figures(known: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
 def read_measured(root: Path) -> dict[str, tuple[dict[str, float], float | None, tuple[int, int]]]:
     """Read times in those of the reference, memory, and costs, by the name of a model."""
     found: dict[str, Any] = {}
-    for runtime, path in RUNS.items():
-        best: dict[str, Any] = {}  # of both layouts the faster one
-        for row in read_results(root / path):
-            if row.model not in best or row.median_ms < best[row.model].median_ms:
-                best[row.model] = row
-        for name, row in best.items():
-            memory = row.peak_mb if runtime == "eager" else None
-            times, before, costs = found.get(name, ({}, None, (row.params, row.macs)))
-            times[runtime] = row.median_ms / best[REFERENCE].median_ms
-            found[name] = (times, before or memory, costs)
+    for runtime, pattern in RUNS.items():
+        for path in sorted(root.glob(pattern)):
+            best: dict[str, Any] = {}  # of both layouts the faster one
+            for row in read_results(path):
+                if row.model not in best or row.median_ms < best[row.model].median_ms:
+                    best[row.model] = row
+            for name, row in best.items():
+                memory = row.peak_mb if runtime == "eager" else None
+                times, before, costs = found.get(name, ({}, None, (row.params, row.macs)))
+                times[runtime] = row.median_ms / best[REFERENCE].median_ms
+                found[name] = (times, before or memory, costs)
     return found
 
 
@@ -193,51 +202,56 @@ def draw(choices: Sequence[Choice], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     families = list(dict.fromkeys(one.family for one in choices if one.family))
-    colours = dict(zip(families, plt.get_cmap("tab10").colors, strict=False)) | {"": "0.45"}
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(13, 7), width_ratios=(1.15, 1), layout="constrained"
-    )
+    colours = dict(zip(families, (*plt.get_cmap("Dark2").colors, (0, 0, 0)), strict=False))
+    colours[""] = "0.5"
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 12.5), layout="constrained")
     for column, size in enumerate(SIZES):
-        for side, mine in ((-0.12, True), (0.12, False)):
-            rows = [one for one in choices if one.size == size and bool(one.family) == mine]
-            heights = spread([float(one.top1) for one in rows], 0.28)
-            for one, height in zip(rows, heights, strict=True):
-                left.plot(column + side / 3, float(one.top1), "o" if mine else "D", ms=5,
-                          color=colours[one.family])  # fmt: skip
-                line = {"arrowstyle": "-", "lw": 0.4, "color": "0.7"}
-                left.annotate(
-                    one.name,
-                    (column + side / 3, float(one.top1)),
-                    (column + side, height),
-                    arrowprops=line,
-                    color=colours[one.family],
-                    fontsize=7.5,
-                    ha="right" if mine else "left",
-                    va="center",
-                )
+        for side in (-1, 1):  # ours, others
+            rows = [one for one in choices if (one.size, bool(one.family)) == (size, side < 0)]
+            spots = [(column + 0.03 * side, float(one.top1)) for one in rows]
+            _label(upper, rows, spots, 0.1 * side, colours)
     titles = [title.replace(" parameters", "") for title in SIZES.values()]
-    left.set_xticks(range(len(SIZES)), titles)
-    left.set_xlim(-0.85, len(SIZES) - 0.4)
-    left.set_xlabel("parameters")
+    upper.set_xticks(range(len(SIZES)), titles)
+    upper.set_xlim(-0.7, len(SIZES) - 0.5)
+    upper.set_xlabel("parameters")
     timed = [one for one in choices if "eager" in one.times]
-    for one in timed:
-        spot = one.times["eager"], float(one.top1)
-        right.plot(*spot, "o" if one.family else "D", ms=5, color=colours[one.family])
-        right.annotate(one.name, spot, (4, 3), textcoords="offset points", fontsize=7,
-                       color=colours[one.family])  # fmt: skip
-    right.set_xscale("log")
-    ticks = (0.25, 0.5, 1, 2, 4)
-    right.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
-    right.minorticks_off()
-    right.margins(x=0.14)
-    right.set_xlabel("time of ResNet-50 (CPU, one thread, one image, eager)")
-    for axes in (left, right):
+    spots = [(math.log2(one.times["eager"]), float(one.top1)) for one in timed]
+    _label(lower, timed, spots, 0.12, colours)
+    ticks = range(math.floor(min(spots)[0]), math.ceil(max(spots)[0]) + 1)
+    lower.set_xticks(ticks, [f"{2.0**tick:g}" for tick in ticks])
+    lower.set_xlim(ticks[0], ticks[-1] + 0.8)
+    lower.set_xlabel("time of one image, in times of ResNet-50's (CPU, one thread, eager)")
+    for axes in (upper, lower):
         axes.set_ylabel("ImageNet top-1, published (%)")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Circles: here. Diamonds: models of others.", fontsize=10)
-    figure.savefig(path, dpi=110, metadata={"Description": points_of(choices)})
+    upper.set_title("Circles: in this package. Diamonds: models of others.", fontsize=10)
+    figure.savefig(path, dpi=100, metadata={"Description": points_of(choices)})
     plt.close(figure)
+
+
+def _label(
+    axes: Any,
+    rows: Sequence[Choice],
+    spots: Sequence[tuple[float, float]],
+    offset: float,
+    colours: Mapping[str, Any],
+) -> None:
+    """Draw points, the best first, and their names beside them, moved apart."""
+    heights = spread([top1 for _, top1 in spots], 0.33)
+    for one, (x, y), height in zip(rows, spots, heights, strict=True):
+        colour = colours[one.family]
+        axes.plot(x, y, "o" if one.family else "D", ms=6, color=colour)
+        axes.annotate(
+            one.name.removeprefix("dynconv_").removesuffix("_softmax"),
+            (x, y),
+            (x + offset, height),
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.7", "shrinkB": 3},
+            color=colour,
+            fontsize=9,
+            ha="left" if offset > 0 else "right",
+            va="center",
+        )
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
