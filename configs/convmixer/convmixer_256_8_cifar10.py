@@ -56,10 +56,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1,))
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=25)
-# As on ImageNet: 0, the peak at 40 %, a twentieth of it at 80 %, 0.
-param_scheduler = [
-    dict(part, begin=part["begin"] // 6, end=part["end"] // 6) for part in _base_.param_scheduler
-]
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",

@@ -8,6 +8,3 @@
 _base_ = "./convmixer_1536_20_imagenet.py"
 model = dict(backbone=dict(arch="768_32"), head=dict(in_channels=768))
 train_cfg = dict(max_epochs=300)
-param_scheduler = [
-    dict(part, begin=2 * part["begin"], end=2 * part["end"]) for part in _base_.param_scheduler
-]

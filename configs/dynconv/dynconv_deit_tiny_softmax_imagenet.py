@@ -24,5 +24,8 @@ model = dict(
     head=dict(in_channels=192, init_cfg=dict(type="TruncNormal", layer="Linear", std=0.02)),
 )
 train_cfg = dict(max_epochs=300)
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], eta_min=1e-5)]
+param_scheduler = [
+    dict(_base_.param_scheduler[0], span=(0, 5 / 300)),
+    dict(_base_.param_scheduler[1], span=(5 / 300, 1), eta_min=1e-5),
+]
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

@@ -68,8 +68,8 @@ train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=50, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type="LinearLR", start_factor=9e-5 / 9e-4, by_epoch=False, begin=0, end=500),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, T_max=50, by_epoch=True, begin=0, end=50),
+    dict(type="mmvitconv.WarmupLR", start_factor=9e-5 / 9e-4, iterations=500, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",

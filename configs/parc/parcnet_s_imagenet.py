@@ -21,10 +21,10 @@ model = dict(
 )
 train_cfg = dict(max_epochs=300)
 param_scheduler = [
-    # MMEngine reaches the full rate at iteration `end - 1`.
-    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=3001),
+    # MMEngine reaches the full rate one iteration before the end.
+    dict(type="mmvitconv.WarmupLR", start_factor=0.1, iterations=3001, by_epoch=False),
     # One step per epoch. On 8 GPUs the warm-up ends in the fourth.
-    dict(type="CosineAnnealingLR", eta_min_ratio=0.1, T_max=296, by_epoch=True, begin=4, end=300),
+    dict(type="mmvitconv.CosineAnnealingLR", eta_min_ratio=0.1, by_epoch=True, span=(4 / 300, 1)),
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=4e-3 * (8 * 128) / 1024, weight_decay=0.025),

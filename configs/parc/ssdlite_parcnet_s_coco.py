@@ -99,8 +99,8 @@ train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=200, val_interval=5)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    dict(type="LinearLR", start_factor=9e-5 / 9e-4, by_epoch=False, begin=0, end=500),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, T_max=200, by_epoch=True, begin=0, end=200),
+    dict(type="mmvitconv.WarmupLR", start_factor=9e-5 / 9e-4, iterations=500, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True),
 ]
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=9e-4, weight_decay=0.02))
 auto_scale_lr = dict(enable=False, base_batch_size=4 * 32)

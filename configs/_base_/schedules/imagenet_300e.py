@@ -1,18 +1,20 @@
 # 300 epochs and 10 at the final rate, AdamW 1e-3 for a batch of 1024, cosine, 5 epochs of warm-up.
-# Biases and all one-dimensional parameters (norms, layer scales) are not decayed.
+# The schedule follows `train_cfg.max_epochs`. Biases and all one-dimensional parameters (norms,
+# layer scales) are not decayed.
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=310, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
     dict(
-        type="LinearLR",
+        type="mmvitconv.LinearLR",
         start_factor=1e-3,
         by_epoch=True,
-        begin=0,
-        end=5,
+        span=(0, 5 / 310),
         convert_to_iter_based=True,
     ),
-    dict(type="CosineAnnealingLR", eta_min=1e-6, T_max=295, by_epoch=True, begin=5, end=300),
+    dict(
+        type="mmvitconv.CosineAnnealingLR", eta_min=1e-6, by_epoch=True, span=(5 / 310, 300 / 310)
+    ),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -6,10 +6,8 @@ _base_ = "./imagenet_300e.py"
 train_cfg = dict(max_epochs=300)
 param_scheduler = [
     # MMEngine cannot start from 0.
-    dict(_base_.param_scheduler[0], start_factor=1e-6, end=20),
-    dict(  # to train_cfg.max_epochs
-        type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, convert_to_iter_based=True
-    ),
+    dict(_base_.param_scheduler[0], start_factor=1e-6, span=(0, 20 / 300)),
+    dict(_base_.param_scheduler[1], span=(20 / 300, 1), convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=4e-3 * (8 * 256 * 2) / 4096),

@@ -3,9 +3,7 @@
 _base_ = "./imagenet_300e.py"
 train_cfg = dict(max_epochs=300)
 param_scheduler = [
-    # MMEngine reaches the full rate at epoch `end - 1`.
-    dict(type="LinearLR", start_factor=1e-7 / 1e-3, by_epoch=True, begin=0, end=21),
-    dict(  # to train_cfg.max_epochs
-        type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, convert_to_iter_based=True
-    ),
+    # MMEngine reaches the full rate one epoch before the end of the span.
+    dict(type="mmvitconv.LinearLR", start_factor=1e-7 / 1e-3, by_epoch=True, span=(0, 21 / 300)),
+    dict(_base_.param_scheduler[1], span=(20 / 300, 1), convert_to_iter_based=True),
 ]
