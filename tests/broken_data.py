@@ -171,6 +171,12 @@ def jpeg_cut(path: Path) -> None:
     cut(path)
 
 
+def transparent(path: Path) -> None:
+    image = Image.open(path).convert("RGB")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(path)
+
+
 def sixteen(path: Path) -> None:
     values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257
     Image.fromarray(values).save(path, format="PNG")
@@ -274,8 +280,7 @@ DEFECTS = (
            "converted", False),
     Defect("palette", DET + SEG, on_file(lambda p: Image.open(p).convert("P").save(p)), "palette",
            "converted", False),
-    Defect("alpha", DET + SEG, on_file(lambda p: Image.open(p).convert("RGBA").save(p)),
-           "transparency", "converted", False),
+    Defect("alpha", DET + SEG, on_file(transparent), "transparency", "converted", False),
     Defect("16 bit", ALL, on_file(sixteen), "16-bit", "converted", False),
     Defect("turned", DET, on_file(turned), "another size", "left out"),
     Defect("turned under its map", SEG,

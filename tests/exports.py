@@ -1,6 +1,7 @@
 """A scene of rectangles and triangles, written as each annotation tool exports it."""
 
 import base64
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -89,6 +90,14 @@ def as_coco(folder: Path, names=tuple(SCENE), file="annotations.json", ids=(3, 7
 def coco(root: Path) -> None:
     write_images(root / "images")
     as_coco(root, file="annotations/instances_default.json")
+
+
+def split_coco(root: Path) -> None:
+    """Roboflow's layout: a folder a split, with images and their json."""
+    names = tuple(SCENE)
+    for split, chosen in (("train", names[:4]), ("valid", names[4:])):
+        write_images(root / split, chosen)
+        as_coco(root / split, chosen, "_annotations.coco.json")
 
 
 def voc(root: Path) -> None:
@@ -259,12 +268,102 @@ def table(root: Path) -> None:
     (root / "_annotations.csv").write_text("\n".join(lines), encoding="utf-8")
 
 
+def cvat_video(root: Path) -> None:
+    """Frames have numbers only, and a shape is one of a track; outside it is not to be seen."""
+    tracks = []
+    for number, (name, objects) in enumerate(SCENE.items()):
+        write_images(root / "images", [name])
+        (root / "images" / name).rename(root / f"images/frame_{number:06d}.jpg")
+        for cls, polygon in objects:
+            points = ";".join(f"{a}.00,{b}.00" for a, b in polygon)
+            shapes = "".join(
+                f'<polygon frame="{frame}" keyframe="1" outside="{outside}" points="{points}"/>'
+                for frame, outside in ((number, 0), (number + 1, 1))
+            )
+            tracks.append(f'<track id="{len(tracks)}" label={quoteattr(cls)}>{shapes}</track>')
+    (root / "images/b").rmdir()
+    (root / "annotations.xml").write_text(
+        f"<annotations><meta><task><original_size><width>{WIDTH}</width><height>{HEIGHT}</height>"
+        f"</original_size></task></meta>{''.join(tracks)}</annotations>",
+        encoding="utf-8",
+    )
+
+
+def via_regions(objects: list) -> list[dict]:
+    return [
+        {
+            "shape_attributes": {
+                "name": "polygon",
+                "all_points_x": [x for x, _ in polygon],
+                "all_points_y": [y for _, y in polygon],
+            },
+            "region_attributes": {"id": "7", "class": {cls: True, "other": False}},
+        }
+        for cls, polygon in objects
+    ]
+
+
+def via(root: Path) -> None:
+    write_images(root)
+    images = {
+        f"{name}123": {"filename": name, "size": 123, "regions": via_regions(objects)}
+        for name, objects in SCENE.items()
+    }
+    content = {"_via_settings": {}, "_via_img_metadata": images, "_via_attributes": {}}
+    (root / "via_project.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def via_csv(root: Path) -> None:
+    write_images(root)
+    with open(root / "via_export_csv.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(
+            ["#filename", "file_size", "file_attributes", "region_count", "region_id",
+             "region_shape_attributes", "region_attributes"]
+        )  # fmt: skip
+        for name, objects in SCENE.items():
+            found = via_regions(objects) or [{"shape_attributes": {}, "region_attributes": {}}]
+            for number, region in enumerate(found):
+                cells = [json.dumps(region[key]) for key in region]
+                table.writerow([name, 123, "{}", len(objects), number, *cells])
+
+
+def panoptic(root: Path) -> None:
+    """A png of segments for each image; the sky is no object."""
+    write_images(root / "val")
+    annotations = []
+    for name, objects in SCENE.items():
+        numbers = np.full((HEIGHT, WIDTH), 70_000)  # more than two colours can number
+        segments = [{"id": 70_000, "category_id": 9, "iscrowd": 0, "area": 1}]
+        for number, (cls, polygon) in enumerate(objects, 300):
+            numbers[bitmap(polygon) > 0] = number
+            segments.append({"id": number, "category_id": CLASSES.index(cls) + 1, "iscrowd": 0})
+        file = root / "panoptic_val" / Path(name).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        colours = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], axis=2)
+        Image.fromarray(colours.astype(np.uint8)).save(file)
+        annotations.append(
+            {"image_id": name, "file_name": file.name, "segments_info": segments}
+        )  # fmt: skip
+    sizes = {"width": WIDTH, "height": HEIGHT}
+    content = {
+        "images": [{"id": name, "file_name": name, **sizes} for name in SCENE],
+        "annotations": annotations,
+        "categories": [{"id": n, "name": c, "isthing": 1} for n, c in enumerate(CLASSES, 1)]
+        + [{"id": 9, "name": "sky", "isthing": 0}],
+    }
+    (root / "panoptic_val.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 BOXES: dict[str, Callable[[Path], None]] = {
     "coco": coco, "voc": voc, "yolo": yolo, "yolo polygons": yolo_polygons, "cvat yolo": cvat_yolo,
     "labelme": labelme, "cvat": cvat, "label studio": label_studio, "createml": createml,
-    "csv": table,
+    "csv": table, "cvat video": cvat_video, "via": via, "via csv": via_csv, "panoptic": panoptic,
 }  # fmt: skip
-POLYGONS = {name: BOXES[name] for name in ("coco", "yolo polygons", "labelme", "cvat")}
+POLYGONS = {
+    name: BOXES[name]
+    for name in ("coco", "yolo polygons", "labelme", "cvat", "via", "via csv", "panoptic")
+}
 
 
 def class_map(name: str) -> np.ndarray:

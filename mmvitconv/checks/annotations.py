@@ -20,6 +20,7 @@ from mmvitconv.errors import UserError, printable, shorten
 
 __all__ = [
     "FLAT_MASKS",
+    "IS_CROWD",
     "LARGE_SHARE",
     "OTHER_CATEGORIES",
     "Report",
@@ -44,6 +45,7 @@ NO_IMAGE = "image without an id, name or size"
 # in training the guard of bad samples leaves these out; an evaluation cannot
 OF_SAMPLES = (ADD_UP, ANOTHER_SIZE, FAR, NO_MASK_READ, NOT_FINITE)
 FLAT_MASKS = "no polygon of the mask has 3 points"
+IS_CROWD = "iscrowd is 1, which training and evaluation ignore: write 0 for an object"
 OTHER_CATEGORIES = "their categories are not in metainfo.classes"
 LARGE_SHARE = 0.2  # of the images or objects of a split; losing more deserves a warning
 SAMPLED_MASKS = 500  # of a file, whose boxes are compared with their masks
@@ -371,7 +373,7 @@ def _check_annotations(
         if annotation.get("ignore"):
             reason = "ignore is set, which mmdet leaves out: write 0"
         elif crowd == 1 and not reason:
-            reason = "iscrowd is 1, which training and evaluation ignore: write 0 for an object"
+            reason = IS_CROWD
         written.objects[str(category)] += 1
         if category is not None and category not in trained:
             reason = OTHER_CATEGORIES

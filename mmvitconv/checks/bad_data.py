@@ -26,7 +26,6 @@ from mmvitconv.checks.samples import (
     Problem,
     Roots,
     class_numbers,
-    conversions,
     innermost,
     paths_of,
     sample_infos,
@@ -162,7 +161,7 @@ class GuardedPipeline(CheckedPipeline):
                 return
             self.looked_at[index] = 1
         try:
-            for kind in conversions(path):
+            for kind in self.conversions(path):
                 self._write(Problem(kind, path), "converted")
         except Exception:  # no image: loading it says so
             return
@@ -292,7 +291,9 @@ class BadDataHook(Hook):
             f"{split}: {count} {action} ({kind})"
             for (split, action, kind), count in sorted(self._counts.items())
         ]
-        runner.logger.warning(f"bad data so far: {'; '.join(parts)}; list: {self.journal}")
+        is_bad = any(action != "converted" for _, action, _ in self._counts)
+        say = runner.logger.warning if is_bad else runner.logger.info
+        say(f"bad data so far: {'; '.join(parts)}; list: {self.journal}")
 
     # the first for runs without epochs
     after_train = after_test = after_train_epoch
@@ -395,7 +396,8 @@ def survey(logger: logging.Logger, dataset: Any, split: str) -> None:
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
     absent = [str(name) for number, name in enumerate(classes) if number not in used]
     if used and absent:
-        logger.warning(
+        say = logger.warning if split == "train" else logger.info
+        say(
             f"bad data: {split}: {len(absent)} of {len(classes)} classes have no sample: "
             f"{shorten(absent, FEW)}"
         )

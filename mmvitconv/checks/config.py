@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from mmvitconv.checks.agreement import Facts, check_agreement, check_metainfo
 from mmvitconv.checks.annotations import (
     FLAT_MASKS,
+    IS_CROWD,
     LARGE_SHARE,
     OTHER_CATEGORIES,
     Report,
@@ -42,7 +43,6 @@ from mmvitconv.checks.samples import (
     CheckedPipeline,
     Problem,
     class_numbers,
-    conversions,
     paths_of,
     sample_infos,
 )
@@ -51,7 +51,7 @@ from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, prepar
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments, walk
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, shorten
 
 __all__ = [
     "SPLITS",
@@ -66,11 +66,13 @@ CONVERSIONS = {
     "grayscale": "grayscale image, read as three equal colours",
     "CMYK": "CMYK image, read as RGB",
     "palette": "palette image, read as RGB",
-    "transparent": "image with a fourth band, read as transparency and dropped; "
-    "mmvitconv.LoadBands keeps it",
+    "transparent": "image with transparency, which is dropped; mmvitconv.LoadBands keeps it as a "
+    "band",
     "EXIF-rotated": "EXIF-rotated image, turned on reading",
 }
+# of which a note says how many there are
 HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
+NO_SAMPLE = "class without a sample in training, which the evaluation has"
 LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
 DEEP_ADVICE = "mmvitconv.LoadBands in the place of LoadImageFromFile rescales them"
@@ -138,6 +140,7 @@ def check_config(
                 main.take(check.report, errors_as="warnings")
         check.report = main
         check.compare_folders()
+        check.compare_classes()
         for split in wanted:
             _check_evaluators(main, cfg, split)
         check_agreement(main, cfg, check.facts)
@@ -169,6 +172,7 @@ def check_datasets(
     for option, split, settings in datasets:
         check.add(option, split, settings)
     check.compare_folders()
+    check.compare_classes()
     return check.report
 
 
@@ -230,6 +234,9 @@ class _Check:
     facts: list[Facts] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # split of each image, by its real path
     folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
+    # by split and class, whether it has a sample
+    seen: dict[str, dict[str, bool]] = field(default_factory=dict)
+    unclear: set[str] = field(default_factory=set)  # splits of which not all files were opened
 
     def add(self, option: str, split: str, settings: Mapping[str, Any]) -> None:
         """Check a dataset."""
@@ -270,6 +277,11 @@ class _Check:
                     ignored += 1
                     labels[box.get("bbox_label")] -= 1
         labels = +labels
+        empty = sum(info.get("instances") == [] for info in infos)
+        if 0 < empty < len(infos):
+            self.report.notes.append(
+                f"{name}: {empty} of {len(infos)} images have no objects: they are background"
+            )
         if labels and not fact.labels:
             fact.labels = max(labels) + 1
         if isinstance(written, Written):
@@ -287,7 +299,26 @@ class _Check:
         self.report.rows.append((name, len(infos), sum(labels.values())))
         # label maps that were not opened may have any class
         if not pipeline.has_class_maps or len(opened) == len(infos):
-            self._check_classes(name, dataset, labels)
+            self._note_classes(name, split, dataset, labels)
+        else:
+            self.unclear.add(split)
+
+    def compare_classes(self) -> None:
+        """Name the classes that training lacks; those that an evaluation lacks cost nothing."""
+        for split in self.unclear:
+            self.seen.pop(split, None)
+        trained = self.seen.get("train", {})
+        lacking = [
+            label
+            for label, is_seen in trained.items()
+            if not is_seen and any(split.get(label) for split in self.seen.values())
+        ]
+        if lacking:
+            self.report.warn(NO_SAMPLE, *[f"train: {label}" for label in lacking])
+        for split, labels in self.seen.items():
+            absent = [label for label, is_seen in labels.items() if not is_seen]
+            if absent and not (split == "train" and set(absent) <= set(lacking)):
+                self.report.notes.append(f"{split}: no sample of the class {shorten(absent)}")
 
     def compare_folders(self) -> None:
         """Compare the class folders of the splits, whose order numbers the classes."""
@@ -384,7 +415,9 @@ class _Check:
             if count and not labels.get(number):
                 own = {reason: counts[label] for reason, counts in written.lost.items()}
                 reasons = "; ".join(f"{n}: {reason}" for reason, n in _largest(own))
-                report.error(
+                # an evaluation may lack a class that others have
+                is_choice = split != "train" and own.get(IS_CROWD) == count
+                (report.warn if is_choice else report.error)(
                     f"of {count} objects of the class {label!r} none is left to be {used}: "
                     f"{reasons or 'unknown'}",
                     option,
@@ -441,12 +474,16 @@ class _Check:
         )
         begin, count = time.monotonic(), 0
         bad: list[Problem] = []
+        harmless: Counter[str] = Counter()
         values: Counter[int] = Counter()
         highest = deepest = 0
         for found in progress(results, f"{name}: files"):
             bad += found.errors
             for problem in found.warnings:
-                self.report.warn(problem.kind, _place(problem))
+                if problem.kind in HARMLESS:
+                    harmless[problem.kind] += 1
+                else:
+                    self.report.warn(problem.kind, _place(problem))
             labels.update(found.labels)
             values.update(found.values)
             deepest += found.highest > 0
@@ -457,6 +494,8 @@ class _Check:
                 break
         if count < len(inside):
             self.report.notes.append(f"{name}: opened {count} of {len(inside)} samples")
+        for kind, number in harmless.items():
+            self.report.notes.append(f"{name}: {number} of {count} opened images: {kind}")
         if deepest and pipeline.backend != "pillow":
             few = (
                 f"so that they become 0 to {highest // 256}"
@@ -566,8 +605,8 @@ class _Check:
                 found.append(Problem("file is missing", path))
         return found
 
-    def _check_classes(self, name: str, dataset: Any, labels: Mapping[int, int]) -> None:
-        """Name the classes that have no label in use."""
+    def _note_classes(self, name: str, split: str, dataset: Any, labels: Mapping[int, int]) -> None:
+        """Note which classes have a label in use."""
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         if not isinstance(classes, (list, tuple)):
             return
@@ -576,9 +615,9 @@ class _Check:
             tell(f"not {self.num_classes} classes, as the model has", f"{name}: {len(classes)}")
         if len(getattr(dataset, "folder_to_idx", classes)) < len(classes):
             return  # ImageNet's thousand names for any folders
+        seen = self.seen.setdefault(split, {})
         for number, label in enumerate(classes if labels else ()):
-            if not labels.get(number):
-                self.report.warn("class without a sample in a split", f"{name}: {label}")
+            seen[str(label)] = seen.get(str(label), False) or bool(labels.get(number))
 
 
 def allowed_bad(size: int, limit: int | float | None = None) -> int:
@@ -706,9 +745,7 @@ def _examine(
     errors += [Problem(DAMAGED, path, text) for text in messages]
     highest = 0
     if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
-        kinds = conversions(path)
-        keeps = any(getattr(item, "color_type", "") == "unchanged" for item in pipeline.transforms)
-        kinds = [kind for kind in kinds if not (keeps and kind == "transparent")]
+        kinds = pipeline.conversions(path)
         warnings += [Problem(CONVERSIONS[kind], path) for kind in kinds if kind in CONVERSIONS]
         if "16-bit" in kinds and _reads_eight_bits(loaded):
             raw = cv2.imread(path, cv2.IMREAD_UNCHANGED)

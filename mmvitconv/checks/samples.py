@@ -246,6 +246,7 @@ class CheckedPipeline(Compose):
             self.transforms = self.transforms[: loaders[-1] + 1]
         reader = next((item for item in self.transforms if hasattr(item, "imdecode_backend")), None)
         self.backend = getattr(reader, "imdecode_backend", "cv2")
+        self.color_type = getattr(reader, "color_type", "color")
         # which says itself what becomes of other depths and bands
         self.is_converted = not isinstance(reader, LoadBands)
         self.is_local = not any(
@@ -311,6 +312,25 @@ class CheckedPipeline(Compose):
                 raise
             raise BadSampleError(explain(error, paths if self.is_local else [], name)) from error
         return result
+
+    def conversions(self, path: str) -> list[str]:
+        """Say in which ways reading changes an image, as :func:`conversions` does.
+
+        Args:
+            path: A local file.
+
+        Returns:
+            Without what this pipeline keeps, and without a transparency that is none.
+
+        Raises:
+            OSError: If it is not an image.
+        """
+        found = conversions(path)
+        if "transparent" in found and (self.color_type == "unchanged" or is_opaque(path)):
+            found.remove("transparent")
+        if "EXIF-rotated" in found and self.color_type.endswith("ignore_orientation"):
+            found.remove("EXIF-rotated")
+        return found
 
     def complain(self, problem: Problem) -> None:
         """Raise for a sample that was loaded but is wrong; subclasses may go on with it."""
@@ -548,6 +568,12 @@ def rotation_of(path: str) -> str:
 def words(shape: Sequence[int]) -> str:
     """Return (height, width) as people write it."""
     return "x".join(map(str, reversed(shape)))
+
+
+def is_opaque(path: str) -> bool:
+    """Tell whether an image that could have transparency has none."""
+    with open_image(path) as image:
+        return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def conversions(path: str) -> list[str]:

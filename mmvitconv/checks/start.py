@@ -53,13 +53,10 @@ def check_before_run(cfg: Config, splits: Sequence[str]) -> Report:
         report.notes = [*content["notes"], "nothing has changed since the last check"]
         report.advice = content["advice"]
         return report
-    from mmvitconv.checks.config import HARMLESS, check_config
+    from mmvitconv.checks.config import check_config
 
     report = check_config(cfg, splits, seconds=SECONDS)
     complain(report)
-    for kind in HARMLESS:  # the log file of the run names them
-        if places := report.warnings.pop(kind, []):
-            report.notes.append(f"{len(places)} files: {kind}")
     report.notes.append(f"checked in {time.monotonic() - begin:.0f} s")
     with suppress(OSError, ValueError):  # a home that cannot be written costs the time only
         file.parent.mkdir(parents=True, exist_ok=True)

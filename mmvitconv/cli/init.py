@@ -2,7 +2,7 @@
 
 mmvitconv init detection --data photos/ --arch fcvit_s12 --out my_config.py
 
-The folder may hold COCO json, VOC xml, YOLO txt, labelme json, the formats of CVAT and Label
+The folder may hold COCO json, VOC xml, YOLO txt, labelme json, the formats of CVAT, VIA and Label
 Studio, csv, a folder a class, or masks of any kind; it is not changed. What has to be converted
 goes into a folder beside the config. Then train, check, test and predict take the config.
 """

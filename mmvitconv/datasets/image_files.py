@@ -27,11 +27,13 @@ class Look(NamedTuple):
         size: Width and height in pixels, as an image is loaded: turned as its camera says.
         bands: Numbers per pixel; pages of a stack count.
         bits: Of a number.
+        is_turned: Whether loading swaps its sides.
     """
 
     size: tuple[int, int]
     bands: int
     bits: int
+    is_turned: bool = False
 
 
 def look_at(path: str | os.PathLike) -> Look:
@@ -52,8 +54,8 @@ def look_at(path: str | os.PathLike) -> Look:
         try:
             with Image.open(path) as image:
                 size = image.size
-                if image.getexif().get(ORIENTATION, 1) >= 5:
-                    size = size[::-1]
+                is_turned = image.getexif().get(ORIENTATION, 1) >= 5
+                size = size[::-1] if is_turned else size
                 bits = BITS.get(image.mode, 8)
                 bands = 3 if image.mode == "P" else len(image.getbands())
                 if start.startswith(b"\x89PNG"):
@@ -61,7 +63,7 @@ def look_at(path: str | os.PathLike) -> Look:
                 elif start.startswith(TIFF):
                     bits = max(8, *image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
                     bands *= getattr(image, "n_frames", 1)
-                return Look(size, bands, bits)
+                return Look(size, bands, bits, is_turned)
         except OSError:
             pass
         except (ValueError, SyntaxError, Image.DecompressionBombError) as error:

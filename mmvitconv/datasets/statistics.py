@@ -75,10 +75,11 @@ def measure(data: DataSet) -> Statistics:
         UserError: No image can be opened.
     """
     records = data.splits["train"]
+    others = [record for split in data.splits.values() for record in split[:SAMPLED]]
     sizes = np.array([record.size for record in records if record.size[0]])
     looks: list[Look] = []
     values: list[np.ndarray] = []
-    for path in sample_paths(data):
+    for path in {*sample_paths(data), *(os.path.join(data.root, r.image) for r in others)}:
         try:
             looks.append(look_at(path))
         except (UserError, OSError):

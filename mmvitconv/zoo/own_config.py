@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmvitconv.checks.annotations import Report, check_coco_file
 from mmvitconv.datasets.formats.masks import IGNORED
 from mmvitconv.datasets.formats.reading import classes_in
 from mmvitconv.datasets.formats.records import DataSet
@@ -215,7 +216,12 @@ class _Planner:
         self.bands = 3
         self.is_rgb = bool(deep or many)
         if not self.is_rgb:
-            return {"type": "LoadImageFromFile"}
+            step = {"type": "LoadImageFromFile"}
+            if self.data.is_stored:
+                step["color_type"] = Why(
+                    "color_ignore_orientation", "as the annotations, which do not follow EXIF"
+                )
+            return step
         step: dict[str, Any] = {"type": "mmvitconv.LoadBands"}
         if facts.mixed_bits:
             step["percentiles"] = Why(
@@ -413,9 +419,11 @@ class _Planner:
         fits = all(record.image.endswith(record.reference) for record in records)
         is_whole = not self.data.divided and len(sources) == len(prefixes) == 1
         if is_whole and None not in prefixes and fits:
-            prefix = prefixes.pop()
-            if not prefix or prefix.endswith("/"):
-                return self._place(Path(self.data.root, sources.pop())), prefix
+            prefix, file = prefixes.pop(), Path(self.data.root, sources.pop())
+            report = Report()  # what a run would refuse is written anew
+            check_coco_file(report, file, self.data.classes, evaluated=True)
+            if not report.errors and (not prefix or prefix.endswith("/")):
+                return self._place(file), prefix
         file = self.folder / f"{split}.json"
         self.writes.append(lambda: write_coco(file, records, self.data.classes))
         return self._place(file), ""

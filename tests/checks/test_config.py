@@ -45,7 +45,10 @@ def test_each_defect_is_found(make, case: Case, count):
     assert bool(report.errors) == (case.defect.run == "stops")
     found = [(k, text) for w in (report.errors, report.warnings) for k in w for text in w[k]]
     examples = [text for kind, text in found if case.defect.kind in kind]
-    if case.defect.kind:
+    if case.defect.kind in ("grayscale", "CMYK", "palette", "EXIF-rotated"):  # which cost nothing
+        assert not found
+        assert any(case.defect.kind in note for note in report.notes)
+    elif case.defect.kind:
         # these are about no file, or about another one
         about_file = case.defect.name not in ("lost image", "absolute", "16 bit")
         assert examples
@@ -94,14 +97,62 @@ def test_wrapped_datasets(make):
         assert check(cfg).warnings[EMPTY] == [str(path)]
 
 
-def test_split_without_a_class(make):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_split_without_a_class(make, split):
     root, cfg = make("segmentation")
-    for path in images("segmentation", root, "val"):
+    for path in images("segmentation", root, split):
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(label_map(root, path))
     report = check(cfg)
-    assert report.warnings == {"class without a sample in a split": ["val: nucleus"]}
+    if split == "train":  # it is evaluated, but cannot be learnt
+        assert report.warnings == {
+            "class without a sample in training, which the evaluation has": ["train: nucleus"]
+        }
+    else:
+        assert report.warnings == {}
+        assert report.notes == ["val: no sample of the class nucleus"]
     # those that are not opened may have it
-    assert check(cfg, sample=1).warnings == {}
+    report = check(cfg, sample=1)
+    assert report.warnings == {}
+    assert not any("no sample" in note for note in report.notes)
+
+
+def test_a_transparency_that_is_none(make):
+    root, cfg = make("detection")
+    for path in images("detection", root):
+        Image.open(path).convert("RGBA").save(path)
+    report = check(cfg, splits=["train"])
+    assert report.warnings == {}
+    assert report.notes == []
+
+
+def test_background_is_counted(make):
+    root, cfg = make("detection")
+    content = json.loads(json_of(root).read_text())
+    empty = {image["id"] for image in content["images"][:3]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in empty]
+    json_of(root).write_text(json.dumps(content))
+    cfg["train_dataloader"]["dataset"]["filter_cfg"] = {"filter_empty_gt": False}
+    report = check(cfg, splits=["train"])
+    assert (report.errors, report.warnings) == ({}, {})
+    assert report.notes == ["train: 3 of 8 images have no objects: they are background"]
+
+
+def test_a_class_of_crowds_in_an_evaluation(make):
+    root, cfg = make("detection")
+    for split in ("train", "val"):
+        content = json.loads(json_of(root, split).read_text())
+        content["categories"].append({"id": 2, "name": "clump"})
+        content["annotations"][0].update(category_id=2, iscrowd=int(split == "val"))
+        json_of(root, split).write_text(json.dumps(content))
+        cfg[f"{split}_dataloader"]["dataset"]["metainfo"] = {"classes": ("nucleus", "clump")}
+    report = check(cfg)
+    assert report.errors == {}
+    assert any("of 1 objects of the class 'clump' none is left" in kind for kind in report.warnings)
+    content = json.loads(json_of(root).read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    json_of(root).write_text(json.dumps(content))
+    (kind,) = check(cfg, splits=["train"]).errors
+    assert kind.startswith("of 1 objects of the class 'clump' none is left to be trained on")
 
 
 def test_class_folders_that_differ(make):

@@ -1,5 +1,7 @@
 """Configs for somebody's own data: they parse, name what is there, and their models fit."""
 
+import json
+
 import exports
 import numpy as np
 import pytest
@@ -71,7 +73,7 @@ def test_config_of_a_folder(task, tmp_path, capsys, runner_state):
     assert sum(lengths.values()) == 6
     report = check_config(cfg)
     assert not report.errors
-    assert report.warnings.keys() <= {"image without annotations"}
+    assert report.warnings == {}
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         if "ann_file" in evaluator:
             assert evaluator.ann_file == cfg.val_dataloader.dataset.ann_file
@@ -82,8 +84,105 @@ def test_what_tools_export_passes_the_check(name, tmp_path, runner_state):
     exports.BOXES[name](tmp_path / "my data")
     report = check_config(init("detection", tmp_path / "my data", tmp_path / "my.py"))
     assert not report.errors
-    assert report.warnings.keys() <= {"image without annotations"}
+    assert report.warnings == {}
     assert sum(images for _, images, _ in report.rows) == (5 if name == "csv" else 6)
+
+
+def without(lists, *keys):
+    def change(content):
+        for entry in content[lists]:
+            for key in keys:
+                entry.pop(key)
+
+    return change
+
+
+def as_texts(content):
+    for name, keys in (("images", ["id"]), ("annotations", ["id", "image_id", "category_id"]),
+                       ("categories", ["id"])):  # fmt: skip
+        for entry in content[name]:
+            entry.update({key: f"text-{entry[key]}" for key in keys})
+
+
+@pytest.mark.parametrize(
+    ("change", "is_used"),
+    [
+        (lambda content: None, True),
+        (lambda content: content.update(annotations=content["annotations"][1:]), True),
+        (lambda content: content["categories"].reverse(), False),
+        (as_texts, False),
+        (without("images", "width", "height"), False),
+        (without("annotations", "area"), False),
+        (without("annotations", "iscrowd"), False),
+        (without("annotations", "id", "segmentation"), False),
+    ],
+)
+def test_odd_jsons_are_written_anew_where_a_run_would_refuse_them(
+    change, is_used, tmp_path, runner_state
+):
+    exports.split_coco(tmp_path / "data")
+    file = tmp_path / "data/valid/_annotations.coco.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    cfg = init("detection", tmp_path / "data", tmp_path / "my.py")
+    assert (cfg.val_dataloader.dataset.ann_file == str(file)) is is_used
+    report = check_config(cfg)
+    assert (report.errors, report.warnings) == ({}, {})
+    assert [row[1] for row in report.rows] == [4, 2]
+
+
+def transparent(image, file):
+    image.putalpha(image.convert("L"))
+    image.save(file)
+
+
+ODD_IMAGES = {
+    "grey": lambda image, file: image.convert("L").save(file),
+    "opaque": lambda image, file: image.convert("RGBA").save(file),
+    "grey and opaque": lambda image, file: image.convert("LA").save(file),
+    "transparent": transparent,
+    "palette": lambda image, file: image.convert("P").save(file),
+    "two values": lambda image, file: image.convert("1").save(file),
+    "16 bits": lambda image, file: Image.fromarray(np.asarray(image)[..., 0] * np.uint16(99)).save(
+        file
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_IMAGES)
+@pytest.mark.parametrize("number", [2, 6])  # of the images: the others are of 8-bit colours
+def test_odd_images_are_no_warning(kind, number, tmp_path, runner_state):
+    exports.masks(tmp_path, "palette")
+    for index, file in enumerate(sorted((tmp_path / "images").rglob("*.jpg"))):
+        image = Image.open(file).convert("RGB")
+        file.unlink()
+        save = ODD_IMAGES[kind] if index < number else Image.Image.save
+        save(image, file.with_suffix(".png"))
+    cfg = init("semantic", tmp_path, tmp_path / "my.py")
+    report = check_config(cfg)
+    assert report.errors == {}
+    if kind == "transparent" and number == 2:  # of the others there is no fourth band
+        assert [kind.partition(",")[0] for kind in report.warnings] == ["image with transparency"]
+    else:
+        assert report.warnings == {}
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        assert {dataset[n]["inputs"].shape[0] for n in range(len(dataset))} == {3}
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_annotations_of_images_as_they_are_stored(task, tmp_path, runner_state):
+    exports.coco(tmp_path) if task == "instance" else exports.masks(tmp_path, "numbers")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (tmp_path / "images").rglob("*.jpg"):
+        Image.open(file).save(file, exif=exif)
+    cfg = init(task, tmp_path, tmp_path / "my.py")
+    assert cfg.train_pipeline[0].color_type == "color_ignore_orientation"
+    report = check_config(cfg)
+    assert (report.errors, report.warnings) == ({}, {})
+    assert not any("EXIF" in note for note in report.notes)
 
 
 def test_what_is_below_the_config_moves_with_it(tmp_path, runner_state):

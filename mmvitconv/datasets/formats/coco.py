@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
+from mmvitconv.datasets.formats.panoptic import is_panoptic
+from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 
 __all__ = ["NAME", "is_coco", "read"]
@@ -19,7 +20,8 @@ NAME = "COCO json"
 def is_coco(content: Any) -> bool:
     """Tell whether a json's content has COCO's three lists."""
     lists = ("images", "annotations", "categories")
-    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in lists)
+    has_lists = isinstance(content, dict) and all(type(content.get(key)) is list for key in lists)
+    return has_lists and not is_panoptic(content)
 
 
 def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
@@ -47,16 +49,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                 records[record.image] = record
         names.update(dict.fromkeys(_categories(content).values()))
     found = list(records.values())
-    objects = [item for record in found for item in record.objects]
-    if objects and all(item.is_crowd for item in objects):
-        tally["objects, all, say iscrowd=1, which would ignore them: read as single objects"] = len(
-            objects
-        )
-        for item in objects:
-            item.is_crowd = False
-        for record in found:
-            record.reference = ""
-    used = {item.name for item in objects}
+    used = {item.name for record in found for item in record.objects}
     return found, [name for name in names if name in used]
 
 
@@ -75,10 +68,6 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     tally.at = file
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
-    complete = all(
-        isinstance(entry, dict) and {"id", "bbox", "area", "iscrowd"} <= entry.keys()
-        for entry in content["annotations"]
-    )
     for image in content["images"]:
         if not isinstance(image, dict) or "file_name" not in image:
             continue
@@ -88,6 +77,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
             continue
         record = Record(path, split=split or split_of(path), source=file)
         sides = [image.get(key) for key in ("width", "height")]
+        record.stated = size_of(*sides)
         for entry in annotations.get(image.get("id"), ()):
             name = categories.get(entry.get("category_id"))
             made = None if name is None else _object(name, entry, sides, tally)
@@ -97,7 +87,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
                 record.objects.append(made)
         record.reference = str(image["file_name"])
         records.append(record)
-    if not complete or tally.total() > left_out:
+    if tally.total() > left_out:
         for record in records:
             record.reference = ""
     return records

@@ -1,13 +1,26 @@
-"""CVAT's own xml, "CVAT for images"."""
+"""CVAT's own xml, "CVAT for images" and "CVAT for video"."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+from collections import defaultdict
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 
-from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, encode_mask
+from mmvitconv.datasets.formats.records import (
+    Object,
+    Record,
+    Tally,
+    box_of,
+    encode_mask,
+    points_of_ellipse,
+    size_of,
+    turn_points,
+)
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.datasets.formats.voc import read_xml
 from mmvitconv.errors import UserError
@@ -15,6 +28,7 @@ from mmvitconv.errors import UserError
 __all__ = ["NAME", "read"]
 
 NAME = "CVAT xml"
+SIDES = ("width", "height")
 
 
 def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
@@ -27,10 +41,11 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         if root.tag != "annotations":
             continue
         if root.find("track") is not None and root.find("image") is None:
-            raise UserError(
-                f"{tree.path(file)!r} is CVAT's format for videos, whose frames have no names; "
-                "export the task as 'CVAT for images' or COCO, with its images"
-            )
+            _name_frames(tree, file, root)
+            tally[
+                "videos: neighbouring frames are alike, so that val flatters; put whole videos "
+                "into folders called train and val"
+            ] += 1
         names.update(dict.fromkeys(n.text or "" for n in root.findall("./meta//label/name")))
         for node in root.iter("image"):
             path = tree.find_image(node.get("name", ""), file)
@@ -40,7 +55,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             named = split_of(f"{(node.get('subset') or '').lower()}/x")
             split = named or split_of(file, is_annotation=True) or split_of(path)
             record = records[path] = Record(path, split=split, source=file)
-            sides = int(float(node.get("height", 0))), int(float(node.get("width", 0)))
+            record.stated = size_of(node.get("width"), node.get("height"))
+            sides = record.stated[::-1]
             for child in node:
                 name = child.get("label", "")
                 if child.tag == "tag":
@@ -57,28 +73,55 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     return list(records.values()), [name for name in names if name in used]
 
 
+def _name_frames(tree: Tree, file: str, root: ElementTree.Element) -> None:
+    """Turn the tracks of a video into images with their shapes, as "CVAT for images" has them.
+
+    Raises:
+        UserError: The frames are not there.
+    """
+    size = root.find("./meta//original_size")
+    sides = {key: (size.findtext(key) if size is not None else None) or "0" for key in SIDES}
+    shapes = defaultdict(list)
+    for track in root.iter("track"):
+        for shape in track:
+            if shape.get("outside") != "1" and shape.get("frame"):
+                shape.set("label", track.get("label", ""))
+                shapes[int(shape.get("frame"))].append(shape)
+    frames = {number: tree.find_image(f"frame_{number:06d}", file) for number in shapes}
+    if not any(frames.values()):
+        raise UserError(
+            f"{tree.path(file)!r} is CVAT's format for videos, whose frames have no names, and "
+            "there is no image called frame_000000: export the task with 'save images', or as "
+            "'CVAT for images' or COCO"
+        )
+    folders = {os.path.dirname(path) for path in frames.values() if path}
+    for path in tree.images:  # the others have no objects
+        number = re.fullmatch(r"frame_(\d{6,})", PurePosixPath(path).stem)
+        if number and os.path.dirname(path) in folders:
+            frames[int(number[1])] = path
+    for number, path in frames.items():
+        image = ElementTree.SubElement(root, "image", {"name": path or f"frame {number}", **sides})
+        image.extend(shapes[number])
+
+
 def _object(node: ElementTree.Element, name: str, sides: tuple[int, int]) -> Object | None:
     number = {key: float(value) for key, value in node.items() if _is_number(value)}
     shape = None
     if node.tag == "box":
         points = [(number["xtl"], number["ytl"]), (number["xbr"], number["ybr"])]
         if turn := number.get("rotation", 0.0):
-            points = _turned(points, math.radians(turn))
+            (left, top), (right, bottom) = points
+            centre = (left + right) / 2, (top + bottom) / 2
+            corners = [(a - centre[0], b - centre[1]) for a in (left, right) for b in (top, bottom)]
+            points = turn_points(corners, centre, math.radians(turn))
     elif node.tag == "polygon":
         points = [tuple(map(float, p.split(","))) for p in node.get("points", "").split(";") if p]
         shape = [[value for point in points for value in point]] if len(points) >= 3 else None
         points = points if shape else []
     elif node.tag == "ellipse":
         turn = math.radians(number.get("rotation", 0.0))
-        angles = np.linspace(0, 2 * math.pi, 32, endpoint=False)
-        x, y = number["rx"] * np.cos(angles), number["ry"] * np.sin(angles)
-        points = np.stack(
-            (
-                number["cx"] + x * math.cos(turn) - y * math.sin(turn),
-                number["cy"] + x * math.sin(turn) + y * math.cos(turn),
-            ),
-            axis=1,
-        ).tolist()
+        radii = number["rx"], number["ry"]
+        points = points_of_ellipse((number["cx"], number["cy"]), radii, turn)
         shape = [[value for point in points for value in point]]
     elif node.tag == "mask":
         counts = [int(word) for word in node.get("rle", "").split(",")]
@@ -100,17 +143,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _turned(corners: list[tuple[float, float]], turn: float) -> list[tuple[float, float]]:
-    """Return the four corners of a box turned about its centre."""
-    (left, top), (right, bottom) = corners
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return [
-        (
-            x + (a - x) * math.cos(turn) - (b - y) * math.sin(turn),
-            y + (a - x) * math.sin(turn) + (b - y) * math.cos(turn),
-        )
-        for a in (left, right)
-        for b in (top, bottom)
-    ]

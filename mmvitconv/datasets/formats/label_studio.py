@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, encode_mask
+from mmvitconv.datasets.formats.records import (
+    Object,
+    Record,
+    Tally,
+    box_of,
+    object_of_mask,
+    points_of_ellipse,
+    turn_points,
+)
 from mmvitconv.datasets.formats.tree import Tree, split_of
 
 __all__ = ["NAME", "decode_brush", "read"]
@@ -97,41 +105,23 @@ def _object(value: dict[str, Any], sides: tuple[int, int]) -> Object | None:
     shape = None
     if kind == "brushlabels":
         values = decode_brush(value["rle"]).reshape(height, width, 4)[..., 3] > 127
-        if not values.any():
-            return None
-        rows, columns = np.flatnonzero(values.any(1)), np.flatnonzero(values.any(0))
-        points = [(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)]
-        points = [tuple(map(float, point)) for point in points]
-        shape = encode_mask(values)
-    elif kind == "polygonlabels":
+        return object_of_mask(name, values)
+    if kind == "polygonlabels":
         points = [(x * scale[0], y * scale[1]) for x, y in value["points"]]
         if len(points) < 3:
             return None
         shape = [[number for point in points for number in point]]
     else:
         turn = math.radians(value.get("rotation") or 0)
+        corner = value["x"] * scale[0], value["y"] * scale[1]
         if kind == "ellipselabels":
-            angles = [2 * math.pi * i / 32 for i in range(32)]
-            around = [
-                (
-                    value["radiusX"] * scale[0] * math.cos(a),
-                    value["radiusY"] * scale[1] * math.sin(a),
-                )
-                for a in angles
-            ]
+            radii = value["radiusX"] * scale[0], value["radiusY"] * scale[1]
+            points = points_of_ellipse(corner, radii, turn)
+            shape = [[number for point in points for number in point]]
         else:
             sides = value["width"] * scale[0], value["height"] * scale[1]
             around = [(a * sides[0], b * sides[1]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
-        x, y = value["x"] * scale[0], value["y"] * scale[1]
-        points = [
-            (
-                x + a * math.cos(turn) - b * math.sin(turn),
-                y + a * math.sin(turn) + b * math.cos(turn),
-            )
-            for a, b in around
-        ]
-        if kind == "ellipselabels":
-            shape = [[number for point in points for number in point]]
+            points = turn_points(around, corner, turn)
     box = box_of(points)
     return Object(name, box, shape) if min(box[2:]) > 0 else None
 

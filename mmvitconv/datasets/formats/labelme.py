@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, encode_mask
+from mmvitconv.datasets.formats.records import (
+    Object,
+    Record,
+    Tally,
+    box_of,
+    object_of_mask,
+    points_of_ellipse,
+    size_of,
+)
 from mmvitconv.datasets.formats.tree import Tree, split_of
 
 __all__ = ["NAME", "read"]
@@ -34,6 +42,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             continue
         record = records[path] = Record(path, split=split_of(file) or split_of(path), source=file)
         size = content.get("imageHeight"), content.get("imageWidth")
+        record.stated = size_of(*size[::-1])
         groups: dict[tuple[str, Any], Object] = {}
         for number, shape in enumerate(content["shapes"]):
             name = str(shape.get("label", "")).strip()
@@ -77,12 +86,11 @@ def _object(name: str, shape: dict[str, Any], size: tuple[Any, Any]) -> Object |
         whole = np.zeros(size, bool)
         target = whole[top : top + part.shape[0], left : left + part.shape[1]]
         target[:] = part[: target.shape[0], : target.shape[1]]
-        return Object(name, _box_of_mask(whole), encode_mask(whole)) if whole.any() else None
+        return object_of_mask(name, whole)
     if kind == "circle" and len(points) == 2:
         (x, y), edge = points
         radius = math.dist((x, y), edge)
-        turns = (2 * math.pi * i / 32 for i in range(32))
-        points = [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
+        points = points_of_ellipse((x, y), (radius, radius))
     is_box = kind == "rectangle" and len(points) in (2, 4)
     if not is_box and (kind not in ("polygon", "circle", "rotation") or len(points) < 3):
         return None
@@ -90,9 +98,3 @@ def _object(name: str, shape: dict[str, Any], size: tuple[Any, Any]) -> Object |
     if min(box[2:]) <= 0:
         return None
     return Object(name, box, None if is_box else [[v for point in points for v in point]])
-
-
-def _box_of_mask(mask: np.ndarray) -> tuple[float, float, float, float]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = float(columns[0]), float(rows[0])
-    return left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top

@@ -17,7 +17,7 @@ from mmvitconv.datasets.formats.tree import MASK_WORDS, Tree, split_of, words_of
 from mmvitconv.datasets.formats.voc import listed_splits
 from mmvitconv.errors import UserError
 
-__all__ = ["MaskValues", "find_pairs", "read_mask", "study"]
+__all__ = ["MaskValues", "codes_of", "find_pairs", "read_mask", "study"]
 
 IGNORED = 255
 MOST_CLASSES = 200  # distinct values: more are noise of a lossy format
@@ -161,7 +161,7 @@ class MaskValues:
         if is_colours and values.ndim == 2:
             values = np.repeat(values[..., None], 3, axis=2)
         if is_colours:
-            codes = _codes(values)
+            codes = codes_of(values)
             for colour, number in self.mapping.items():
                 result[codes == _code(colour)] = number
         elif "lossy" in self.kind:
@@ -177,7 +177,8 @@ def _code(colour: tuple[int, int, int]) -> int:
     return red << 16 | green << 8 | blue
 
 
-def _codes(colours: np.ndarray) -> np.ndarray:
+def codes_of(colours: np.ndarray) -> np.ndarray:
+    """Return colours (H, W, 3) as numbers (H, W), of which the first counts most."""
     red, green, blue = (colours[..., i].astype(np.int64) for i in range(3))
     return (red << 16) | (green << 8) | blue
 
@@ -201,7 +202,7 @@ def study(tree: Tree, masks: Iterable[str]) -> MaskValues:
     as_colours = not _palettes_agree(tree, masks)
     for mask in masks:
         values = read_mask(tree.path(mask), as_colours)
-        target, codes = (colours, _codes(values)) if values.ndim == 3 else (counts, values)
+        target, codes = (colours, codes_of(values)) if values.ndim == 3 else (counts, values)
         found, numbers = np.unique(codes, return_counts=True)
         target.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
         seen[mask] = frozenset(found.tolist())

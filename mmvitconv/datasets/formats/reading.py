@@ -16,15 +16,16 @@ from mmvitconv.datasets.formats import (
     label_studio,
     labelme,
     masks,
+    panoptic,
+    via,
     voc,
     yolo,
 )
 from mmvitconv.datasets.formats.records import (
     DataSet,
-    Object,
     Record,
     Tally,
-    encode_mask,
+    object_of_mask,
     polygon_of_box,
 )
 from mmvitconv.datasets.formats.splitting import divide
@@ -37,18 +38,20 @@ __all__ = ["READERS", "TASKS", "read_folder"]
 TASKS = ("classification", "detection", "instance", "semantic")
 # Of objects, in the order in which they are tried: what was converted last comes first.
 READERS = {
+    panoptic.NAME: panoptic.read,
     coco.NAME: coco.read,
     voc.NAME: voc.read,
     cvat.NAME: cvat.read,
     labelme.NAME: labelme.read,
+    via.NAME: via.read,
     label_studio.NAME: label_studio.read,
     yolo.NAME: yolo.read,
     "csv": class_folders.read_tables,
 }
 BACKGROUND = "background"
 LOOKED_FOR = (
-    "COCO json, VOC xml, CVAT xml ('CVAT for images'), labelme json, Label Studio json, CreateML "
-    "json, YOLO txt, csv"
+    "COCO json, VOC xml, CVAT xml, labelme json, Label Studio json, CreateML json, VIA json "
+    "and csv, YOLO txt, csv"
 )
 
 
@@ -79,13 +82,14 @@ def read_folder(folder: str | os.PathLike, task: str, seed: int = 0) -> DataSet:
     if len(classes) < least:
         found = f"one class, {classes[0]!r}" if classes else "no class"
         raise UserError(f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}")
-    _look_at_all(tree, records)
+    is_stored = _look_at_all(tree, records, tally)
     notes = [*tally.notes(), *(f"left out: {error}" for error in tree.unreadable)]
     splits, divided = _split(records, task, seed)
     if lost := _classes_without(splits["train"], classes, task):
         notes.append(f"no training image has the class {shorten(lost)}")
     classes = _printable(classes, records)
-    return DataSet(str(tree.root), task, kind, classes, splits, divided, notes, colours, values)
+    root = str(tree.root)
+    return DataSet(root, task, kind, classes, splits, divided, notes, colours, values, is_stored)
 
 
 def _printable(classes: list[str], records: list[Record]) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ def _printable(classes: list[str], records: list[Record]) -> tuple[str, ...]:
 
 def classes_in(record: Record) -> set[str]:
     """Return the classes in an image."""
-    found = {item.name for item in record.objects}
+    found = {item.name for item in record.objects if not item.is_crowd}
     return found | record.kinds | ({record.label} if record.label else set())
 
 
@@ -144,6 +148,7 @@ def _read_objects(
             if not records and own:
                 without = without or f"{name} was found, but {'; '.join(own.notes())}"
             continue
+        _keep_classes(records, own)
         if needs_masks:
             bare = [item for item in objects if not item.segmentation]
             if len(bare) == len(objects):
@@ -159,7 +164,9 @@ def _read_objects(
                 item.is_crowd = True
             own["objects have a box but no mask: ignored in training and evaluation"] += len(bare)
         tally.update(own)
-        used = {item.name for item in objects}
+        used = {item.name for item in objects if not item.is_crowd}
+        for record in records:  # classes of which no object has a mask
+            record.objects = [item for item in record.objects if item.name in used]
         return name, records, [one for one in classes if one in used]
     if needs_masks:
         found = _read_instance_maps(tree, tally)
@@ -172,6 +179,22 @@ def _read_objects(
     )
     wanted = "masks" if needs_masks else "annotations"
     raise UserError(f"{str(tree.root)!r} holds no {wanted} of objects: {reason}")
+
+
+def _keep_classes(records: list[Record], tally: Tally) -> None:
+    """Read objects to be ignored (crowds, difficult ones) as usual ones where a class has no other.
+
+    Some converters write iscrowd=1 for all masks of run lengths.
+    """
+    known = {item.name for r in records for item in r.objects if not item.is_crowd}
+    for record in records:
+        for item in record.objects:
+            if item.name not in known:
+                record.reference, item.is_crowd = "", False
+                tally[
+                    "objects of classes of which all are to be ignored (iscrowd, difficult): read "
+                    "as usual ones"
+                ] += 1
 
 
 def _read_instance_maps(tree: Tree, tally: Tally) -> list[Record]:
@@ -188,11 +211,7 @@ def _read_instance_maps(tree: Tree, tally: Tally) -> list[Record]:
             _, values = cv2.connectedComponents((values > 0).astype(np.uint8))
             numbers = np.unique(values[values > 0])
         for number in numbers:
-            mask = values == number
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            left, top = float(columns[0]), float(rows[0])
-            box = (left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top)
-            record.objects.append(Object("object", box, encode_mask(mask)))
+            record.objects.append(object_of_mask("object", values == number))
         record.mask = None
     return records if any(record.objects for record in records) else []
 
@@ -218,6 +237,9 @@ def _read_labels(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str]
 
 def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], list, dict | None]:
     """Read masks of classes, else polygons, which become masks."""
+    records, classes = panoptic.read(tree, tally, stuff=True)
+    if records:
+        return f"{panoptic.NAME}, drawn as masks", records, [BACKGROUND, *classes], [], None
     own = Tally()
     pairs = masks.find_pairs(tree, own)
     if pairs:
@@ -238,18 +260,43 @@ def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], 
     return f"{kind}, drawn as masks", records, classes, [], None
 
 
-def _look_at_all(tree: Tree, records: list[Record]) -> None:
-    """Find out the sizes of all images; what cannot be opened keeps (0, 0): the check names it."""
+def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
+    """Find out the sizes of all images; what cannot be opened keeps (0, 0): the check names it.
 
-    def look(record: Record) -> None:
-        if not record.size[0]:
-            try:
-                record.size = look_at(tree.path(record.image)).size
-            except (UserError, OSError):
-                record.size = (0, 0)
+    Returns:
+        Whether annotations are of the images as they are stored, not as EXIF turns them.
+    """
+
+    def look(record: Record) -> bool | None:
+        """Tell for an image that is turned on reading whether its annotations are not."""
+        try:
+            found = look_at(tree.path(record.image))
+            record.size = found.size
+            if found.is_turned and record.mask:
+                record.stated = look_at(tree.path(record.mask)).size
+        except (UserError, OSError):
+            return None
+        if not found.is_turned or found.size[0] == found.size[1] or not record.stated[0]:
+            return None
+        return record.stated == found.size[::-1]
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(look, records))
+        turned = list(pool.map(look, records))
+    if not any(turned):
+        return False
+    if turned.count(False):
+        tally[
+            "images are turned by their EXIF orientation, but their annotations are not; those of "
+            "others are: export all in one way"
+        ] += turned.count(True)
+        return False
+    tally[
+        "images have an EXIF orientation that their annotations do not follow: read as stored"
+    ] += turned.count(True)
+    for record, is_stored in zip(records, turned, strict=True):
+        if is_stored:
+            record.size = record.stated
+    return True
 
 
 def _split(records: list[Record], task: str, seed: int) -> tuple[dict[str, list[Record]], str]:

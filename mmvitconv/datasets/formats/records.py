@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ __all__ = [
     "Tally",
     "box_of",
     "encode_mask",
+    "object_of_mask",
+    "points_of_ellipse",
     "polygon_of_box",
+    "size_of",
+    "turn_points",
 ]
 
 
@@ -49,6 +54,7 @@ class Record:
         label: The class of the whole image.
         mask: Path of its mask, below the folder of the data.
         size: Width and height in pixels; (0, 0) until the file was looked at.
+        stated: Those that the annotations say; (0, 0) where they say nothing.
         kinds: The classes in its mask.
         reference: What the annotation file calls the image, where training can read that file as
             it is.
@@ -61,6 +67,7 @@ class Record:
     label: str | None = None
     mask: str | None = None
     size: tuple[int, int] = (0, 0)
+    stated: tuple[int, int] = (0, 0)
     kinds: frozenset[str] = frozenset()
     reference: str = ""
 
@@ -79,6 +86,8 @@ class DataSet:
         notes: What the user should know, one sentence each.
         colours: Of the classes, RGB, where the masks have them.
         values: Class number by pixel value or colour of the masks; None: they are class numbers.
+        is_stored: The annotations are of the images as they are stored, not as their cameras' EXIF
+            turns them.
     """
 
     root: str
@@ -90,6 +99,15 @@ class DataSet:
     notes: list[str] = field(default_factory=list)
     colours: list[tuple[int, int, int]] = field(default_factory=list)
     values: dict[Any, int] | None = None
+    is_stored: bool = False
+
+
+def size_of(width: Any, height: Any) -> tuple[int, int]:
+    """Return a size that an annotation says; (0, 0) where it is none."""
+    try:
+        return int(float(width)), int(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return 0, 0
 
 
 class Tally(Counter):
@@ -110,6 +128,33 @@ def box_of(points: Iterable[Sequence[float]]) -> tuple[float, float, float, floa
     """Return left, top, width and height of the box around points (x, y)."""
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def turn_points(
+    points: Iterable[Sequence[float]], centre: Sequence[float], turn: float
+) -> list[tuple[float, float]]:
+    """Return points, given from a centre, turned clockwise about it by an angle in radians."""
+    cos, sin, (x, y) = math.cos(turn), math.sin(turn), centre
+    return [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in points]
+
+
+def points_of_ellipse(
+    centre: Sequence[float], radii: Sequence[float], turn: float = 0.0
+) -> list[tuple[float, float]]:
+    """Return 32 points of an ellipse; see :func:`turn_points`."""
+    angles = [2 * math.pi * i / 32 for i in range(32)]
+    around = [(radii[0] * math.cos(angle), radii[1] * math.sin(angle)) for angle in angles]
+    return turn_points(around, centre, turn)
+
+
+def object_of_mask(name: str, mask: np.ndarray, is_crowd: bool = False) -> Object | None:
+    """Return a mask (H, W) as an object; None for an empty one."""
+    if not mask.any():
+        return None
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = float(columns[0]), float(rows[0])
+    box = left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top
+    return Object(name, box, encode_mask(mask), is_crowd)
 
 
 def polygon_of_box(box: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
-from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
+from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.errors import UserError
 
@@ -60,6 +60,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             continue
         split = listed.get(stem) or split_of(file) or split_of(path)
         record = records[path] = Record(path, split=split, source=file)
+        record.stated = size_of(root.findtext("size/width"), root.findtext("size/height"))
         for node in root.iter("object"):
             made = None if node.findtext("deleted") == "1" else _object(node)
             if made is None:

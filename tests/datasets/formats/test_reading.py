@@ -30,6 +30,10 @@ def test_boxes_of_every_format(name, tmp_path):
     before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
     data = read_folder(tmp_path, "detection")
     found = everything(data)
+    if name == "cvat video":  # frames have no other names
+        assert found.keys() == {f"frame_{n:06d}.jpg" for n in range(len(SCENE))}
+        names = [key.rpartition("/")[2] for key in SCENE]
+        found = dict(zip(names, (found[key] for key in sorted(found)), strict=True))
     annotated = {key: value for key, value in SCENE.items() if value or name != "csv"}
     assert found.keys() == {key.rpartition("/")[2] for key in annotated}
     assert set(data.classes) == set(CLASSES)
@@ -65,18 +69,17 @@ def test_boxes_without_masks_are_named(tmp_path):
         read_folder(tmp_path, "instance")
 
 
-def test_coco_is_used_as_it_is_only_where_it_is_complete(tmp_path):
+def test_coco_is_written_anew_where_something_was_changed(tmp_path):
+    exports.split_coco(tmp_path)
     names = tuple(SCENE)
-    for split, chosen in (("train", names[:4]), ("valid", names[4:])):
-        exports.write_images(tmp_path / split, chosen)
-        exports.as_coco(tmp_path / split, chosen, "_annotations.coco.json")
     data = read_folder(tmp_path, "detection")
     assert not data.divided
     assert {split: len(records) for split, records in data.splits.items()} == {"train": 4, "val": 2}
     assert all(record.reference for record in everything(data).values())
     file = tmp_path / "train/_annotations.coco.json"
     content = json.loads(file.read_text())
-    del content["annotations"][0]["iscrowd"]
+    del content["annotations"][0]["iscrowd"], content["annotations"][0]["area"]
+    content["annotations"].append({**content["annotations"][0], "bbox": [0, 0, 0, 0]})
     file.write_text(json.dumps(content))
     data = read_folder(tmp_path, "detection")
     assert not any(record.reference for record in data.splits["train"])
@@ -89,7 +92,7 @@ def test_coco_is_used_as_it_is_only_where_it_is_complete(tmp_path):
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (lambda entry, _: entry.update(iscrowd=1), "say iscrowd=1"),
+        (lambda entry, _: entry.update(iscrowd=1), "of which all are to be ignored"),
         (lambda entry, sides: entry.update(
             bbox=[v / sides[i % 2] for i, v in enumerate(entry["bbox"])]), "shares of the image"),
     ],
@@ -109,6 +112,66 @@ def test_slips_that_are_certain_are_mended_and_said(change, note, tmp_path):
         ):
             assert not item.is_crowd
             np.testing.assert_allclose(item.box, exports.box(polygon), atol=1e-9)
+
+
+def test_panoptic_masks_have_what_is_no_object(tmp_path):
+    exports.panoptic(tmp_path)
+    assert "sky" not in read_folder(tmp_path, "instance").classes
+    data = read_folder(tmp_path, "semantic")
+    assert data.classes == ("background", *CLASSES, "sky")
+    write_masks(tmp_path / "out", data)
+    for name in SCENE:
+        values = np.asarray(Image.open(tmp_path / f"out/val/{name}.png"))
+        expected = exports.class_map(name)
+        np.testing.assert_array_equal(values, np.where(expected == 0, len(CLASSES) + 1, expected))
+
+
+def test_videos_need_their_frames(tmp_path):
+    exports.cvat_video(tmp_path)
+    assert any("neighbouring frames" in note for note in read_folder(tmp_path, "detection").notes)
+    for number, file in enumerate(sorted((tmp_path / "images").iterdir())):
+        file.rename(file.with_name(f"{number}.jpg"))
+    with pytest.raises(UserError, match="there is no image called frame_000000: export the task"):
+        read_folder(tmp_path, "detection")
+
+
+def test_difficult_objects_count_where_a_class_has_no_other(tmp_path):
+    exports.voc(tmp_path)
+    for name in ("b/Ünter", "d"):
+        file = tmp_path / f"Annotations/{name}.xml"
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace("<difficult>0", "<difficult>1"), encoding="utf-8")
+    found = everything(read_folder(tmp_path, "detection"))
+    # a cat and a dog are elsewhere too
+    assert [item.is_crowd for item in found["Ünter.jpg"].objects] == [True, True]
+    file = tmp_path / "Annotations/e.xml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("<difficult>0", "<difficult>1"), encoding="utf-8")
+    data = read_folder(tmp_path, "detection")
+    found = everything(data)
+    assert any("4 objects of classes of which all are to be ignored" in n for n in data.notes)
+    assert [item.is_crowd for item in found["Ünter.jpg"].objects] == [False, True]
+    assert not any(item.is_crowd for name in "de" for item in found[f"{name}.jpg"].objects)
+
+
+@pytest.mark.parametrize("write", [exports.coco, exports.voc, exports.labelme, exports.cvat])
+def test_annotations_of_images_as_they_are_stored(write, tmp_path):
+    write(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = sorted(tmp_path.rglob("*.jpg"))
+    for file in files:
+        Image.open(file).save(file, exif=exif)
+    data = read_folder(tmp_path, "detection")
+    assert data.is_stored
+    assert any("6 images have an EXIF orientation" in note for note in data.notes)
+    sizes = {record.size for record in everything(data).values()}
+    assert sizes == {(exports.WIDTH, exports.HEIGHT)}
+    for file in files:  # as the annotations are, once they are turned
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    data = read_folder(tmp_path, "detection")
+    assert not data.is_stored
+    assert {record.size for record in everything(data).values()} == sizes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""One batch through the validation before a run: what it finds, and that nothing of it is left."""
+
+import random
+from types import SimpleNamespace
+
+import exports
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import CheckpointHook
+from torch.utils.data import DataLoader
+
+from mmvitconv.checks.rehearsal import RehearsalHook
+from mmvitconv.errors import UserError
+
+SIZE, BATCH = 5, 2
+
+
+class Data(torch.utils.data.Dataset):
+    """Numbers 0 to 4, as an augmentation would draw them."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, number):
+        self.asked.append(number)
+        noise = random.random() + np.random.rand() + torch.rand(1).item()
+        return torch.full((3,), number + 1e-3 * noise)
+
+
+class Model(torch.nn.Module):
+    """Normalises a batch; a norm in training would keep its statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.modes = []
+
+    def val_step(self, batch):
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return [{"img_id": int(row[0]), "value": row.mean()} for row in self.norm(batch)]
+
+
+class Mean(BaseMetric):
+    default_prefix = "test"
+
+    def process(self, data_batch, data_samples):
+        self.results += [float(sample["value"]) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        assert len(results) == BATCH
+        return {"mean": sum(results) / len(results)}
+
+
+def make(metric=None, save_best="auto", model=None):
+    """The parts of a runner that the hook uses."""
+    loader = DataLoader(Data(), batch_size=BATCH)
+    loop = SimpleNamespace(dataloader=loader, evaluator=Evaluator(metric or Mean()))
+    checkpoint = CheckpointHook(save_best=save_best, rule="greater")
+    return SimpleNamespace(
+        val_loop=loop, model=(model or Model()).train(), hooks=[RehearsalHook(), checkpoint]
+    )
+
+
+def rehearse(runner):
+    RehearsalHook().before_train(runner)
+
+
+def test_one_batch_is_validated_and_nothing_is_left():
+    runner = make()
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    weights = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    rehearse(runner)
+    assert runner.val_loop.dataloader.dataset.asked == list(range(BATCH))
+    assert runner.model.modes == [(False, False)], "evaluated, without gradients"
+    assert runner.model.training
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, weights[key])
+    assert runner.val_loop.evaluator.metrics[0].results == []
+    assert states == (
+        random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    )  # fmt: skip
+
+
+def test_runs_without_a_validation_start():
+    rehearse(SimpleNamespace(val_loop=None))
+    rehearse(SimpleNamespace(val_loop=SimpleNamespace()))
+
+
+def failing(where, error):
+    """A runner whose validation fails somewhere."""
+
+    def fail(*_, **__):
+        raise error
+
+    runner = make()
+    target, name = {
+        "data": (Data, "__getitem__"),
+        "model": (runner.model, "val_step"),
+        "process": (runner.val_loop.evaluator.metrics[0], "process"),
+        "evaluator": (runner.val_loop.evaluator.metrics[0], "compute_metrics"),
+    }[where]
+    return runner, target, name, fail
+
+
+@pytest.mark.parametrize("where", ["data", "model", "process", "evaluator"])
+def test_a_failure_is_one_sentence_and_leaves_nothing(where, monkeypatch):
+    runner, target, name, fail = failing(where, KeyError("area"))
+    monkeypatch.setattr(target, name, fail)
+    state = torch.get_rng_state()
+    with pytest.raises(UserError) as raised:
+        rehearse(runner)
+    assert "the validation fails in a rehearsal with one batch" in str(raised.value)
+    assert "area" in str(raised.value)
+    assert "--no-rehearsal" in str(raised.value)
+    assert runner.model.training
+    assert runner.val_loop.evaluator.metrics[0].results == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("the file a.jpg is damaged"), torch.OutOfMemoryError("CUDA out of memory")]
+)
+def test_what_is_explained_already_passes(error, monkeypatch):
+    runner, target, name, fail = failing("data", error)
+    monkeypatch.setattr(target, name, fail)
+    with pytest.raises(type(error)) as raised:
+        rehearse(runner)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("save_best", ["auto", "test/mean", ["test/mean"], None])
+def test_scores_that_the_evaluator_gives(save_best):
+    rehearse(make(save_best=save_best))
+
+
+@pytest.mark.parametrize("save_best", ["mean", ["test/mean", "test/median"]])
+def test_scores_that_it_does_not_give(save_best):
+    with pytest.raises(UserError, match=r"but val_evaluator gives test/mean: write one of these"):
+        rehearse(make(save_best=save_best))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_cocos_metric_scores_the_images_of_the_batch(batch, tmp_path):
+    from mmdet.evaluation import CocoMetric
+
+    class Detector(torch.nn.Module):
+        """Predicts the first object of the scene, in each image."""
+
+        def val_step(self, batch):
+            _, polygon = exports.SCENE["a one.jpg"][0]
+            left, top, width, height = exports.box(polygon)
+            found = {
+                "bboxes": torch.tensor([[left, top, left + width, top + height]]),
+                "scores": torch.ones(1),
+                "labels": torch.zeros(1, dtype=torch.long),
+            }
+            size = exports.HEIGHT, exports.WIDTH
+            return [
+                {"img_id": 10 * int(row[0]), "ori_shape": size, "pred_instances": found}
+                for row in batch
+            ]
+
+    exports.as_coco(tmp_path)
+    metric = CocoMetric(str(tmp_path / "annotations.json"), metric="bbox")
+    metric.dataset_meta = {"classes": exports.CLASSES}
+    seen = []
+    compute = metric.compute_metrics
+    metric.compute_metrics = lambda results: seen.append(compute(results)) or seen[-1]
+    runner = make(metric, "coco/bbox_mAP", Detector())
+    runner.val_loop.dataloader = DataLoader(Data(), batch_size=batch)
+    rehearse(runner)
+    # of the other images nothing was predicted, and nothing is expected
+    assert seen[0]["bbox_mAP_50"] == pytest.approx(1 if batch == 1 else 0.5, abs=0.3)
+    assert metric.img_ids is None or len(metric.img_ids) == len(exports.SCENE)
+    assert metric.results == []
