@@ -420,9 +420,10 @@ class _Planner:
         is_whole = not self.data.divided and len(sources) == len(prefixes) == 1
         if is_whole and None not in prefixes and fits:
             prefix, file = prefixes.pop(), Path(self.data.root, sources.pop())
-            report = Report()  # what a run would refuse is written anew
+            report = Report()  # what a run would refuse or leave out is written anew
             check_coco_file(report, file, self.data.classes, evaluated=True)
-            if not report.errors and (not prefix or prefix.endswith("/")):
+            is_good = not report.errors and not report.warnings
+            if is_good and (not prefix or prefix.endswith("/")):
                 return self._place(file), prefix
         file = self.folder / f"{split}.json"
         self.writes.append(lambda: write_coco(file, records, self.data.classes))

@@ -79,7 +79,9 @@ def test_coco_is_written_anew_where_something_was_changed(tmp_path):
     file = tmp_path / "train/_annotations.coco.json"
     content = json.loads(file.read_text())
     del content["annotations"][0]["iscrowd"], content["annotations"][0]["area"]
-    content["annotations"].append({**content["annotations"][0], "bbox": [0, 0, 0, 0]})
+    content["annotations"].append(
+        {**content["annotations"][0], "bbox": [0] * 4, "segmentation": []}
+    )
     file.write_text(json.dumps(content))
     data = read_folder(tmp_path, "detection")
     assert not any(record.reference for record in data.splits["train"])
