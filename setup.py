@@ -134,6 +134,7 @@ COMMANDS = {
     "runtimes": ENGINES,
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30"],
 }
+FONTS = ["noto-cjk-sans-jp-regular>=0.0.1", "manimgx-fonts>=2026.9"]  # names in any script
 EXTRAS = {
     "cls": CLASSIFICATION,
     "det": DETECTION,
@@ -151,6 +152,7 @@ EXTRAS = {
         *WEIGHTS,
     ],
     **COMMANDS,
+    "fonts": FONTS,
     "dev": [
         *dict.fromkeys(requirement for group in COMMANDS.values() for requirement in group),
         "hypothesis>=6.100",

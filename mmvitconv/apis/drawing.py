@@ -10,17 +10,15 @@ from __future__ import annotations
 import colorsys
 import math
 import unicodedata
-import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from matplotlib import font_manager  # comes with mmengine
 from mmengine.visualization import Visualizer
 
 from mmvitconv.apis.images import Content, Loading, decode_to_show
+from mmvitconv.engine.fonts import drawable, fonts_for
 from mmvitconv.errors import printable
 
 Colour = tuple[int, int, int]
@@ -34,7 +32,6 @@ MOST_ROWS = 60  # of text
 MOST_LETTERS = 80  # of an entry
 LABEL_SIZE = 0.8  # of letters beside a box, of those in the strip
 LETTER_SHARE = 0.62  # width of a letter of its height, about
-DEFAULT_FONT = "DejaVu Sans"  # comes with matplotlib
 BACKGROUND = 255
 OPACITY = 0.45
 
@@ -220,11 +217,13 @@ def write(board: Board, text: str, corner: np.ndarray, colour: Colour) -> None:
     patch = {"facecolor": np.array(colour) / 255, "alpha": 0.75, "pad": 0.5, "edgecolor": "none"}
     red, green, blue = colour
     light = 0.3 * red + 0.59 * green + 0.11 * blue > 140
+    end = board.visualizer.width - entry_width(Label(text), LABEL_SIZE * board.letter)
+    corner = np.array((max(0.0, min(corner[0], end)), corner[1]))  # to its end
     text = _drawable(text)
     board.visualizer.draw_texts(
         text,
         corner,
-        font_families=font_for(text),
+        font_families=[fonts_for(text)],
         font_sizes=board.points(LABEL_SIZE),
         colors="black" if light else "white",
         vertical_alignments="bottom" if above else "top",
@@ -264,7 +263,7 @@ def prepare(image: np.ndarray, rows: list[list[Label]]) -> Board:
             text = _drawable(entry.text)
             board.visualizer.draw_texts(
                 text,
-                font_families=font_for(text),
+                font_families=[fonts_for(text)],
                 positions=np.array(
                     (left + (1.4 * letter if entry.colour is not None else 0), middle)
                 ),
@@ -301,65 +300,7 @@ def flow(entries: list[Label], size: tuple[int, int]) -> list[list[Label]]:
 
 def _drawable(text: str) -> str:
     """Return a text without what would be drawn as something else, or without end."""
-    text = printable(text, MOST_LETTERS)
-    if font_for(text) is None:
-        _say_once(text)
-        known = _letters(font_manager.findfont(DEFAULT_FONT))
-        text = "".join(c if ord(c) in known else f"\\u{ord(c):04x}" for c in text)
-    return text.replace("$", r"\$")
-
-
-def font_for(text: str) -> str | None:
-    """Return a font of this machine that has all letters of a text.
-
-    Args:
-        text: What is to be drawn.
-
-    Returns:
-        Its name; None if no font has them all.
-    """
-    needed = frozenset(map(ord, text))
-    if needed <= _letters(font_manager.findfont(DEFAULT_FONT)):
-        return DEFAULT_FONT
-    return _other_font(needed)
-
-
-@cache
-def _other_font(letters: frozenset[int]) -> str | None:
-    """Return the first font with some letters, regular ones first."""
-    fonts = sorted(font_manager.fontManager.ttflist, key=lambda f: (f.style, f.weight, f.name))
-    for font in fonts:
-        # which has a box for each letter there is
-        if not font.name.startswith("Last Resort") and letters <= _letters(font.fname):
-            return font.name
-    return None
-
-
-@cache
-def _letters(file: str) -> frozenset[int]:
-    """Return the letters that a font has; none where it cannot be read."""
-    try:
-        return frozenset(font_manager.get_font(file).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
-
-
-@cache
-def _say(script: str) -> None:
-    """Say that no font has the letters of a script."""
-    warnings.warn(
-        f"no font of this machine has the letters of {script}, they are drawn as their numbers: "
-        "install one that has (for Chinese, Japanese and Korean: fonts-noto-cjk)",
-        stacklevel=2,
-    )
-
-
-def _say_once(text: str) -> None:
-    """Say that the letters of a text cannot be drawn, once for each of its scripts."""
-    known = _letters(font_manager.findfont(DEFAULT_FONT))
-    for letter in text:
-        if ord(letter) not in known:
-            _say(unicodedata.name(letter, "an unknown script").split()[0])
+    return drawable(printable(text, MOST_LETTERS)).replace("$", r"\$")
 
 
 def letter_height(height: int, width: int) -> float:

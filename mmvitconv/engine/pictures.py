@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmvitconv.registry import HOOKS
 
-__all__ = ["UniquePicturesHook"]
+__all__ = ["UniquePicturesHook", "write_classes"]
 
 DRAWING_METHODS = ("add_datasample", "visualize_cls")  # of the visualizers of the three packages
 
@@ -32,7 +32,8 @@ class UniquePicturesHook(Hook):
     keeps_state = False
 
     def before_test(self, runner: Runner) -> None:
-        """Give the visualizer the names."""
+        """Give the visualizer the names, and what it needs to write those of the classes."""
+        write_classes(runner.visualizer)
         dataset = runner.test_loop.dataloader.dataset
         if not hasattr(dataset, "get_data_info"):
             return
@@ -47,8 +48,32 @@ class UniquePicturesHook(Hook):
 
     def after_test(self, runner: Runner) -> None:
         """Give the visualizer its own methods back."""
-        for method in DRAWING_METHODS:
+        for method in (*DRAWING_METHODS, "draw_texts"):
             vars(runner.visualizer).pop(method, None)
+
+
+def write_classes(visualizer: Any) -> None:
+    """Let names of classes be written in fonts that have their letters, else as numbers.
+
+    Args:
+        visualizer: Of the run; changed in place.
+    """
+    from mmvitconv.engine.fonts import DEFAULT_FONT, drawable, fonts_for  # matplotlib
+
+    meta = getattr(visualizer, "dataset_meta", None) or {}
+    classes = list(map(str, meta.get("classes") or ()))
+    names, fonts = list(map(drawable, classes)), fonts_for("".join(classes))
+    if names != classes:
+        visualizer.dataset_meta = {**meta, "classes": tuple(names)}
+    if fonts == [DEFAULT_FONT]:
+        return
+    draw = visualizer.draw_texts
+
+    def draw_texts(texts: str | list[str], *args: Any, **kwargs: Any) -> Any:
+        number = 1 if isinstance(texts, str) else len(texts)
+        return draw(texts, *args, **{"font_families": [fonts] * number, **kwargs})
+
+    visualizer.draw_texts = draw_texts
 
 
 def unique_names(paths: list[str]) -> dict[str, str]:
