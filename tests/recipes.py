@@ -77,6 +77,15 @@ def learning_rates(cfg: Config, epoch_length: int, iterations: int | None = None
     return np.array(rates)
 
 
+def check_cosine(cfg: Config, epochs: int) -> None:
+    """Up from 9e-5 in 500 iterations, and by half a cosine to 1e-6, a step an epoch."""
+    rates = learning_rates(cfg, epoch_length=510)
+    epoch = np.arange(epochs).repeat(510)
+    cosine = 1e-6 + (9e-4 - 1e-6) * (1 + np.cos(np.pi * epoch / epochs)) / 2
+    expected = cosine * np.interp(np.arange(len(rates)), (0, 499), (0.1, 1))
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
 def check_step_schedule(cfg: Config, epochs: int, drops: tuple[int, int]) -> None:
     """COCO's: 500 iterations of warm-up from a thousandth, then a tenth after each drop."""
     epoch_length, rate = 600, cfg.optim_wrapper.optimizer.lr

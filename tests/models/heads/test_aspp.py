@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import PixelData
 from oracles.parc import fill_like, parc_net
 from PIL import Image
+from recipes import check_cosine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -183,9 +184,7 @@ def test_recipe(cfg: Config, model: nn.Module):
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (50, 8)
     assert cfg.auto_scale_lr.base_batch_size == 32
     assert cfg.model.backbone.output_stride == 16
-    warmup, cosine = cfg.param_scheduler
-    assert (warmup.start_factor * 9e-4, warmup.end) == (pytest.approx(9e-5), 500)
-    assert (cosine.eta_min, cosine.T_max, cosine.end) == (1e-6, 50, 50)
+    check_cosine(cfg, 50)
     wrapper: OptimWrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     rates = {id(group["params"][0]): group["lr"] for group in wrapper.param_groups}
     for name, parameter in model.named_parameters():

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, TASK_UTILS, DefaultScope
 from mmengine.structures import InstanceData
 from oracles.parc import fill_like, parc_net
+from recipes import check_cosine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -288,9 +289,7 @@ def test_recipe(cfg):
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 9e-4, 0.02)
     assert "paramwise_cfg" not in cfg.optim_wrapper
-    warmup, cosine = cfg.param_scheduler
-    assert (warmup.start_factor * optimizer.lr, warmup.end) == (pytest.approx(9e-5), 500)
-    assert (cosine.eta_min, cosine.T_max, cosine.end) == (1e-6, 200, 200)
+    check_cosine(cfg, 200)
     assert [hook.type for hook in cfg.custom_hooks] == ["EMAHook"]
     assert cfg.sync_bn == "torch"
     assert cfg.model.train_cfg.neg_pos_ratio == 3
