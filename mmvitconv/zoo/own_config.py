@@ -196,7 +196,7 @@ class _Planner:
                 f"give --weights FILE, or make the config with --from-scratch"
             )
         else:
-            lines.append("weights: none are published; it starts from random ones, so train long")
+            lines.append("weights: none; training starts from random ones, so it has to be long")
         return lines
 
     def _place(self, path: Path) -> str:

@@ -287,3 +287,27 @@ def test_state_dict_deepcopy_and_pickle(build):
             for a, b in zip(model(x), other(x), strict=True):
                 assert torch.equal(a, b)
     assert set(build().state_dict()) == set(model.state_dict())
+
+
+class Wrapped(torch.nn.Module):
+    """A layer inside another, as libraries for LoRA have it: only ``forward`` is the same."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_linear_layers_may_be_wrapped(build):
+    model = build().eval()
+    images = torch.rand(1, 3, 50, 64)  # windows have padding
+    with torch.no_grad():
+        expected = model(images)
+        for module in list(model.modules()):
+            for name, layer in list(module.named_children()):
+                if isinstance(layer, torch.nn.Linear):
+                    setattr(module, name, Wrapped(layer))
+        for out, wanted in zip(model(images), expected, strict=True):
+            assert torch.equal(out, wanted)
