@@ -46,8 +46,10 @@ RUNTIMES = tuple(PRECISIONS)
 _GRAPHS = ("openvino", "onnxruntime")
 # Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
-MOST_KEPT = 100  # parts whose graphs stay in the cache; a detector has up to seven
+MOST_KEPT = 8 * 2**30  # bytes that stay in the cache of graphs
 MOST_SIZES = 8  # graphs of one size that a part keeps, where one graph cannot take all
+MOST_FIXED = 4  # compilations for one shape of inputs that a graph keeps, each with all weights
+OFTEN = 3  # calls in a row with the same shapes, after which they get one
 # What a graph of any size is tried with besides what it was traced with: sizes that leave a rest
 # everywhere, and sizes that leave none.
 _OTHER_SHAPES = ((161, 130), (224, 256))
@@ -93,7 +95,9 @@ def accelerate(
     torch. Modules, their attributes and their weights stay where they are, and every call has the
     signature that it had. A graph takes any batch and any image size; where a part of somebody
     else's model cannot be had so, there is a graph for each size, the last 8 of them, or the part
-    stays in torch, with a warning.
+    stays in torch, with a warning. With OpenVINO, shapes that come three times in a row get a
+    compilation of their own (four of them a part), which is up to twice as fast; the third call
+    waits for it.
 
     Graphs are checked against torch when they are made, and kept in ``graphs`` of the cache folder
     (MMVITCONV_HOME), by weights, settings, versions and machine. Weights that change afterwards are
@@ -337,7 +341,7 @@ class Network:
             path = self.folder / f"{name}.onnx"
             graph = None
             if path.with_suffix(".json").exists():
-                graph = _Graph(path, self.runtime, self.precision)
+                graph = _Graph(path, self.runtime, self.precision, name)
             elif makes:
                 try:
                     graph = self._make(path, leaves, spec, is_open, others)
@@ -382,28 +386,24 @@ class Network:
             write_onnx(flat, draft, tensors, names, outputs, axes)
             facts = draft.with_suffix(".json")
             facts.write_text(json.dumps({"outputs": pytree.treespec_dumps(flat.outputs)}))
-            graph = _Graph(draft, self.runtime, self.precision)
-            self._compare(graph, tensors, expected)
+            graph = _Graph(draft, self.runtime, self.precision, path.stem)
+            _compare(pytree.tree_leaves(graph.run(tensors)), expected, self.precision)
             for other in others:
                 more = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, Tensor)]
                 with torch.no_grad():
-                    self._compare(graph, more, flat(*more))
+                    found = pytree.tree_leaves(graph.run(more))
+                    _compare(found, flat(*more), self.precision)
             os.replace(draft, path)
             os.replace(facts, path.with_suffix(".json"))
+        except Exception:
+            for compiled in path.parent.glob(f"{path.stem}-*.blob"):
+                compiled.unlink(missing_ok=True)
+            raise
         finally:
             for left in (draft, draft.with_suffix(".json")):
                 left.unlink(missing_ok=True)
         graph.path = path
         return graph
-
-    def _compare(self, graph: _Graph, inputs: list[Tensor], expected: Sequence[Tensor]) -> None:
-        """Raise a ValueError unless a graph gives what torch gives."""
-        outs = pytree.tree_leaves(graph.run(inputs))
-        for out, right in zip(outs, expected, strict=True):
-            scale = max(float(right.abs().max()), 1e-12)
-            difference = float((out - right).abs().max()) if out.shape == right.shape else torch.inf
-            if not difference <= TOLERANCE[self.precision] * scale:
-                raise ValueError(f"it differs from torch by {difference / scale:.1e} of the scale")
 
     def _run_torch(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in torch, compiled or not, in the precision asked for."""
@@ -457,31 +457,80 @@ class _Flat(nn.Module):
 
 
 class _Graph:
-    """An ONNX file and what runs it, for each number of threads."""
+    """An ONNX file and what runs it, for each number of threads.
 
-    def __init__(self, path: Path, runtime: str, precision: str) -> None:
-        self.path, self.runtime, self.precision = path, runtime, precision
+    Where an engine follows changing shapes at a cost, shapes that come again and again get a
+    compilation of their own.
+    """
+
+    def __init__(self, path: Path, runtime: str, precision: str, name: str) -> None:
+        self.path, self.precision, self.name = path, precision, name
+        self.engine = import_module(f"mmvitconv.runtime.{runtime}")
         facts = json.loads(path.with_suffix(".json").read_text())
         self.outputs = pytree.treespec_loads(facts["outputs"])
         self.loaded: dict[int, Callable] = {}
+        self.fixed: dict[tuple, Callable] = {}
+        self.last: tuple = (None, 0)  # threads and shapes of the last call, how often in a row
         self.lock = threading.Lock()
 
     def run(self, inputs: list[Tensor]) -> Any:
         """Run it on as many threads as torch takes."""
-        threads = torch.get_num_threads()
-        run = self.loaded.get(threads)
-        if run is None:
-            with self.lock:
-                run = self.loaded.get(threads) or self._load(threads)
-        return pytree.tree_unflatten(run(inputs), self.outputs)
+        key = (torch.get_num_threads(), *(tuple(x.shape) for x in inputs))
+        run = self.fixed.get(key)
+        outs = (run or self._load(key[0]))(inputs)
+        if run is None and self.engine.FOLLOWS_SHAPES_AT_A_COST:
+            self._fix(key, inputs, outs)
+        return pytree.tree_unflatten(outs, self.outputs)
 
     def _load(self, threads: int) -> Callable:
-        engine = import_module(f"mmvitconv.runtime.{self.runtime}")
-        run = engine.load(self.path, self.precision, threads, self.path.parent)
-        while len(self.loaded) >= 2:
-            del self.loaded[next(iter(self.loaded))]
-        self.loaded[threads] = run
-        return run
+        """Return what takes all shapes."""
+        if (run := self.loaded.get(threads)) is not None:
+            return run
+        with self.lock:
+            if threads not in self.loaded:
+                run = self.engine.load(self.path, self.precision, threads, self._kept("any"))
+                while len(self.loaded) >= 2:
+                    del self.loaded[next(iter(self.loaded))]
+                self.loaded[threads] = run
+            return self.loaded[threads]
+
+    def _fix(self, key: tuple, inputs: list[Tensor], expected: list[Tensor]) -> None:
+        """Compile for these shapes alone when they came often enough, or in an earlier run."""
+        before, times = self.last
+        times = times + 1 if key == before else 1
+        self.last = (key, times)
+        threads, *shapes = key
+        kept = self._kept("_".join("x".join(map(str, shape)) for shape in shapes))
+        if len(self.fixed) >= MOST_FIXED or (times < OFTEN and not kept.exists()):
+            return
+        with self.lock:
+            if key in self.fixed:
+                return
+            self.fixed[key] = self.loaded[threads]
+            try:
+                run = self.engine.load(self.path, self.precision, threads, kept, shapes)
+                _compare(run(inputs), expected, self.precision)
+                self.fixed[key] = run
+            except Exception as error:  # engines raise whatever they like
+                kept.unlink(missing_ok=True)
+                warnings.warn(
+                    f"accelerate: a graph of {self.name} for {shapes} alone is of no use, so these "
+                    f"take the one of all shapes ({type(error).__name__}: {error})",
+                    stacklevel=2,
+                )
+
+    def _kept(self, sizes: str) -> Path:
+        """Return the file of what an engine compiled."""
+        return self.path.with_name(f"{self.name}-{sizes}.blob")
+
+
+def _compare(outs: Sequence[Tensor], expected: Sequence[Tensor], precision: str) -> None:
+    """Raise a ValueError unless a graph gives what it should."""
+    for out, right in zip(outs, expected, strict=True):
+        scale = max(float(right.abs().max()), 1e-12)
+        difference = float((out - right).abs().max()) if out.shape == right.shape else torch.inf
+        if not difference <= TOLERANCE[precision] * scale:
+            raise ValueError(f"it differs by {difference / scale:.1e} of the scale")
 
 
 class _Weights:
@@ -602,8 +651,12 @@ def _scratch() -> tempfile.TemporaryDirectory:
 def _forget(folder: Path) -> None:
     """Remove the graphs that were not used for longest: each change of weights leaves some."""
     kept = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
-    for path in sorted(kept, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+    total = 0
+    for path in sorted(kept, key=os.path.getmtime, reverse=True):
+        with suppress(FileNotFoundError):  # another process removes some, too
+            total += sum(file.stat().st_size for file in path.iterdir())
+        if total > MOST_KEPT:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _cache(key: str) -> Path:

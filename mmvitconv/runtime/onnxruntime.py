@@ -8,13 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "load"]
+__all__ = ["FOLLOWS_SHAPES_AT_A_COST", "PRECISIONS", "load"]
 
-PRECISIONS = {"fp32": "f32"}
+PRECISIONS = ("fp32",)
+FOLLOWS_SHAPES_AT_A_COST = False
 
 
 def load(
-    path: Path, precision: str = "fp32", threads: int | None = None, cache: Path | None = None
+    path: Path,
+    precision: str = "fp32",
+    threads: int | None = None,
+    kept: Path | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Open a graph.
 
@@ -22,7 +27,8 @@ def load(
         path: An ONNX file.
         precision: ``'fp32'``.
         threads: Of each call, at least 1; None for all cores.
-        cache: Without effect: a file is optimised while it is opened, in a second.
+        kept: Without effect: a file is optimised while it is opened, in a second.
+        shapes: Without effect.
 
     Returns:
         A function from inputs to outputs, on the CPU, that any threads may call.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "load"]
+__all__ = ["FOLLOWS_SHAPES_AT_A_COST", "PRECISIONS", "load"]
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+# Open sizes keep some of its fusions and layouts away, and every call infers all shapes anew.
+FOLLOWS_SHAPES_AT_A_COST = True
 
 
 class _Stack(ctypes.Structure):
@@ -42,16 +46,32 @@ def _signal_stack_kept() -> Iterator[None]:
         exchange(ctypes.byref(before), None)
 
 
+def _write(content: memoryview, file: Path) -> None:
+    """Write a file whole, or not at all where there is no room."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
+    with suppress(OSError):
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, file)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
 def load(
-    path: Path, precision: str, threads: int, cache: Path | None = None
+    path: Path,
+    precision: str,
+    threads: int,
+    kept: Path | None = None,
+    shapes: Sequence[Sequence[int]] | None = None,
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """Compile a graph.
 
     Args:
-        path: An ONNX file or OpenVINO's own (.xml).
+        path: An ONNX file.
         precision: One of ``PRECISIONS``; inputs and outputs are float32 in any case.
         threads: Of each call, at least 1.
-        cache: Folder in which OpenVINO keeps what it compiled; None for no cache.
+        kept: File of the compiled graph: read if it is there, else written; None for none.
+        shapes: Of the only inputs that it will get; None for all that the file allows.
 
     Returns:
         A function from inputs to outputs, on the CPU, that any threads may call.
@@ -66,10 +86,18 @@ def load(
         "ENABLE_CPU_PINNING": False,
     }
     core = openvino.Core()
-    if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
+    compiled = None
     with _signal_stack_kept():
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+        if kept is not None:
+            with suppress(OSError, RuntimeError):  # not there, or not whole
+                compiled = core.import_model(kept.read_bytes(), "CPU", settings)
+        if compiled is None:
+            model = core.read_model(str(path))
+            if shapes is not None:
+                model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+            compiled = core.compile_model(model, "CPU", settings)
+            if kept is not None:
+                _write(compiled.export_model().getbuffer(), kept)
     idle: deque = deque()  # requests; a thread takes one or makes one
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from mmvitconv.apis.inference import Predictor
 from mmvitconv.errors import UserError
 from mmvitconv.export.subject import fill_statistics
 from mmvitconv.runtime import accelerate, networks, openvino
+from mmvitconv.runtime.tracing import write_onnx
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WINDOWED = ("DynConvSwin", "LightViT")
@@ -115,13 +116,79 @@ def test_a_wrong_graph_is_not_used(monkeypatch):
         return lambda inputs: [out * 1.001 for out in right(inputs)]
 
     monkeypatch.setattr(openvino, "load", mutated)
-    with pytest.warns(UserWarning, match="it differs from torch by 1.0e-03 of the scale"):
+    with pytest.warns(UserWarning, match="it differs by 1.0e-03 of the scale"):
         fast = accelerate(model)
     x = torch.randn(1, 3, 40, 40)
     with pytest.warns(UserWarning, match="cannot be had as a graph of this size, so it runs in"):
         outs = run(fast, x)
     assert difference(outs, run(model, x)) < 1e-5
     assert difference(run(fast, x), run(model, x)) < 1e-5
+
+
+def test_shapes_that_come_often_have_a_compilation_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    load, compiled = openvino.load, []
+
+    def counting(*args):
+        compiled.append(args[4:])  # shapes, if any
+        return load(*args)
+
+    monkeypatch.setattr(openvino, "load", counting)
+    monkeypatch.setattr(networks, "MOST_FIXED", 2)
+    model = build("ConvMixer", out_indices=(0,), patch_size=5)
+    fast = accelerate(model)
+    often, seldom = torch.randn(1, 3, 40, 45), torch.randn(2, 3, 40, 40)
+    del compiled[:]
+    for x in (often, seldom) * networks.OFTEN:  # never twice in a row
+        assert difference(run(fast, x), run(model, x)) < 1e-5
+    assert not compiled
+    for _ in range(networks.OFTEN + 1):
+        assert difference(run(fast, often), run(model, often)) < 1e-5
+    assert compiled == [([tuple(often.shape)],)]
+    assert difference(run(fast, seldom), run(model, seldom)) < 1e-5
+
+    # a later start takes it from the first call on
+    later = accelerate(model)
+    assert difference(run(later, often), run(model, often)) < 1e-5
+    assert compiled[2:] == [([tuple(often.shape)],)]
+    # and there is room for one more
+    for side in (50, 55):
+        x = torch.randn(1, 3, side, side)
+        for _ in range(networks.OFTEN):
+            run(later, x)
+    assert compiled[3:] == [([(1, 3, 50, 50)],)]
+
+
+def test_a_wrong_compilation_for_a_shape_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    load = openvino.load
+
+    def mutated(*args):
+        right = load(*args)
+        return (lambda inputs: [out * 1.001 for out in right(inputs)]) if args[4:] else right
+
+    monkeypatch.setattr(openvino, "load", mutated)
+    model = build("ConvMixer", out_indices=(0,), patch_size=5)
+    fast, x = accelerate(model), torch.randn(1, 3, 40, 40)
+    for _ in range(networks.OFTEN - 1):
+        run(fast, x)
+    with pytest.warns(UserWarning, match=r"alone is of no use.*it differs by 1.0e-03"):
+        run(fast, x)
+    assert difference(run(fast, x), run(model, x)) < 1e-5
+    assert not list(tmp_path.rglob("*40*.blob"))
+
+
+def test_what_a_full_disk_left_is_compiled_again(tmp_path):
+    model = build("ConvMixer", out_indices=(0,), patch_size=5)
+    path, x = tmp_path / "graph.onnx", torch.randn(1, 3, 40, 40)
+    write_onnx(model, path, [x], ["x"], ["y"], {})
+    kept = tmp_path / "graph.blob"
+    kept.write_bytes(b"half of")
+    (out,) = openvino.load(path, "fp32", 1, kept)([x])
+    assert difference((out,), run(model, x)) < 1e-5
+    assert kept.stat().st_size > 1000
+    (out,) = openvino.load(Path("none.onnx"), "fp32", 1, kept)([x])
+    assert difference((out,), run(model, x)) < 1e-5
 
 
 class Picky(nn.Module):
@@ -246,11 +313,12 @@ def test_signal_handlers_keep_their_stack(plain):
 
 def test_old_graphs_are_forgotten(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
-    monkeypatch.setattr(networks, "MOST_KEPT", 2)
+    monkeypatch.setattr(networks, "MOST_KEPT", 25)
     mine = tmp_path / "graphs/mine"
     mine.mkdir(parents=True)
     folders = [networks._cache(f"{number:032x}") for number in (0, 1)]
     for age, folder in enumerate(folders):
+        (folder / "graph.onnx").write_bytes(bytes(20))
         os.utime(folder, (1000 + age, 1000 + age))
     assert networks._cache(f"{0:032x}") == folders[0]  # used again
     newest = networks._cache(f"{2:032x}")
