@@ -26,6 +26,7 @@ from mmvitconv.cli import execute
 from mmvitconv.cli.arguments import parse_shape, positive
 from mmvitconv.resources import is_config
 from mmvitconv.runtime import PRECISIONS, accelerate
+from mmvitconv.runtime.networks import OFTEN
 from mmvitconv.zoo.loading import load_model
 
 MODELS = ["fcvit_s12", "lightvit_tiny", "parc_convnext_xt", "parcnet_s", "DynConvSwin:tiny",
@@ -50,7 +51,7 @@ def make_call(name: str, way: str, shape: Sequence[int]) -> Callable[[], object]
 def measure(name: str, shape: Sequence[int], ways: Sequence[str], rounds: int) -> str:
     """Return the row of a model."""
     calls = {way: make_call(name, way, shape) for way in ("eager fp32", *ways)}
-    times = {way: median(each) for way, each in take_turns(calls, rounds, 2).items()}
+    times = {way: median(each) for way, each in take_turns(calls, rounds, OFTEN + 1).items()}
     eager = times.pop("eager fp32")
     ratios = " | ".join(f"{eager / each:.2f}x" for each in times.values())
     return f"| {name} | {shape[0]}x{shape[1]} | {1e3 * eager:.1f} | {ratios} |"
