@@ -50,9 +50,9 @@ def smallest(name: str) -> str:
     return min(ARCHS[name], key=size)
 
 
-def shallow(name: str) -> dict[str, Any]:
-    """The family's smallest architecture with one block in each stage, as an ``arch`` dict."""
-    arch = ARCHS[name][smallest(name)]
+def shallow(name: str, arch: str | None = None) -> dict[str, Any]:
+    """An architecture, the smallest if none is named, with one block in each stage, as a dict."""
+    arch = ARCHS[name][arch or smallest(name)]
     sizes = {field.name: getattr(arch, field.name) for field in fields(arch)}
     if "depth" in sizes:
         return {**sizes, "depth": 1}

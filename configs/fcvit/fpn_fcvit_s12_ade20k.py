@@ -4,12 +4,7 @@
 # Published: mIoU 43.3 (README of github.com/ma-xu/FCViT)
 # Measured:  not trained here; model 18.46M parameters; backbone 14.19M, 13.81G MACs at 512x512
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
-_base_ = [
-    "../_base_/models/semantic_fpn.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/schedules/ade20k_40k.py",
-    "../_base_/tasks/segmentation.py",
-]
+_base_ = "../_base_/recipes/fpn_ade20k_40k.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.FCViT",
@@ -19,13 +14,3 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-train_dataloader = dict(batch_size=4)
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
-    dict(type="ResizeToMultiple", size_divisor=32),
-    dict(type="LoadAnnotations", reduce_zero_label=True),  # the ground truth keeps its size
-    dict(type="PackSegInputs"),
-]
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader

@@ -6,12 +6,7 @@
 # The recipe, warm-up, batch and exemptions from weight decay included, is that of the detection
 # repository of Fast-ParC's first author, without mixed precision.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = [
-    "../_base_/models/cascade_maskrcnn_fpn.py",
-    "../_base_/datasets/coco_instance_ms.py",
-    "../_base_/schedules/coco_3x.py",
-    "../_base_/tasks/detection.py",
-]
+_base_ = "../_base_/recipes/cascade_maskrcnn_coco_3x.py"
 model = dict(
     backbone=dict(
         type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.4, layer_scale_init_value=1.0

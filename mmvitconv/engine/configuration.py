@@ -42,7 +42,8 @@ BUILDER_EXTRAS = {
     "optim_wrapper": {"constructor", "paramwise_cfg", "optimizer"},
 }
 PARAMWISE_OPTIONS = {
-    *("layer_decay_rate", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
+    *("layer_decay_rate", "backbone_lr_mult"),
+    *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
     *("dwconv_decay_mult", "flat_decay_mult", "dcn_offset_lr_mult"),
     *("bypass_duplicate", "custom_keys"),
 }

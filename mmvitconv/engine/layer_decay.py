@@ -26,14 +26,18 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     are those of MMEngine's default constructor and follow its rules; an ``lr_mult`` in
     ``custom_keys`` multiplies the decayed rate. Frozen parameters are left out.
 
+    ``backbone_lr_mult`` multiplies the whole backbone's rate and leaves the rules of weight decay
+    alone, where ``custom_keys=dict(backbone=...)`` would set them aside for all that it matches.
+
     Args:
         optim_wrapper_cfg: Config of the optimizer wrapper with the key ``optimizer``.
-        paramwise_cfg: ``layer_decay_rate`` in (0, 1], default 1, and MMEngine's own options:
-            ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult``, ``custom_keys``, ...
+        paramwise_cfg: ``layer_decay_rate`` in (0, 1], default 1; ``backbone_lr_mult``, positive,
+            default 1; and MMEngine's own options: ``norm_decay_mult``, ``bias_decay_mult``,
+            ``flat_decay_mult``, ``custom_keys``, ...
 
     Raises:
-        UserError: For an unknown option, a rate outside (0, 1], an optimizer without ``lr``, or a
-            backbone without ``get_layer_depth``.
+        UserError: For an unknown option, a rate outside (0, 1], a factor that is not positive, an
+            optimizer without ``lr``, or a backbone without ``get_layer_depth``.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -54,6 +58,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.rate = self.paramwise_cfg.get("layer_decay_rate", 1.0)
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
             raise UserError(f"layer_decay_rate must be a number in (0, 1], got {self.rate!r}")
+        self.factor = self.paramwise_cfg.get("backbone_lr_mult", 1.0)
+        if not isinstance(self.factor, (int, float)) or self.factor <= 0:
+            raise UserError(f"backbone_lr_mult must be a positive number, got {self.factor!r}")
         if self.base_lr is None:
             raise UserError("layer-wise decay needs optimizer.lr in the config")
 
@@ -74,7 +81,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         model = unwrap_model(module)
         backbones = find_backbones(model)
         for prefix, backbone in backbones:
-            if not hasattr(backbone, "get_layer_depth"):
+            if self.rate < 1 and not hasattr(backbone, "get_layer_depth"):
                 raise UserError(
                     f"layer-wise learning-rate decay needs a backbone with get_layer_depth; "
                     f"{type(backbone).__name__} (at {prefix.rstrip('.') or 'the model'}) has none: "
@@ -112,6 +119,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Return the factor on the learning rate of the parameter called ``name``."""
         for prefix, backbone in backbones:
             if name.startswith(prefix):
+                if self.rate == 1:
+                    return self.factor
                 layer, layers = backbone.get_layer_depth(name, prefix)
-                return self.rate ** (layers - layer - 1)
+                return self.factor * self.rate ** (layers - layer - 1)
         return 1.0

@@ -267,8 +267,14 @@ class _Builder:
         """Build on the CPU (or nowhere); generators of random numbers stay as they are."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            with torch.device("meta") if self.is_meta else nullcontext():
-                model = revert_sync_batchnorm(make())
+            try:
+                with torch.device("meta") if self.is_meta else nullcontext():
+                    model = revert_sync_batchnorm(make())
+            except (RuntimeError, NotImplementedError):
+                if not self.is_meta:
+                    raise
+                # Some constructors look at values: mmpretrain's make their stochastic depth so.
+                model = revert_sync_batchnorm(make()).to("meta")
             if init_weights and isinstance(model, BaseModule):
                 with quiet_logger():  # it would list every parameter
                     model.init_weights()

@@ -6,19 +6,21 @@ from recipes import CONFIGS, load
 from mmvitconv.weights.index import weights_of
 
 DENSE = sorted(
-    path.stem for path in CONFIGS.glob("*/*.py") if path.stem.endswith(("_coco", "_ade20k", "_voc"))
+    path.stem
+    for path in CONFIGS.glob("*/*.py")
+    if path.stem.endswith(("_coco", "_ade20k", "_voc", "_cityscapes"))
 )
 STARTS = "# Starts from: "
 
 
 def test_all_are_found():
-    assert len(DENSE) == 49
+    assert len(DENSE) > 100
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_configs(name):
     backbone = load(name).model.backbone
-    architecture = f"{backbone.type.removeprefix('mmvitconv.')}:{backbone.arch}"
+    architecture = f"{backbone.type.removeprefix('mmvitconv.')}:{backbone.get('arch')}"
     published = [
         entry.uri
         for entry in weights_of(architecture)

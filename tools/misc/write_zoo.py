@@ -17,6 +17,7 @@ nothing and fails when a file is out of date.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import warnings
@@ -60,6 +61,7 @@ DATASETS = {  # by the last word of a config's name
     "coco": "COCO",
     "ade20k": "ADE20K",
     "voc": "PASCAL VOC 2012",
+    "cityscapes": "Cityscapes",
 }
 TABLE = re.compile(r"(?<=<!-- zoo: begin -->\n).*?(?=<!-- zoo: end -->)", re.DOTALL)
 HEADER = (
@@ -73,6 +75,29 @@ FAMILY_HEADER = (
 ARCH_HEADER = (
     "| backbone | `arch` | parameters | multiply-adds | strides | ImageNet top-1, published "
     "| weights |\n|---|---|---:|---:|---|---|---|\n"
+)
+
+# Arguments of backbones on which multiply-adds do not depend: many configs share a backbone.
+UNCOUNTED = {"init_cfg", "drop_path_rate", "norm_eval", "with_cp", "frozen_stages"}
+_COUNTED: dict[str, int] = {}
+# Columns of the matrix: method, schedule and data set as the names of configs have them.
+COLUMNS = {
+    "ImageNet": ("", "", "imagenet"),
+    "Mask R-CNN 1x": ("maskrcnn", "", "coco"),
+    "Mask R-CNN 3x": ("maskrcnn", "3x", "coco"),
+    "Mask R-CNN LSJ": ("maskrcnn", "lsj_100e", "coco"),
+    "Cascade 3x": ("cascade_maskrcnn", "3x", "coco"),
+    "RetinaNet 1x": ("retinanet", "", "coco"),
+    "DINO": ("dino", "", "coco"),
+    "Mask2Former": ("mask2former", "", "coco"),
+    "UperNet": ("upernet", "", "ade20k"),
+    "Semantic FPN": ("fpn", "", "ade20k"),
+    "Mask2Former ADE20K": ("mask2former", "", "ade20k"),
+    "Cityscapes": ("upernet", "", "cityscapes"),
+}
+_PARTS = re.compile(
+    rf"(?:({'|'.join(sorted({column[0] for column in COLUMNS.values()} - {''}))})_)?"
+    r"(.+?)(?:_(3x|lsj_100e))?_([a-z0-9]+)"
 )
 
 
@@ -116,15 +141,19 @@ def measure(config: Config) -> Costs:
         model, shape = loaded.module, loaded.shape
         image = torch.empty(1, loaded.in_channels, *shape, device="meta")
         # The heads of detectors look at values, which do not exist here.
-        part, inputs = model.backbone, (image,)
         if loaded.task == "classification":
-            part, inputs = model, {"inputs": image, "mode": "tensor"}
-        complexity = count_complexity(part, inputs)
+            macs = count_complexity(model, {"inputs": image, "mode": "tensor"}).macs.total
+        else:
+            backbone = {k: v for k, v in config.model.backbone.items() if k not in UNCOUNTED}
+            key = json.dumps([backbone, shape], sort_keys=True)
+            if key not in _COUNTED:
+                _COUNTED[key] = count_complexity(model.backbone, (image,)).macs.total
+            macs = _COUNTED[key]
     parameters, backbone_parameters = (
         sum(parameter.numel() for parameter in module.parameters())
         for module in (model, model.backbone)
     )
-    return Costs(shape, parameters, backbone_parameters, complexity.macs.total)
+    return Costs(shape, parameters, backbone_parameters, macs)
 
 
 def metadata_of(config: Config, costs: Costs) -> dict[str, Any]:
@@ -444,6 +473,42 @@ def fill_table(path: Path, table: str, name: str) -> str:
     return filled
 
 
+def matrix(families: Sequence[Family]) -> str:
+    """The table of architectures against tasks, with its holes.
+
+    Args:
+        families: All families with their models.
+
+    Returns:
+        Lines of Markdown: a cell links to the config, with what is published for it.
+    """
+    places = {column: title for title, column in COLUMNS.items()}
+    rows: dict[str, dict[str, str]] = {}
+    for family in families:
+        for model in family.models:
+            method, name, schedule, dataset = _PARTS.fullmatch(model["Name"]).groups(default="")
+            title = places.get((method, schedule, dataset))
+            if title is None:  # small data, or a head of one network
+                continue
+            results = model.get("Results") or []
+            figures = (str(value) for result in results for value in result["Metrics"].values())
+            shown = next(figures, "ours")
+            rows.setdefault(name, {})[title] = f"[{shown}](../{model['Config']})"
+    lines = [
+        f"| {' | '.join(['backbone', *COLUMNS])} |\n",
+        f"|---{'|---' * len(COLUMNS)}|\n",
+        *(
+            f"| `{name}` | {' | '.join(cells.get(title, '-') for title in COLUMNS)} |\n"
+            for name, cells in rows.items()
+        ),
+    ]
+    return (
+        "\n## Matrix\n\nA cell is a config: what is published for it (top-1, box AP or mIoU), or"
+        ' "ours" where the\ncombination or its recipe is ours. A dash is a hole.\n\n'
+        + "".join(lines)
+    )
+
+
 def families_table(families: Sequence[Family]) -> str:
     """All configs, under one heading per family."""
     return "".join(
@@ -558,7 +623,10 @@ def _update(options: argparse.Namespace) -> int:
         texts[root / ARCHS_FILE] = to_json(measured)
     for name, table in (
         ("README.md", families_summary(archs)),
-        ("docs/zoo.md", architectures_table(archs) + families_table(families)),
+        (
+            "docs/zoo.md",
+            architectures_table(archs) + matrix(families) + families_table(families),
+        ),
     ):
         texts[root / name] = fill_table(root / name, table, name)
     for path, text in texts.items():

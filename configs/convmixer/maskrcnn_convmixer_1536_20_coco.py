@@ -1,0 +1,15 @@
+# Mask R-CNN with ConvMixer-1536/20 in patches of 8 on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/convmixer/maskrcnn_convmixer_1536_20_coco.py 8
+# Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
+# Measured:  not trained here; model 81.07M parameters; backbone 50.16M, 799.51G MACs at 800x1280
+# Starts from: mmvitconv://convmixer_1536_20 (ImageNet); else --weights FILE or --from-scratch (the
+#   stem is resized from patches of 7)
+_base_ = "./maskrcnn_convmixer_768_32_coco.py"
+model = dict(
+    backbone=dict(arch="1536_20", init_cfg=dict(checkpoint="mmvitconv://convmixer_1536_20")),
+    neck=[
+        dict(type="mmvitconv.IsotropicPyramid", in_channels=1536, patch_size=8, mode="taps"),
+        dict(type="FPN", in_channels=[1536] * 4, out_channels=256, num_outs=5),
+    ],
+)

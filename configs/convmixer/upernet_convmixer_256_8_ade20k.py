@@ -1,0 +1,13 @@
+# UperNet with ConvMixer-256/8 in patches of 8 on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/convmixer/upernet_convmixer_256_8_ade20k.py 8
+# Published: nothing: the authors never tried dense prediction; pyramid and recipe are ours
+# Measured:  not trained here; model 29.67M parameters; backbone 0.64M, 2.56G MACs at 512x512
+# Starts from: random weights, as none are published; else --weights FILE
+_base_ = "./upernet_convmixer_768_32_ade20k.py"
+model = dict(
+    backbone=dict(arch="256_8", init_cfg=None),
+    neck=dict(in_channels=256),
+    decode_head=dict(in_channels=[256] * 4),
+    auxiliary_head=dict(in_channels=256),
+)

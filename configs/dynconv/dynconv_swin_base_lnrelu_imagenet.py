@@ -1,0 +1,7 @@
+# Swin-base's dimensions with LN+ReLU attention on ImageNet-1k: 300 epochs, batch 8 x 128.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/dynconv_swin_base_lnrelu_imagenet.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  not trained here; model 87.77M parameters; backbone 86.74M, 15.43G MACs at 224x224
+_base_ = "./dynconv_swin_base_softmax_imagenet.py"
+model = dict(backbone=dict(mixer="ln_relu"))

@@ -1,0 +1,8 @@
+# RetinaNet on Swin-small's dimensions with DW-ViT mixers on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_swin_small_dwvit_coco.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  not trained here; model 60.63M parameters; backbone 49.69M, 150.44G MACs at 800x1280
+# Starts from: random weights; those of dynconv_swin_small_dwvit_imagenet are better: --weights FILE
+_base_ = "./retinanet_dynconv_swin_tiny_dwvit_coco.py"
+model = dict(backbone=dict(arch="small"))

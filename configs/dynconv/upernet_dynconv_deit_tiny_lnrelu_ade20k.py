@@ -1,0 +1,14 @@
+# UperNet on DeiT-tiny with LN+ReLU on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_deit_tiny_lnrelu_ade20k.py 8
+# Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
+# Measured:  not trained here; model 34.06M parameters; backbone 5.53M, 10.42G MACs at 512x512
+# Starts from: random weights; those of dynconv_deit_tiny_lnrelu_imagenet are better: --weights FILE
+#   (mmvitconv://deit_tiny fits too, but was learnt with softmax)
+_base_ = "./upernet_dynconv_deit_small_lnrelu_ade20k.py"
+model = dict(
+    backbone=dict(arch="tiny"),
+    neck=dict(in_channels=192),
+    decode_head=dict(in_channels=[192] * 4),
+    auxiliary_head=dict(in_channels=192),
+)

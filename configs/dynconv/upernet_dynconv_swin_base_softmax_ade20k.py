@@ -1,0 +1,17 @@
+# UperNet on Swin-base on ADE20K: 160k iterations, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_swin_base_softmax_ade20k.py 8
+# Published: nothing with this recipe, which is that of tiny
+# Measured:  not trained here; model 121.28M parameters; backbone 86.75M, 85.36G MACs at 512x512
+# A baseline of ours: softmax in the recipe of the other mixers.
+# Starts from: mmvitconv://swin_base (ImageNet); else --weights FILE or --from-scratch
+_base_ = "./upernet_dynconv_swin_tiny_lnrelu_ade20k.py"
+model = dict(
+    backbone=dict(
+        arch="base",
+        mixer="swin",
+        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_base"),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)

@@ -1,0 +1,19 @@
+# RetinaNet with ConvNeXt-XT, ParC's baseline, on COCO: 1x, batch 8 x 2.
+#
+# Command:   bash tools/dist_train.sh configs/parc/retinanet_convnext_xt_coco.py 8
+# Published: nothing: the authors give no RetinaNet; this is the field's standard recipe
+# Measured:  not trained here; model 16.94M parameters; backbone 7.05M, 23.34G MACs at 800x1280
+# The recipe is that of retinanet_parc_convnext_xt_coco.
+# Starts from: random weights; those of convnext_xt_imagenet are better: --weights FILE
+_base_ = "./retinanet_parc_convnext_xt_coco.py"
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="mmpretrain.ConvNeXt",
+        arch=dict(depths=[3, 3, 9, 3], channels=[48, 96, 192, 384]),
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.1,
+        layer_scale_init_value=1.0,
+        gap_before_final_norm=False,
+    )
+)
