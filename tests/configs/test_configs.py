@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from families import ARCHS
 from mmengine.config import Config
 from mmengine.registry import Registry
+from recipes import read, read_metafile
 
 import mmvitconv.registry
 from mmvitconv.resources import find_config
@@ -239,11 +240,6 @@ def path(request) -> Path:
     return request.param
 
 
-@cache
-def read(path: Path) -> Config:
-    return Config.fromfile(path)
-
-
 @pytest.fixture
 def cfg(path: Path) -> Config:
     """The config; nobody changes it."""
@@ -330,7 +326,7 @@ def test_head_comment(path):
     assert head["Measured"] != "@@"
     program, script, config = head["Command"].split()[:3]
     assert config in (str(path.relative_to(ROOT)), path.stem), "the name alone where lines end"
-    assert find_config(config) == path
+    assert find_config(path.stem) == path
     assert (program, script) in [("bash", "tools/dist_train.sh"), ("python", "tools/train.py")]
     assert (ROOT / script).is_file()
     if "Data" in head:
@@ -375,7 +371,8 @@ def test_schedule(cfg):
     ],
 )
 def test_recipe(pattern, lr, weight_decay, batch, length):
-    paths = sorted((ROOT / "configs/fcvit").glob(f"{pattern}.py"))
+    found = sorted((ROOT / "configs/fcvit").glob(f"{pattern}.py"))
+    paths = [path for path in found if not path.stem.endswith(("_3x_coco", "_lsj_100e_coco"))]
     assert len(paths) >= 3
     for path in paths:
         cfg = Config.fromfile(path)
@@ -419,12 +416,12 @@ def test_channels_and_strides_fit(path, cfg, built):
     model = cfg.model
     necks = model.get("neck") or [{}]
     given = (necks if isinstance(necks, list) else [necks])[0].get("in_channels")
-    declared = built[str(path)]["declared"]
-    if declared[1]:
-        whole = declared[0][-1:] if model.backbone.get("gap_before_final_norm") else declared[0]
-        assert whole == built[str(path)]["channels"] or model.backbone.get("out_type")
-        assert not built[str(path)]["strides"] or declared[1] == built[str(path)]["strides"]
-    if isinstance(given, int) and model.neck.get("type") == "mmvitconv.LightViTPooling":
+    if model.backbone.type.removeprefix("mmvitconv.") in ARCHS:
+        own = built[str(path)]
+        declared_channels, declared_strides = own["declared"]
+        assert declared_channels == own["channels"] or model.backbone.get("out_type")
+        assert not own["strides"] or declared_strides == own["strides"]
+    if isinstance(given, int) and not isinstance(necks, list) and "Pooling" in necks["type"]:
         assert channels == [model.head.in_channels]
     elif isinstance(given, int):  # of each map
         assert {given} == set(built[str(path)]["channels"])
@@ -494,7 +491,7 @@ def test_model_index_imports_every_metafile():
 
 
 def test_metafile_names_the_config(path):
-    metafile = yaml.safe_load((path.parent / "metafile.yml").read_text("utf-8"))
+    metafile = read_metafile(path.parent)
     assert (ROOT / metafile["Collections"][0]["README"]).is_file()
     (model,) = (model for model in metafile["Models"] if model["Name"] == path.stem)
     assert (ROOT / model["Config"]) == path

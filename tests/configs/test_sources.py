@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipes import read_metafile
 
 from mmvitconv.weights.index import read_index
 
@@ -48,7 +49,7 @@ def test_published_figures_stand_in_a_source_that_is_named(name: str):
     assert set(numbers) <= quoted
     own = [entry for entry in LEDGER if name in entry["figures"]]
     assert bool(own) == (not published.startswith("nothing"))
-    metafile = yaml.safe_load((PATHS[name].parent / "metafile.yml").read_text("utf-8"))
+    metafile = read_metafile(PATHS[name].parent)
     (model,) = [model for model in metafile["Models"] if model["Name"] == name]
     first: dict[str, float] = {}
     for entry in own:

@@ -68,6 +68,7 @@ def test_every_published_number_is_there(archs):
         (model["Config"], result["Dataset"], metric, value)
         for path in ROOT.glob("configs/*/metafile.yml")
         for model in yaml.safe_load(path.read_text("utf-8"))["Models"]
+        if OURS.search(model["Name"])
         for result in model.get("Results") or []
         for metric, value in result["Metrics"].items()
     }
@@ -177,9 +178,11 @@ def test_own_configs_name_an_architecture(tmp_path):
 
 
 def test_choosing_a_family_and_a_task():
-    """Of the two families in the folder, one is used for segmentation, with one architecture."""
-    (arch,) = zoo.list_archs("dynconv", "segmentation")
-    assert (arch.family, arch.arch) == ("DynConvSwin", "tiny")
+    """Of both families in the folder; nothing of the others."""
+    found = {arch.family for arch in zoo.list_archs("dynconv", "segmentation")}
+    assert found == {"DynConvViT", "DynConvSwin"}
+    assert all("segmentation" in arch.tasks for arch in zoo.list_archs("dynconv", "segmentation"))
+    assert zoo.list_archs("fcvit", "detection") == zoo.list_archs("fcvit")
 
 
 @pytest.mark.parametrize(
