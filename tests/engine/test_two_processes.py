@@ -28,10 +28,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, METRICS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from recipes import load
 from torch import distributed, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from mmvitconv.engine.checkpoint import use_safe_loading
 
@@ -62,9 +63,11 @@ class Classifier(BaseModel):
 
     def forward(
         self, inputs: torch.Tensor, labels: torch.Tensor, mode: str = "loss"
-    ) -> dict[str, torch.Tensor]:
-        features = self.backbone(inputs)[-1].mean(dim=(2, 3))
-        return {"loss": functional.cross_entropy(self.head(features), labels)}
+    ) -> dict[str, torch.Tensor] | list[dict]:
+        scores = self.head(self.backbone(inputs)[-1].mean(dim=(2, 3)))
+        if mode == "predict":
+            return [{"number": row.max().item()} for row in scores]
+        return {"loss": functional.cross_entropy(scores, labels)}
 
 
 def batches() -> list[dict[str, torch.Tensor]]:
@@ -246,6 +249,54 @@ def resume_accumulated(epoch: int) -> dict[str, Any]:
     return train_accumulated(f"rest_{epoch}", f"whole/epoch_{epoch}.pth")
 
 
+class Watching(Hook):
+    """Keeps what this process validates with, before anything is put together."""
+
+    def __init__(self) -> None:
+        self.outputs: list[float] = []
+
+    def after_val_iter(
+        self, runner: Runner, *args: Any, outputs: Any = None, **kwargs: Any
+    ) -> None:
+        self.outputs += [sample["number"] for sample in outputs]
+
+
+def train_norms(hooks: list[str]) -> dict[str, Any]:
+    """Train an epoch with statistics of each process's share; both validate on all images."""
+    name = f"norms_{len(hooks)}"
+    model = copy.deepcopy(build("ConvMixer", seed=0)).float()
+    inputs = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    dataset = [{"inputs": image, "labels": index % CLASSES} for index, image in enumerate(inputs)]
+    loader = {"batch_size": 4, "num_workers": 0, "collate_fn": {"type": "default_collate"}}
+    watching = Watching()
+    runner = Runner(
+        MODEL_WRAPPERS.build({"type": "mmvitconv.CPUDistributedDataParallel", "module": model}),
+        name,
+        train_dataloader={
+            "dataset": dataset, "sampler": {"type": "DefaultSampler", "shuffle": True}, **loader
+        },
+        val_dataloader={"dataset": dataset, "sampler": SequentialSampler(dataset), **loader},
+        train_cfg={"by_epoch": True, "max_epochs": 1},
+        val_cfg={},
+        val_evaluator=Evaluator(Collect()),
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}},
+        custom_hooks=[*({"type": hook} for hook in hooks), watching],
+        randomness={"seed": 0},
+        experiment_name=name,
+        log_level="ERROR",
+    )  # fmt: skip
+    runner.train()
+    distributed.barrier()
+    saved = torch.load(f"{name}/epoch_1.pth", weights_only=False)["state_dict"]
+    statistics = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
+    return {
+        "outputs": watching.outputs,
+        "statistics": statistics,
+        "saved": {key: saved[key] for key in statistics},
+    }
+
+
 def work(rank: int) -> None:
     """What each of the two processes does; a failure is kept for the test that it belongs to."""
     store = Path("store").absolute().as_uri()
@@ -277,6 +328,8 @@ def work(rank: int) -> None:
     note("whole", train_accumulated, "whole")
     for epoch in (1, 2):
         note(("rest", epoch), resume_accumulated, epoch)
+    for hooks in ([], ["SyncBuffersHook"]):
+        note(("norms", len(hooks)), train_norms, hooks)
     torch.save(results, f"rank{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -374,6 +427,25 @@ def test_accumulated_steps_go_on_exactly(ranks: list[dict], epoch: int) -> None:
         assert rest["sum"] == whole["sum"]
         sums.append(whole["sum"])
     assert sums[0] != sums[1]
+
+
+def test_statistics_of_norms_are_averaged_before_all_validate(ranks: list[dict]) -> None:
+    """With the hook of FCViT's and ConvMixer's recipes; else each process has its own."""
+    first, second = look_up(ranks, ("norms", 0))
+    assert first["outputs"] != second["outputs"]
+    averaged = look_up(ranks, ("norms", 1))
+    assert averaged[0]["outputs"] == averaged[1]["outputs"]
+    assert len(averaged[0]["outputs"]) == 16
+    for key, value in first["statistics"].items():
+        mean = (value + second["statistics"][key]) / 2
+        for found in averaged:
+            torch.testing.assert_close(found["statistics"][key], mean)
+            torch.testing.assert_close(found["saved"][key], found["statistics"][key])
+
+
+@pytest.mark.parametrize("name", ["fcvit_s48_imagenet", "convmixer_512_16_imagenet"])
+def test_recipes_that_average_statistics(name: str) -> None:
+    assert {"type": "SyncBuffersHook"} in load(name).custom_hooks
 
 
 if __name__ == "__main__":
