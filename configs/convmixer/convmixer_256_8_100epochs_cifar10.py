@@ -6,6 +6,3 @@
 # mmpretrain downloads the images to data/cifar10 when they are not there.
 _base_ = "./convmixer_256_8_cifar10.py"
 train_cfg = dict(max_epochs=100)
-param_scheduler = [
-    dict(part, begin=4 * part["begin"], end=4 * part["end"]) for part in _base_.param_scheduler
-]

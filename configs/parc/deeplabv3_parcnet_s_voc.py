@@ -4,8 +4,9 @@
 # Published: mIoU 79.7 (README of github.com/hkzhang91/ParC-Net)
 # Measured:  not trained here; model 5.82M parameters; backbone 4.29M, 8.24G MACs at 512x512
 # The authors train with mixed precision (add --amp to the command) and with COCO's images of these
-# classes too, and bring the prediction back to the image's size by nearest neighbours; here scores
-# are resized, as mmseg does it.
+# classes too: "mmvitconv data coco_voc" makes their masks; add them as a third part of
+# train_dataloader.dataset.datasets. The authors bring the prediction back to the image's size by
+# nearest neighbours; here scores are resized, as mmseg does it.
 # Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)

@@ -64,6 +64,21 @@ LAYOUTS = {
         "Put ADEChallengeData2016 (http://sceneparsing.csail.mit.edu) at "
         "data/ade/ADEChallengeData2016, or link it there; check it: mmvitconv check CONFIG",
     ),
+    "CityscapesDataset": Layout(
+        "Cityscapes",
+        "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png\n"
+        "gtFine/{train,val}/<city>/*_gtFine_labelTrainIds.png",
+        "Unpack leftImg8bit and gtFine (https://www.cityscapes-dataset.com) there, then make the "
+        "label maps: mmvitconv data cityscapes --out-dir {root}; check it: mmvitconv check CONFIG",
+    ),
+    "PascalVOCDataset": Layout(
+        "PASCAL VOC 2012 with SBD's masks",
+        "JPEGImages/*.jpg  SegmentationClass/*.png  SegmentationClassAug/*.png\n"
+        "ImageSets/Segmentation/{train,aug,val}.txt",
+        "Put VOC 2012 (http://host.robots.ox.ac.uk/pascal/VOC) there, then add SBD's masks: "
+        "mmvitconv data voc_aug --source SBD/dataset --out-dir {root}; check it: "
+        "mmvitconv check CONFIG",
+    ),
     "ImageNet": Layout(
         "ImageNet-1k",
         "train/<class>/*.JPEG  val/<class>/*.JPEG  (or val/*.JPEG with meta/val.txt)",

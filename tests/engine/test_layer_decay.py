@@ -205,6 +205,7 @@ def test_log_is_one_line_per_rate(caplog: pytest.LogCaptureFixture) -> None:
         ({"layer_decay_rat": 0.5}, "did you mean 'layer_decay_rate'"),
         ({"layer_decay_rate": 1.5}, "got 1.5"),
         ({"layer_decay_rate": 0}, "got 0"),
+        ({"backbone_lr_mult": 0}, "backbone_lr_mult must be a positive number, got 0"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:
@@ -215,6 +216,17 @@ def test_wrong_options(options: dict, message: str) -> None:
 def test_backbone_without_depth() -> None:
     with pytest.raises(UserError, match=r"Conv2d \(at backbone\) has none"):
         build_groups(Model(nn.Conv2d(3, 4, 3)), layer_decay_rate=0.5)
+
+
+def test_factor_of_the_backbone_leaves_weight_decay_alone() -> None:
+    """Also of one without depths, where there is no layer-wise decay."""
+    model = Model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    found = per_parameter(model, build_groups(model, backbone_lr_mult=0.1, norm_decay_mult=0.0))
+    decay = OPTIMIZER["weight_decay"]
+    assert found["backbone.0.weight"] == pytest.approx((1e-4, decay))
+    assert found["backbone.1.weight"] == pytest.approx((1e-4, 0))
+    rest = [value for name, value in found.items() if not name.startswith("backbone")]
+    assert rest == [pytest.approx((1e-3, decay))] * len(rest)
 
 
 def test_optimizer_state_survives_a_new_construction() -> None:
