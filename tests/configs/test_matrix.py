@@ -20,7 +20,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 from recipes import CONFIGS, load
-from test_steps import write_ade20k, write_coco
+from tiny_data import write_ade20k, write_coco
 
 from mmvitconv.datasets.multiscale import SizedIndex
 from mmvitconv.engine.quiet import quiet_logger
