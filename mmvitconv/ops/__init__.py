@@ -11,9 +11,11 @@ from mmvitconv.ops.head_similarity import add_head_products, head_similarity, im
 from mmvitconv.ops.memory_format import (
     convolution_format,
     cpu_memory_format,
+    group_norm_format,
     is_channels_last,
     keep_memory_format,
 )
+from mmvitconv.ops.multiply_add import multiply_add
 from mmvitconv.ops.oversize_conv import oversize_conv
 from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 from mmvitconv.ops.precision import compute_dtype
@@ -31,10 +33,12 @@ __all__ = [
     "convolution_format",
     "cpu_memory_format",
     "depthwise_conv2d",
+    "group_norm_format",
     "head_similarity",
     "image_std_mean",
     "is_channels_last",
     "keep_memory_format",
+    "multiply_add",
     "oversize_conv",
     "pointwise_conv2d",
     "recompute",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmvitconv.ops.memory_format import is_channels_last
+from mmvitconv.ops.multiply_add import multiply_add
 
 
 def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
@@ -66,7 +67,7 @@ def add_head_products(x: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
     vector = vector.unflatten(1, (heads, -1))
     if is_channels_last(x):
         x, weight = x.permute(0, 2, 3, 1).unflatten(3, (heads, -1)), weight.permute(0, 2, 3, 1)
-        out = torch.addcmul(x, weight.unsqueeze(4), vector[:, None, None])
+        out = multiply_add(x, weight.unsqueeze(4), vector[:, None, None])
         return out.flatten(3).permute(0, 3, 1, 2)
     x = x.unflatten(1, (heads, -1))
-    return torch.addcmul(x, weight.unsqueeze(2), vector[..., None, None]).flatten(1, 2)
+    return multiply_add(x, weight.unsqueeze(2), vector[..., None, None]).flatten(1, 2)

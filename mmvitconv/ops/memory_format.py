@@ -54,6 +54,21 @@ def convolution_format(x: Tensor, kernel_size: int | None = None) -> Tensor:
     return x.contiguous(memory_format=layout)
 
 
+def group_norm_format(x: Tensor) -> Tensor:
+    """Bring a map into the memory format that torch's group norm computes in.
+
+    On CPUs that is the map's own. GPU kernels know the default format alone and copy any other, as
+    :func:`depthwise_conv2d` does for large kernels.
+
+    Args:
+        x: Shape (B, C, H, W).
+
+    Returns:
+        The same values.
+    """
+    return x if x.device.type == "cpu" or is_traced() else x.contiguous()
+
+
 def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y``, contiguous in channels_last when ``like`` is, else in the default format.
 

@@ -34,8 +34,10 @@ from mmvitconv.models.layers import (
 from mmvitconv.ops import (
     add_head_products,
     convolution_format,
+    group_norm_format,
     head_similarity,
     image_std_mean,
+    multiply_add,
 )
 from mmvitconv.registry import MODELS
 
@@ -146,7 +148,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed a map of shape (B, in_channels, H, W)."""
-        return self.norm(self.proj(convolution_format(x)))
+        return group_norm_format(self.norm(self.proj(convolution_format(x))))
 
 
 class GlobalContext(nn.Module):
@@ -184,7 +186,7 @@ class GlobalContext(nn.Module):
         """Add the context to a map of shape (B, C, H, W)."""
         mean = x.mean(dim=(2, 3))
         hidden = self.fc1(mean)
-        hidden = torch.maximum(*hidden.chunk(2, dim=1)) if self.compete else F.gelu(hidden)
+        hidden = hidden.unflatten(1, (2, -1)).amax(dim=1) if self.compete else F.gelu(hidden)
         vector = self.fc2(hidden).to(x.dtype)
         if self.rescale_weight is None:
             return x + vector[:, :, None, None]
@@ -195,7 +197,7 @@ class GlobalContext(nn.Module):
         """Standardise (B, heads, H, W) for each image, then rescale each head."""
         deviation, mean = image_std_mean(similarity)
         scale = self.rescale_weight.view(-1, 1, 1) / (deviation + self.eps)
-        return torch.addcmul(self.rescale_bias.view(-1, 1, 1) - mean * scale, similarity, scale)
+        return multiply_add(self.rescale_bias.view(-1, 1, 1) - mean * scale, similarity, scale)
 
 
 class Mix(nn.Module):
@@ -334,8 +336,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map of shape (B, C, H, W)."""
-        x = self.residual(x, self.token_mixer(self.norm1(x)), self.layer_scale_1)
-        return self.residual(x, self.channel_mixer(self.norm2(x)), self.layer_scale_2)
+        x = self.residual(x, self.token_mixer(self.norm1(x)), gamma=self.layer_scale_1)
+        return self.residual(x, self.channel_mixer(self.norm2(x)), gamma=self.layer_scale_2)
 
 
 @MODELS.register_module()

@@ -32,7 +32,7 @@ from mmvitconv.models.base import (
 )
 from mmvitconv.models.layers import draw_kept, drop_path_rates
 from mmvitconv.models.layers.window import relative_position_index
-from mmvitconv.ops import attention, convolution_format, window_attention
+from mmvitconv.ops import attention, convolution_format, multiply_add, window_attention
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "LightViT", "LightViTArch"]
@@ -229,7 +229,8 @@ class PatchEmbed(nn.Module):
         """
         x = self.proj(self.stem(convolution_format(x)))
         tokens = self.norm(x.permute(0, 2, 3, 1))
-        return tokens, self.global_token.expand(x.shape[0], -1, -1)
+        # A copy: a view of a parameter requires a gradient even where none is recorded.
+        return tokens, self.global_token.repeat(x.shape[0], 1, 1)
 
     def accepts_tokens(self, shape: Sequence[int]) -> bool:
         """Return whether global tokens of this shape can be loaded."""
@@ -406,7 +407,7 @@ class FeedForward(nn.Module):
         offset = self.spatial_context(context)
         parts = zip(*map(tokens.split, (residual, values, local)), strict=True)
         return [
-            torch.addcmul(
+            multiply_add(
                 x,
                 self.drop(value * channel_gate).to(x.dtype),
                 (score + offset).sigmoid().to(x.dtype),
@@ -464,7 +465,7 @@ class Block(nn.Module):
         kept = None  # all tokens of an image share their fate
         if self.training and self.drop_path_rate > 0:
             kept = draw_kept(x, self.drop_path_rate)
-            rows = torch.addcmul(rows, attended.to(rows.dtype), tokens.expand(kept))
+            rows = multiply_add(rows, attended.to(rows.dtype), tokens.expand(kept))
             kept = draw_kept(x, self.drop_path_rate)
         else:
             rows = rows + attended

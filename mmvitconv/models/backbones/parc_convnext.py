@@ -119,7 +119,7 @@ class Block(nn.Module):
         """Transform a map of shape (B, C, H, W)."""
         y = self.norm(self.mixer(x).permute(0, 2, 3, 1))
         y = self.pwconv2(self.act(self.pwconv1(y))).permute(0, 3, 1, 2)
-        return self.residual(x, y, self.gamma)
+        return self.residual(x, y, gamma=self.gamma)
 
 
 @MODELS.register_module()

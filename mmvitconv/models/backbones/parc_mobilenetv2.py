@@ -100,7 +100,7 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def _norm_act(layer: nn.Module, norm: Any, channels: int | None = None) -> nn.Sequential:
     channels = layer.out_channels if channels is None else channels
-    return nn.Sequential(layer, norm(channels), nn.ReLU6(inplace=True))
+    return nn.Sequential(layer, norm(channels), nn.ReLU6())
 
 
 @MODELS.register_module()

@@ -165,7 +165,7 @@ class InvertedResidual(nn.Module):
 
 
 def _silu() -> nn.Module:
-    return nn.SiLU(inplace=True)
+    return nn.SiLU()
 
 
 class BigKernelConv(nn.Module):
@@ -208,7 +208,7 @@ class FFN(nn.Module):
         super().__init__()
         self.norm = build_norm(norm_cfg, channels)
         self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.act = nn.Hardswish(inplace=True)
+        self.act = nn.Hardswish()
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
         self.drop = nn.Dropout(drop_rate)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmvitconv.models.base import (
@@ -21,6 +20,7 @@ from mmvitconv.models.base import (
 )
 from mmvitconv.models.layers import ParCPair, build_norm, draw_kept, drop_path_rates
 from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
+from mmvitconv.ops import multiply_add
 from mmvitconv.ops.precision import saturate, saturating_relu
 from mmvitconv.registry import MODELS
 
@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
         # One of the two is finite, the other may be infinite: ReLU makes the sum finite again.
         skip = x if self.downsample is None else saturate(self.downsample(x))
         if self.training and self.drop_path_rate > 0:
-            return self.relu(torch.addcmul(skip, y, draw_kept(y, self.drop_path_rate)))
+            return self.relu(multiply_add(skip, y, draw_kept(y, self.drop_path_rate)))
         y += skip
         return self.relu(y)
 

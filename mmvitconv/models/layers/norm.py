@@ -17,9 +17,10 @@ class CanvasNorm(nn.GroupNorm):
         super().__init__(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise a map of shape (B, C, H, W), keeping its memory format."""
+        """Normalise a map of shape (B, C, H, W); on CPUs in its memory format."""
+        y = F.group_norm(x, 1, self.weight, self.bias, self.eps)
         # torch.compile believes that group_norm gives the default format; the CPU kernel keeps x's.
-        return keep_memory_format(F.group_norm(x, 1, self.weight, self.bias, self.eps), x)
+        return keep_memory_format(y, x) if x.device.type == "cpu" else y
 
     def extra_repr(self) -> str:
         """Return what repr shows."""

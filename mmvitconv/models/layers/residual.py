@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmvitconv.ops import multiply_add
+
 
 def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Return stochastic depth rates that grow linearly over the whole network.
@@ -53,13 +55,15 @@ class ScaledResidual(nn.Module):
         super().__init__()
         self.drop_path_rate = drop_path_rate
 
-    def forward(self, x: Tensor, y: Tensor, gamma: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *, gamma: Tensor | None = None) -> Tensor:
         """Add a residual to its input.
 
         Args:
             x: The input, shape (B, C, H, W).
             y: The residual, shape (B, C, H, W).
-            gamma: Layer scale, shape (C,), or None.
+            gamma: Layer scale, shape (C,), or None. A keyword: torch's module tracker, and so its
+                FLOP counter, listens for the gradient of every positional tensor that requires
+                one, and fails on parameters where no gradients are recorded.
 
         Returns:
             Tensor of x's shape and dtype.
@@ -69,7 +73,7 @@ class ScaledResidual(nn.Module):
         if self.training and self.drop_path_rate > 0:
             kept = draw_kept(x, self.drop_path_rate)
             scale = kept if scale is None else scale * kept
-        return x + y if scale is None else torch.addcmul(x, y, scale)
+        return x + y if scale is None else multiply_add(x, y, scale)
 
     def extra_repr(self) -> str:
         """Return what repr shows."""

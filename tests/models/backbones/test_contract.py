@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import ALIASES, DISTINCT, FAMILIES, smallest
 from mmengine.model import BaseModule
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvitconv.models.base import Backbone
 
@@ -244,6 +245,13 @@ def test_autocast_trains(build):
         outs = model(torch.randn(2, 3, 64, 64))
     sum(out.float().square().mean() for out in outs).backward()
     assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_torch_counts_flops_without_gradients(build, mode):
+    with mode(), FlopCounterMode(display=False) as counter:
+        build().eval()(torch.randn(1, 3, 64, 64))
+    assert counter.get_total_flops() > 0
 
 
 @pytest.mark.graph
