@@ -6,6 +6,7 @@ OpenMMLab's ``mim`` looks for them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,9 +14,19 @@ from pathlib import Path
 
 from mmvitconv.errors import UserError
 
-__all__ = ["CONFIG_SUFFIXES", "find_config", "is_config", "list_configs", "resource_root"]
+__all__ = [
+    "CONFIG_SUFFIXES",
+    "HOME_VARIABLE",
+    "cache_home",
+    "find_config",
+    "is_config",
+    "list_configs",
+    "resource_root",
+]
 
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
+
+HOME_VARIABLE = "MMVITCONV_HOME"
 
 _PACKAGE = Path(__file__).resolve().parent
 _INDEX = "model-index.yml"
@@ -26,6 +37,15 @@ _UNSAID = re.compile(r"\d+xb\d+|1x|\d+(k|e)|\d+x\d+|ms|mstrain|amp|3rdparty|fpn"
 _SAME = {"in1k": "imagenet", "imagenet1k": "imagenet", "ade": "ade20k", "coco2017": "coco"} | {
     f"voc{year}{more}": "voc" for year in ("12", "2012") for more in ("", "aug")
 }
+
+
+def cache_home() -> Path:
+    """Return the folder of the cache: MMVITCONV_HOME, else XDG_CACHE_HOME/mmvitconv or ~/.cache."""
+    given = os.environ.get(HOME_VARIABLE)
+    if given:
+        return Path(os.path.expanduser(given)).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(base), "mmvitconv").absolute()
 
 
 def resource_root() -> Path:

@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmvitconv.checks.annotations import Report
 from mmvitconv.datasets.layout import as_items, dataset_paths, is_remote, leaf_datasets
 from mmvitconv.errors import UserError
+from mmvitconv.resources import cache_home
 from mmvitconv.version import __version__
-from mmvitconv.weights.addresses import cache_home
 
 __all__ = ["check_before_run", "complain"]
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "predict": ("mmvitconv.cli.predict", "pictures and JSON for an image or a folder"),
     "serve": ("mmvitconv.cli.serve", "a local web page that compares checkpoints"),
     "benchmark": ("mmvitconv.cli.benchmark", "speed and memory beside timm's models"),
+    "calibrate": ("mmvitconv.cli.calibrate", "the fastest operators for this machine, measured"),
     "flops": ("mmvitconv.cli.flops", "parameters and multiply-adds of a config"),
     "export": ("mmvitconv.cli.export", "torch.export, ONNX or TorchScript, checked"),
     "convert": ("mmvitconv.cli.convert", "an original checkpoint in our layout"),

@@ -17,7 +17,6 @@ from mmvitconv.ops.memory_format import (
 )
 from mmvitconv.ops.multiply_add import multiply_add
 from mmvitconv.ops.oversize_conv import oversize_conv
-from mmvitconv.ops.pointwise_conv import pointwise_conv2d
 from mmvitconv.ops.precision import compute_dtype
 from mmvitconv.ops.recompute import recompute
 from mmvitconv.ops.resize import resize_bicubic
@@ -40,7 +39,6 @@ __all__ = [
     "keep_memory_format",
     "multiply_add",
     "oversize_conv",
-    "pointwise_conv2d",
     "recompute",
     "resize_bicubic",
     "window_attention",

@@ -10,7 +10,7 @@ slows down at 9x9 in channels_last (timm's published throughput of ConvMixer-153
 oneDNN also lacks a fast weight gradient. That of 11x11 on maps of 64x56x56 takes 14 times as long
 as the input gradient; but it is itself a depth-wise convolution, of the input with the output's
 gradient as the kernel, and as such runs at forward speed. And bfloat16 takes twice as long as
-float32 on CPUs without such units, so reduced precision is computed in float32 there.
+float32 on CPUs without units for it, so reduced precision is computed in float32 there.
 docs/performance.md has the measurements.
 """
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvitconv.ops.machine import HAS_BFLOAT16
 from mmvitconv.ops.memory_format import is_channels_last
 from mmvitconv.ops.traced import is_transformed
 
@@ -124,9 +125,9 @@ def _pad(x: Tensor, kernel_size: int) -> Tensor:
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernel_size = weight.shape[-1]
-    if kernel_size % 2:
-        return F.conv2d(x, weight, bias, padding=kernel_size // 2, groups=weight.shape[0])
-    return F.conv2d(_pad(x, kernel_size), weight, bias, groups=weight.shape[0])
+    if kernel_size % 2 == 0:  # what the convolution cannot pad: sides that differ
+        x = F.pad(x, (0, 1, 0, 1))
+    return F.conv2d(x, weight, bias, padding=_before(kernel_size), groups=weight.shape[0])
 
 
 def _fft(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -164,10 +165,8 @@ def _compute(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> 
     """The convolution without autograd, in at least float32 where reduced precision is slower."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     dtype = x.dtype
-    if x.device.type == "cpu" or algorithm == "fft":
-        x, weight, bias = _float(x), _float(weight), _float(bias)
-    else:
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    x = _float(x) if algorithm == "fft" else _fast(x)
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     if algorithm == "fft":
         out = _fft(x, weight, bias)
     elif algorithm == "unfold":
@@ -181,9 +180,15 @@ def _compute(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> 
     return out.to(dtype).contiguous(memory_format=layout)
 
 
-def _float(x: Tensor | None) -> Tensor | None:
+def _float(x: Tensor) -> Tensor:
     """At least float32."""
-    return x if x is None or x.dtype in (torch.float32, torch.float64) else x.float()
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _fast(x: Tensor) -> Tensor:
+    """At least float32 on CPUs without units for the dtype."""
+    has_units = x.device.type != "cpu" or (HAS_BFLOAT16 and x.dtype == torch.bfloat16)
+    return x if has_units else _float(x)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
@@ -219,10 +224,10 @@ def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
         x = _pad(x, kernel_size)
         return torch.nn.grad.conv2d_weight(x, shape, grad.to(x.dtype), groups=channels)
     # Every image and channel is a group of its own; the gradient is the kernel.
-    x = _float(x).reshape(1, batch * channels, height, width)
-    grad = _float(grad).reshape(batch * channels, 1, height, width)
-    if kernel_size % 2:
-        out = F.conv2d(x, grad, padding=kernel_size // 2, groups=batch * channels)
-    else:
-        out = F.conv2d(_pad(x, kernel_size), grad, groups=batch * channels)
-    return out.view(batch, channels, 1, kernel_size, kernel_size).sum(dim=0)
+    x, grad = _fast(x), _fast(grad)
+    x = x.reshape(1, batch * channels, height, width)
+    grad = grad.to(x.dtype).reshape(batch * channels, 1, height, width)
+    if kernel_size % 2 == 0:
+        x = F.pad(x, (0, 1, 0, 1))
+    out = F.conv2d(x, grad, padding=_before(kernel_size), groups=batch * channels)
+    return _float(out.view(batch, channels, 1, kernel_size, kernel_size)).sum(dim=0)

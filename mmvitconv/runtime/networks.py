@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mmvitconv.errors import UserError
+from mmvitconv.ops.machine import machine_name
+from mmvitconv.resources import cache_home
 from mmvitconv.runtime.fold import InferenceOnly, fold
 from mmvitconv.runtime.tracing import TRACED_SHAPE, write_onnx
 from mmvitconv.version import __version__
-from mmvitconv.weights.addresses import cache_home
 
 __all__ = ["PRECISIONS", "RUNTIMES", "accelerate", "check_runtime"]
 
@@ -630,17 +631,7 @@ def _versions() -> str:
     for folder in ("ops", "models", "runtime"):
         for file in sorted((root / folder).rglob("*.py")):
             code.update(file.read_bytes())
-    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor())
-    return f"{__version__} {code.hexdigest()} {packages} {machine}"
-
-
-def _processor() -> str:
-    """Return what the machine calls its processor."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    return f"{__version__} {code.hexdigest()} {packages} {platform.machine()} {machine_name()}"
 
 
 @lru_cache(maxsize=1)

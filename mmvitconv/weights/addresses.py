@@ -10,21 +10,19 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mmvitconv.errors import CheckpointError
+from mmvitconv.resources import cache_home
 from mmvitconv.weights.index import Source, find_weights, read_index
 
 __all__ = [
-    "HOME_VARIABLE",
     "SCHEMES",
     "Place",
     "address_of",
-    "cache_home",
     "drive_id",
     "find_place",
     "title_of",
 ]
 
 SCHEMES = ("mmvitconv", "timm", "https", "http")
-HOME_VARIABLE = "MMVITCONV_HOME"
 TIMM_FILE = "model.safetensors"
 GOOGLE = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
 
@@ -85,15 +83,6 @@ def title_of(checkpoint: str | os.PathLike) -> str:
         return Path(checkpoint).name
     name = Path(unquote(urlsplit(address).path)).name
     return name if address.startswith("http") and name else address
-
-
-def cache_home() -> Path:
-    """Return the folder of the cache: MMVITCONV_HOME, else XDG_CACHE_HOME/mmvitconv or ~/.cache."""
-    given = os.environ.get(HOME_VARIABLE)
-    if given:
-        return Path(os.path.expanduser(given)).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base), "mmvitconv").absolute()
 
 
 def find_place(address: str) -> Place:

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import quote
 
 from mmvitconv.errors import CheckpointError
-from mmvitconv.weights.addresses import HOME_VARIABLE, Place, drive_id, find_place
+from mmvitconv.resources import HOME_VARIABLE
+from mmvitconv.weights.addresses import Place, drive_id, find_place
 from mmvitconv.weights.hubs import SUFFIXES, choose_in_folder, download_from_drive, find_on_timm
 from mmvitconv.weights.index import Source
 from mmvitconv.weights.transfer import TransferError, discard, download

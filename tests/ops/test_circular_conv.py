@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mmvitconv.ops import circulant_matrix, circular_conv, circular_conv_pair
-from mmvitconv.ops.circular_conv import fft
+from mmvitconv.ops.circular_conv import fft, rules
 
 module = sys.modules["mmvitconv.ops.circular_conv"]  # the function has the package's name
 
@@ -126,11 +126,12 @@ def choose(length: int, algorithm: str = "auto", use: str = "inference", **facts
     shape = (channels, channels, length) if dense else (channels, length)
     if algorithm == "auto" and "MMVITCONV_CIRCULAR_CONV" not in os.environ:
         where = facts["device"], facts["dtype"], facts["batch"]
-        return module._rule(*where, shape, facts["axis"], dense, use)
+        return rules.choose_form.__wrapped__(*where, shape, facts["axis"], dense, use)
     return module._choose(torch.empty(1, 1, 1, 1), shape, facts["axis"], dense, use, algorithm)
 
 
-def test_rules():
+def test_rules(monkeypatch):
+    monkeypatch.setattr(rules, "RULES", rules.rules_of("amx"))
     assert choose(7) == choose(192) == "circulant"
     assert choose(112, axis=3) == "circulant"
     assert choose(128, axis=3) == "fft"
@@ -146,6 +147,17 @@ def test_rules():
     assert (
         module._choose(torch.empty(1, 1, 1, 1), (9, 500), 2, False, "export", "auto") == "circulant"
     )
+    assert choose(64, device="cuda") == choose(14, device="cuda", dense=True) == "concat"
+    assert choose(65, device="cuda") != "concat"
+    monkeypatch.setattr(rules, "RULES", rules.rules_of("avx512"))
+    assert choose(94) == choose(33, axis=3) == choose(67, axis=3) == "circulant"
+    assert choose(96) == choose(7, axis=3) == choose(40, axis=3) == choose(56, axis=3) == "fft"
+    assert choose(40, axis=3, use="training") == "circulant"
+
+
+@pytest.mark.parametrize("kind", ["amx", "avx512"])
+def test_rules_of_every_machine_are_complete(kind, monkeypatch):
+    monkeypatch.setattr(rules, "RULES", rules.rules_of(kind))
     for device, dtype, dense, use, length in itertools.product(
         ("cpu", "cuda", "mps"),
         (torch.float16, torch.bfloat16, torch.float32, torch.float64),

@@ -17,8 +17,9 @@ import pytest
 import torch
 from weights import servers
 
+from mmvitconv import resources
 from mmvitconv.errors import CheckpointError, UserError
-from mmvitconv.weights import addresses, downloads, load_file, transfer
+from mmvitconv.weights import downloads, load_file, transfer
 from mmvitconv.weights.addresses import address_of, find_place, title_of
 from mmvitconv.weights.downloads import cached_file, fetch
 
@@ -543,7 +544,7 @@ def test_a_full_disk(server, monkeypatch):
 def test_where_the_cache_is(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(addresses.cache_home()) == expected
+    assert str(resources.cache_home()) == expected
 
 
 class TestDrive:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmvitconv.ops import depthwise_conv2d, pointwise_conv2d
+from mmvitconv.ops import depthwise_conv2d
 from mmvitconv.ops.depthwise_conv import ALGORITHMS
 
 
@@ -39,7 +39,3 @@ class PointwiseConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project a map of shape (B, in_channels, H, W)."""
-        return pointwise_conv2d(x, self.weight, self.bias)

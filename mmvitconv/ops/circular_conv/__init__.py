@@ -12,10 +12,7 @@ dft        the same transform as two matrix products: any precision, exports eve
 ========== =====================================================================================
 """
 
-import math
 import os
-from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +21,7 @@ from torch import Tensor
 
 from mmvitconv.ops.circular_conv import circulant, concat, dft, fft
 from mmvitconv.ops.circular_conv.circulant import circulant_matrix
+from mmvitconv.ops.circular_conv.rules import FORMS, RULES, Rule, choose_form
 from mmvitconv.ops.precision import compute_dtype, without_autocast
 from mmvitconv.ops.traced import is_exported, is_traced
 
@@ -38,57 +36,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """When a circular convolution takes an algorithm; what is left out does not matter.
-
-    Args:
-        algorithm: One of ``ALGORITHMS``.
-        device: Device type.
-        use: ``'training'`` (a gradient is needed), ``'inference'`` or ``'export'`` (torch.export,
-            ONNX, TorchScript).
-        dense: Whether the kernel mixes channels.
-        axis: 2 for the height, 3 for the width.
-        is_half: Whether it computes in float16 or bfloat16.
-        is_fast: Whether the length has small prime factors only, so that its FFT is fast.
-        max_length: Longest axis.
-        max_batch: Most images.
-        max_matrix: Largest circulant in MiB.
-    """
-
-    algorithm: str
-    device: str | None = None
-    use: str | None = None
-    dense: bool | None = None
-    axis: int | None = None
-    is_half: bool | None = None
-    is_fast: bool | None = None
-    max_length: float = math.inf
-    max_batch: float = math.inf
-    max_matrix: float = math.inf
-
-
-# The first rule that fits decides. Measured by tools/analysis_tools/benchmark_ops.py on one and two
-# cores with AVX-512 and AMX, float32 and bfloat16, batches of 2 and 16, 32 to 256 channels. Nothing
-# was measured on GPUs.
-RULES = (
-    Rule("concat", device="meta"),  # what is counted is the formula
-    # No complex numbers, and no convolution whose kernel follows the map: runtimes refuse those.
-    Rule("circulant", use="export", dense=False),
-    Rule("dft", use="export", dense=True),
-    # Fewest launches and bytes at the lengths that one trains at: counted, not measured.
-    Rule("concat", device="cuda", max_length=64),
-    Rule("circulant", dense=False, is_half=True, max_length=512, max_matrix=256),
-    Rule("circulant", dense=False, axis=2, max_length=192, max_matrix=256),
-    Rule("circulant", dense=False, axis=3, max_length=112, max_matrix=256),
-    Rule("circulant", dense=False, is_fast=False, max_length=512, max_matrix=256),
-    Rule("fft", dense=False),
-    Rule("concat", dense=True, max_length=10),
-    Rule("concat", dense=True, max_length=20, max_batch=4),
-    Rule("fft", dense=True),
-)
-_FORMS = {"concat": concat, "circulant": circulant, "fft": fft, "dft": dft}
-ALGORITHMS = tuple(_FORMS)
+ALGORITHMS = FORMS
+_MODULES = dict(zip(FORMS, (concat, circulant, fft, dft), strict=True))
 _ENVIRONMENT = "MMVITCONV_CIRCULAR_CONV"
 _AXES = {"H": 2, "W": 3, 2: 2, 3: 3, -2: 2, -1: 3}
 _HALF = (torch.float16, torch.bfloat16)
@@ -119,7 +68,7 @@ def circular_conv(
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     dtype = compute_dtype(x)
     use = "training" if needs_grad else "inference"
-    form = _FORMS[_choose(x, taps.shape, axis, dense, use, algorithm)]
+    form = _MODULES[_choose(x, taps.shape, axis, dense, use, algorithm)]
     with without_autocast(x):
         x, taps, bias = x.to(dtype), taps.to(dtype), None if bias is None else bias.to(dtype)
         # Compilers, exporters and torch.func see the formula; so does autograd where the form has
@@ -257,34 +206,5 @@ def _choose(
     if algorithm != "auto":
         return algorithm
     # A compiler traces through the cache anyway, and says so at length.
-    rule = _rule.__wrapped__ if is_traced() else _rule
-    return rule(x.device.type, compute_dtype(x), x.shape[0], taps_shape, axis, dense, use)
-
-
-@lru_cache(maxsize=1024)
-def _rule(
-    device: str,
-    dtype: torch.dtype,
-    batch: int,
-    taps_shape: tuple[int, ...],
-    axis: int,
-    dense: bool,
-    use: str,
-) -> str:
-    """Return the algorithm of the first rule that fits."""
-    length = taps_shape[-1]
-    facts = {"device": device, "use": use, "dense": dense, "axis": axis, "is_half": dtype in _HALF}
-    for rule in RULES:
-        # An export may leave sizes open, and its rule asks for none.
-        limits = (
-            (rule.max_length, lambda: length),
-            (rule.max_matrix, lambda: math.prod(taps_shape) * length * dtype.itemsize / 2**20),
-            (rule.max_batch, lambda: batch),
-        )
-        if (
-            all(getattr(rule, name) in (None, fact) for name, fact in facts.items())
-            and (rule.is_fast is None or rule.is_fast == fft.is_fast(length))
-            and all(limit == math.inf or value() <= limit for limit, value in limits)
-        ):
-            return rule.algorithm
-    raise AssertionError("the last rules fit everything")
+    choose = choose_form.__wrapped__ if is_traced() else choose_form
+    return choose(x.device.type, compute_dtype(x), x.shape[0], taps_shape, axis, dense, use)

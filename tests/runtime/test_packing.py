@@ -1,0 +1,96 @@
+"""Packed linear layers give what plain ones give, and follow their weights."""
+
+import copy
+import pickle
+import sys
+
+import pytest
+import torch
+from numerics import assert_sums_close
+from torch import Tensor, nn
+
+from mmvitconv.models import DynConvViT
+from mmvitconv.runtime import fold
+from mmvitconv.runtime.packing import PackedLinear, pack
+
+
+@pytest.fixture
+def layers() -> tuple[nn.Linear, nn.Sequential]:
+    torch.manual_seed(0)
+    plain = nn.Linear(20, 30)
+    packed = nn.Sequential(copy.deepcopy(plain)).eval()
+    pack(packed)
+    assert type(packed[0]) is PackedLinear
+    return plain, packed
+
+
+def assert_same(packed: nn.Module, plain: nn.Linear, x: Tensor) -> None:
+    expected = plain.double()(x.double())
+    magnitude = (x.double().abs() @ plain.weight.abs().T + plain.bias.abs()).max()
+    assert_sums_close(packed(x), expected, magnitude, x.shape[-1] + 1)
+    plain.float()
+
+
+@pytest.mark.parametrize("shape", [(20,), (1, 20), (7, 20), (2, 3, 5, 20), (0, 20)])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_values(layers, shape: tuple[int, ...], mode):
+    plain, packed = layers
+    with mode():
+        x = torch.randn(shape)
+        if x.numel():
+            assert_same(packed, plain, x)
+            assert packed[0]._packed is not None
+        assert packed(x).shape == plain(x).shape
+        strided = torch.randn(6, 4, 20).transpose(0, 1)
+        assert_same(packed, plain, strided)
+
+
+def test_changed_weights_are_seen(layers):
+    plain, packed = layers
+    x = torch.randn(3, 20)
+    with torch.no_grad():
+        packed(x)
+        for layer in (plain, packed[0]):
+            layer.weight.mul_(2)
+        assert_same(packed, plain, x)
+        packed[0].weight = nn.Parameter(plain.weight * 2)
+        plain.weight.mul_(2)
+        assert_same(packed, plain, x)
+
+
+def test_gradients_other_dtypes_and_traces(layers):
+    plain, packed = layers
+    x = torch.randn(3, 20, requires_grad=True)
+    ours, expected = (torch.autograd.grad(f(x).sum(), x)[0] for f in (packed, plain))
+    assert torch.equal(ours, expected)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(packed(x), plain(x))
+    with torch.no_grad():
+        packed(x)
+        graph = str(torch.jit.trace(packed, x).inlined_graph)
+        assert "aten::linear" in graph
+        assert "mkldnn" not in graph
+        packed.double()
+        assert packed(x.double()).dtype == torch.float64
+
+
+def test_copies_and_pickles(layers):
+    plain, packed = layers
+    x = torch.randn(3, 20)
+    with torch.no_grad():
+        packed(x)
+        for other in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+            assert_same(other, plain, x)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_folded_backbones_are_packed_where_it_pays(pays: bool, monkeypatch):
+    monkeypatch.setattr(sys.modules[fold.__module__], "packing_pays", lambda: pays)
+    model = DynConvViT("tiny", out_indices=-1).eval()
+    folded = fold(model)
+    assert any(isinstance(m, PackedLinear) for m in folded.modules()) == pays
+    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        ours, expected = folded(x)[0], model(x)[0]
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
