@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
@@ -45,7 +46,8 @@ class RehearsalHook(Hook):
         states = random_states()
         is_training = runner.model.training
         try:
-            with redirect_stdout(io.StringIO()), quiet_logger():  # scores that mean nothing
+            # scores that mean nothing, and that nothing was found
+            with redirect_stdout(io.StringIO()), quiet_logger(logging.CRITICAL):
                 scores = self._validate(runner, loop)
         except Exception as error:
             cause = root_cause(error)

@@ -14,19 +14,22 @@ __all__ = ["QuietStart", "quiet_logger"]
 
 
 @contextmanager
-def quiet_logger() -> Iterator[None]:
+def quiet_logger(level: int = logging.ERROR) -> Iterator[None]:
     """Let MMEngine's current logger pass errors only.
+
+    Args:
+        level: The least that it passes, of those of ``logging``.
 
     Yields:
         Nothing.
     """
     logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
 
 
 class QuietStart:

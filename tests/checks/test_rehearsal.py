@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
 from mmvitconv.checks.rehearsal import RehearsalHook
@@ -142,6 +143,25 @@ def test_scores_that_the_evaluator_gives(save_best):
 def test_scores_that_it_does_not_give(save_best):
     with pytest.raises(UserError, match=r"but val_evaluator gives test/mean: write one of these"):
         rehearse(make(save_best=save_best))
+
+
+def test_a_detector_that_finds_nothing_yet_is_no_error(tmp_path, monkeypatch):
+    from mmdet.evaluation import CocoMetric
+
+    exports.as_coco(tmp_path)
+    metric = CocoMetric(str(tmp_path / "annotations.json"), metric="bbox")
+    metric.dataset_meta = {"classes": exports.CLASSES}
+    nothing = {"bboxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+    sample = {"ori_shape": (exports.HEIGHT, exports.WIDTH), "pred_instances": nothing}
+    model = torch.nn.Identity()
+    model.val_step = lambda batch: [{"img_id": 10 * int(row[0]), **sample} for row in batch]
+    logged = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, "callHandlers", logged.append)
+    rehearse(make(metric, "coco/bbox_mAP", model))
+    assert logged == []
+    logger.error("the level is as before")
+    assert logged
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -1,11 +1,14 @@
 """From a folder to predictions: init, train, test and predict in an empty folder."""
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import exports
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_python
 
 from mmvitconv.cli import main
 
@@ -31,6 +34,7 @@ CASES = {
     "instance": exports.cvat,
     "semantic": lambda root: exports.masks(root, "colours"),
 }
+PACKAGES = {"classification": "mmpretrain", "detection": "mmdet", "semantic": "mmseg"}
 
 
 @pytest.mark.slow
@@ -49,6 +53,11 @@ def test_four_commands(task, tmp_path, monkeypatch, capsys, runner_state):
     assert main(["train", "my_config.py", "--cfg-options", *loaders, *shorter]) == 0
     checkpoint = "work_dirs/my_config/epoch_1.pth"
     assert main(["test", "my_config.py", checkpoint, "--cfg-options", *loaders]) == 0
+    if package := PACKAGES.get(task):  # whose own program reads the checkpoint, too
+        tool = Path(find_spec(package).origin).parent / ".mim/tools/test.py"
+        done = run_python(tool, "my_config.py", checkpoint, "--cfg-options", *loaders,
+                          folder=tmp_path)  # fmt: skip
+        assert "Epoch(test)" in done.stdout + done.stderr
     places = [str(path) for path in (tmp_path / "data").rglob("c.*") if "masks" not in path.parts]
     predict = ["predict", "my_config.py", checkpoint, *places[:1], "--out", "predicted"]
     assert main([*predict, "--device", "cpu"]) == 0
