@@ -102,9 +102,9 @@ def test_gradients_of_feature_maps_are_those_of_the_formula(batch):
     inputs = model.data_preprocessor({"inputs": images}, training=False)["inputs"]
     maps = model.backbone(inputs)
     own = model.loss(inputs, samples)["loss"]
-    hook = started(model, kind="attention", teacher={**TEACHER, "out_indices": (1, 2)})
+    hook = started(model, kind="attention", teacher={**TEACHER, "out_indices": (0, 1)})
     with torch.no_grad():
-        goal, _ = hook.teacher(teachers_images(images))
+        _, goal = hook.teacher(teachers_images(images))
     assert goal.shape[2:] == maps[0].shape[2:] == (8, 12), "of two maps that of the same size"
     added = 0
     for one in maps:
