@@ -62,7 +62,7 @@ class Choice:
     top1: str  # as it was published
     boxes: str
     pixels: str
-    source: str
+    sources: tuple[str, ...]
     times: Mapping[str, float]  # by runtime, in those of REFERENCE
     memory: float | None  # MiB
 
@@ -104,7 +104,8 @@ def read_choices(root: Path = ROOT) -> list[Choice]:
             paths = {Path(config.path).stem: config.path for config in arch.configs}
             known = {name: quoted[name] for name in paths if name in quoted}
             label = f"{arch.family}:{arch.arch}"
-            for name, (figures, source) in known.items():
+            sources = tuple(dict.fromkeys(source for _, source in known.values()))
+            for name, (figures, _) in known.items():
                 if name.endswith("_imagenet"):
                     found.append(
                         Choice(
@@ -116,7 +117,7 @@ def read_choices(root: Path = ROOT) -> list[Choice]:
                             arch.macs_224,
                             figures[TOP1],
                             *dense_figures({key: one for key, (one, _) in known.items()}),
-                            source,
+                            sources,
                             *measured.get(label, ({}, None, None))[:2],
                         )
                     )
@@ -125,8 +126,8 @@ def read_choices(root: Path = ROOT) -> list[Choice]:
             times, memory, costs = measured.get(peer.get("timm", ""), ({}, None, (None, None)))
             size, top1 = int(peer["Size"]), peer[TOP1]
             dense = boxes_of(peer), peer.get("mIoU", "-")
-            source = f"{entry['source']}, {entry['version']}"
-            found.append(Choice(name, "", "", size, *costs, top1, *dense, source, times, memory))
+            sources = (f"{entry['source']}, {entry['version']}",)
+            found.append(Choice(name, "", "", size, *costs, top1, *dense, sources, times, memory))
     return sorted(found, key=lambda choice: -float(choice.top1))
 
 
@@ -173,9 +174,9 @@ def tables_of(choices: Sequence[Choice]) -> str:
         parts.append(f"\n### {title}\n\n{HEADER}{lines}")
     sources: dict[str, list[str]] = {}
     for choice in choices:
-        sources.setdefault(choice.source, []).append(
-            f"`{choice.name}`" if choice.link else choice.name
-        )
+        for source in choice.sources:
+            name = f"`{choice.name}`" if choice.link else choice.name
+            sources.setdefault(source, []).append(name)
     lines = "".join(f"- {source}: {', '.join(names)}\n" for source, names in sources.items())
     return "".join(parts) + f"\n### Where the published figures stand\n\n{lines}\n"
 
