@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import venv
+from datetime import timedelta
 from pathlib import Path
+
+from torch import distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +35,49 @@ def run(
     )
     assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done
+
+
+def run_ranks(script: Path, folder: Path) -> list[Path]:
+    """Run a script in two processes at once, as ``python SCRIPT RANK`` in a folder.
+
+    They find each other through :func:`join_ranks`, and each writes ``rank{RANK}.pt``.
+
+    Returns:
+        The two files.
+    """
+    paths = (ROOT, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank)],
+            cwd=folder,  # MMEngine collects results in a folder of the current one
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [folder / f"rank{rank}.pt" for rank in (0, 1)]
+
+
+def join_ranks(rank: int) -> None:
+    """Join the process group of :func:`run_ranks`, on CPUs."""
+    store = Path("store").absolute().as_uri()
+    distributed.init_process_group(
+        "gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=600)
+    )
 
 
 def run_python(*arguments: object, **settings: object) -> subprocess.CompletedProcess:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmvitconv.errors import CheckpointError
 from mmvitconv.ops.memory_format import keep_memory_format
 from mmvitconv.ops.recompute import recompute
+from mmvitconv.ops.unused import with_zero_gradients
 from mmvitconv.weights import load_backbone
 from mmvitconv.weights.addresses import address_of
 from mmvitconv.weights.match import is_comparing
@@ -121,7 +122,12 @@ class Backbone(BaseModule, metaclass=ABCMeta):
             ValueError: ``x`` has another shape, or no floating-point numbers.
             CheckpointError: The weights that ``init_cfg`` names are not loaded yet.
         """
-        return tuple(self.forward_stages(self.check_image(x)))
+        outs = self.forward_stages(self.check_image(x))
+        return with_zero_gradients(outs, self.output_parts())
+
+    def output_parts(self) -> Iterator[tuple[nn.Module, Collection[int]]]:
+        """Yield modules that do not reach all outputs, and the positions of those they reach."""
+        yield from ()
 
     def check_image(self, x: Tensor) -> Tensor:
         """Return images that can be computed with, or raise as :meth:`forward` says."""
@@ -334,6 +340,17 @@ class PyramidBackbone(Backbone):
         """Make a stage's output of shape (B, C, H, W) from what its last block gave."""
         norm = getattr(self, self._norm_name(stage), None)
         return x if norm is None else norm(x)
+
+    def output_parts(self) -> Iterator[tuple[nn.Module, Collection[int]]]:
+        """Yield norms, which reach one output, and stages, which reach those behind them."""
+        for index, stage in enumerate(self.out_indices):
+            norm = getattr(self, self._norm_name(stage), None)
+            if norm is not None:
+                yield norm, (index,)
+            for inner in range(self.out_indices[index - 1] + 1, stage + 1) if index else ():
+                for module in self.stage_modules(inner):
+                    if module is not norm:
+                        yield module, range(index, len(self.out_indices))
 
     def to_map(self, x: Any) -> Tensor:
         """Return what a stage's last block gave as a map (B, C, H, W), not normed."""

@@ -13,6 +13,7 @@ from mmvitconv.ops.memory_format import (
     cpu_memory_format,
     group_norm_format,
     is_channels_last,
+    keep_gradient_strides,
     keep_memory_format,
 )
 from mmvitconv.ops.multiply_add import multiply_add
@@ -20,6 +21,7 @@ from mmvitconv.ops.oversize_conv import oversize_conv
 from mmvitconv.ops.precision import compute_dtype
 from mmvitconv.ops.recompute import recompute
 from mmvitconv.ops.resize import resize_bicubic
+from mmvitconv.ops.unused import with_zero_gradients
 from mmvitconv.ops.window_attention import window_attention
 
 __all__ = [
@@ -36,10 +38,12 @@ __all__ = [
     "head_similarity",
     "image_std_mean",
     "is_channels_last",
+    "keep_gradient_strides",
     "keep_memory_format",
     "multiply_add",
     "oversize_conv",
     "recompute",
     "resize_bicubic",
     "window_attention",
+    "with_zero_gradients",
 ]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvitconv.ops.machine import HAS_BFLOAT16
-from mmvitconv.ops.memory_format import is_channels_last
+from mmvitconv.ops.memory_format import is_channels_last, keep_gradient_strides
 from mmvitconv.ops.traced import is_transformed
 
 # Below this size torch's own backward is as fast.
@@ -82,7 +82,7 @@ def depthwise_conv2d(
     algorithm = _choose(x, kernel_size, algorithm)
     plain = algorithm == "direct" and (x.device.type != "cpu" or kernel_size < _MIN_KERNEL_SIZE)
     if plain or is_transformed() or torch.jit.is_tracing():
-        return _direct(x, weight, bias)
+        return _direct(x, keep_gradient_strides(weight), bias)
     dtype = x.dtype
     device = x.device.type
     if torch.is_autocast_enabled(device) and dtype != torch.float64:

@@ -69,6 +69,20 @@ def group_norm_format(x: Tensor) -> Tensor:
     return x if x.device.type == "cpu" or is_traced() else x.contiguous()
 
 
+def keep_gradient_strides(weight: Tensor) -> Tensor:
+    """Return a convolution's weight, whose gradient will have its strides.
+
+    torch's backward pass in channels_last gives sides of 1, as of depth-wise and 1x1 kernels, other
+    strides, which is the same order in memory, but not what DistributedDataParallel wants to see.
+
+    Args:
+        weight: Shape (D, C, K_h, K_w).
+    """
+    if 1 not in weight.shape or not torch.is_grad_enabled() or is_traced():
+        return weight
+    return weight.flatten().view(weight.shape) if weight.is_contiguous() else weight
+
+
 def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y``, contiguous in channels_last when ``like`` is, else in the default format.
 

@@ -31,7 +31,7 @@ from mmvitconv.models.backbones import (
 )
 from mmvitconv.models.backbones import parc_convnext as convnext
 from mmvitconv.models.base import Backbone
-from mmvitconv.models.layers import DepthwiseConv2d, ParC, ParCPair, PointwiseConv2d
+from mmvitconv.models.layers import Conv2d, DepthwiseConv2d, ParC, ParCPair, PointwiseConv2d
 from mmvitconv.runtime.affine import Affine, batch_norm_affine, exact
 from mmvitconv.runtime.packing import pack, packing_pays
 from mmvitconv.runtime.parc import fold_parc
@@ -319,7 +319,7 @@ def _fold_dynconv_merge(merge: nn.Module) -> None:
 
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-_LINEAR = (nn.Linear, nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
+_LINEAR = (nn.Linear, nn.Conv2d, Conv2d, DepthwiseConv2d, PointwiseConv2d)
 _RULES: dict[type[nn.Module], Callable[[nn.Module], None]] = {
     fcvit.PatchEmbed: _fold_patch_embed,
     fcvit.Block: _fold_fcvit_block,

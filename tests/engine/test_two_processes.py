@@ -5,11 +5,8 @@ Each runs this file as a script.
 """
 
 import copy
-import os
-import subprocess
 import sys
 import traceback
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, METRICS, MODEL_WRAPPERS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+from processes import join_ranks, run_ranks
 from recipes import load
 from torch import distributed, nn
 from torch.nn import functional
@@ -299,10 +297,7 @@ def train_norms(hooks: list[str]) -> dict[str, Any]:
 
 def work(rank: int) -> None:
     """What each of the two processes does; a failure is kept for the test that it belongs to."""
-    store = Path("store").absolute().as_uri()
-    distributed.init_process_group(
-        "gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=600)
-    )
+    join_ranks(rank)
     results: dict[Any, Any] = {}
 
     def note(key: Any, function: Any, *arguments: Any) -> None:
@@ -340,32 +335,8 @@ def ranks(
     tmp_path_factory: pytest.TempPathFactory, nuclei_root: Path, mnist_root: Path
 ) -> list[dict]:
     """Results of both processes."""
-    folder = tmp_path_factory.mktemp("two")
-    paths = (ROOT, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank)],
-            cwd=folder,  # MMEngine collects results in a folder of the current one
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=900)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    files = run_ranks(Path(__file__), tmp_path_factory.mktemp("two"))
+    return [torch.load(file, weights_only=False) for file in files]
 
 
 def look_up(ranks: list[dict], key: Any) -> list[Any]:

@@ -30,7 +30,7 @@ from mmvitconv.models.base import (
     check_stages,
     resolve_arch,
 )
-from mmvitconv.models.layers import draw_kept, drop_path_rates
+from mmvitconv.models.layers import Conv2d, draw_kept, drop_path_rates
 from mmvitconv.models.layers.window import relative_position_index
 from mmvitconv.ops import attention, convolution_format, multiply_add, window_attention
 from mmvitconv.registry import MODELS
@@ -191,7 +191,7 @@ class Stem(nn.Sequential):
         layers: list[nn.Module] = []
         for stride in (2, 1, 1, 2):
             groups = channels if layers else 1
-            conv = nn.Conv2d(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
+            conv = Conv2d(in_channels, channels, 3, stride, 1, groups=groups, bias=False)
             layers += [conv, nn.BatchNorm2d(channels), nn.GELU()]
             in_channels = channels
         super().__init__(*layers)

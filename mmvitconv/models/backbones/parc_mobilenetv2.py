@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmvitconv.models.base import PyramidBackbone, check_integers, check_rate, resolve_arch
-from mmvitconv.models.layers import ParCPair, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.models.layers import Conv2d, ParCPair, ScaledResidual, build_norm, drop_path_rates
 from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
 from mmvitconv.registry import MODELS
 
@@ -80,7 +80,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         dims = expansion * in_channels
         if mixer is None:
-            mixer = nn.Conv2d(dims, dims, 3, stride, 1, groups=dims, bias=False)
+            mixer = Conv2d(dims, dims, 3, stride, 1, groups=dims, bias=False)
         layers = [] if expansion == 1 else [_norm_act(_conv(in_channels, dims), norm)]
         layers += [_norm_act(mixer, norm, dims), _conv(dims, out_channels), norm(out_channels)]
         self.conv = nn.Sequential(*layers)

@@ -25,7 +25,7 @@ from mmvitconv.models.base import (
     check_rate,
     resolve_arch,
 )
-from mmvitconv.models.layers import ParC, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.models.layers import Conv2d, ParC, ScaledResidual, build_norm, drop_path_rates
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCNet", "ParCNetArch"]
@@ -123,7 +123,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = kwargs.get("dilation", 1) * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             in_channels, out_channels, kernel_size, padding=padding, bias=False, **kwargs
         )
         self.norm = build_norm(norm_cfg, out_channels)

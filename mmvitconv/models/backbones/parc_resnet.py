@@ -18,7 +18,7 @@ from mmvitconv.models.base import (
     check_rate,
     resolve_arch,
 )
-from mmvitconv.models.layers import ParCPair, build_norm, draw_kept, drop_path_rates
+from mmvitconv.models.layers import Conv2d, ParCPair, build_norm, draw_kept, drop_path_rates
 from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
 from mmvitconv.ops import multiply_add
 from mmvitconv.ops.precision import saturate, saturating_relu
@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         out_channels = _EXPANSION * width
-        conv = partial(nn.Conv2d, bias=False)
+        conv = partial(Conv2d, bias=False)
         self.conv1 = conv(in_channels, width, 1)
         self.bn1 = norm(width)
         self.conv2 = conv(width, width, 3, stride, 1) if mixer is None else mixer

@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from mmvitconv.models.layers.build import build_activation, build_norm
-from mmvitconv.models.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from mmvitconv.models.layers.conv import Conv2d, DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.mixers import MIXERS, DynamicConvMixer, make_mixer
 from mmvitconv.models.layers.norm import CanvasNorm, ChannelNorm
 from mmvitconv.models.layers.parc import OversizeConv, ParC, ParCPair
@@ -16,6 +16,7 @@ __all__ = [
     "MIXERS",
     "CanvasNorm",
     "ChannelNorm",
+    "Conv2d",
     "DepthwiseConv2d",
     "DynamicConvMixer",
     "OversizeConv",

@@ -2,8 +2,15 @@
 
 from torch import Tensor, nn
 
-from mmvitconv.ops import depthwise_conv2d
+from mmvitconv.ops import depthwise_conv2d, keep_gradient_strides
 from mmvitconv.ops.depthwise_conv import ALGORITHMS
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution, with the gradient's strides that DistributedDataParallel expects."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, keep_gradient_strides(weight), bias)
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -29,7 +36,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv2d(x, self.weight, self.bias, self.algorithm)
 
 
-class PointwiseConv2d(nn.Conv2d):
+class PointwiseConv2d(Conv2d):
     """1x1 convolution with bias.
 
     Args:

@@ -1,7 +1,7 @@
 """Several scales from backbones that have only one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 from mmengine.model import BaseModule
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models.base import check_positive
 from mmvitconv.models.layers import ChannelNorm, build_norm
+from mmvitconv.ops import with_zero_gradients
 from mmvitconv.registry import MODELS
 
 __all__ = ["IsotropicPyramid"]
@@ -106,26 +107,41 @@ class IsotropicPyramid(BaseModule):
         """Build the pyramid.
 
         Args:
-            inputs: The backbone's maps, shape (B, C, H, W): four for ``'taps'``, first to last, of
-                which those of ``out_indices`` are used; ``'last'`` uses the last one only.
+            inputs: The backbone's maps, shape (B, C, H, W), first to last. ``'taps'`` takes as many
+                as ``out_indices`` has entries, or four, of which it uses those of ``out_indices``;
+                ``'last'`` uses the last one only.
 
         Returns:
             Maps, finest first.
 
         Raises:
-            ValueError: ``'taps'`` got another number of maps than four.
+            ValueError: ``'taps'`` got another number of maps.
         """
+        return with_zero_gradients(self._scales(inputs), self._output_parts())
+
+    def _scales(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.mode == "last":
             maps = [rescale(inputs[-1]) for rescale in self.rescales]
             outs = [project(x) for project, x in zip(self.projections, maps, strict=True)]
-            return (*outs, self.pool(outs[-1]))
-        if len(inputs) != len(_TARGETS):
+            return [*outs, self.pool(outs[-1])]
+        count = len(self.out_indices)
+        if len(inputs) not in (count, len(_TARGETS)):
             raise ValueError(
-                f"IsotropicPyramid with mode='taps' takes four maps, but got {len(inputs)}; give "
-                "the backbone four out_indices, or take mode='last'"
+                f"IsotropicPyramid with mode='taps' and out_indices={self.out_indices} takes "
+                f"{count} maps, or the four of which these are, but got {len(inputs)}; give the "
+                f"backbone {count} out_indices, or take mode='last'"
             )
-        taps = [inputs[index] for index in self.out_indices]
-        return tuple(rescale(x) for rescale, x in zip(self.rescales, taps, strict=True))
+        if len(inputs) > count:
+            inputs = [inputs[index] for index in self.out_indices]
+        return [rescale(x) for rescale, x in zip(self.rescales, inputs, strict=True)]
+
+    def _output_parts(self) -> Iterator[tuple[nn.Module, Collection[int]]]:
+        """Yield what makes each output; the last but one of ``'last'`` is pooled to the last."""
+        last = len(self.out_indices) - 1
+        for part in (self.rescales, getattr(self, "projections", ())):
+            for index, module in enumerate(part):
+                pooled = self.mode == "last" and index == last
+                yield module, (index, index + 1) if pooled else (index,)
 
 
 def _rescale(channels: int, step: int, norm_cfg: Mapping | None) -> nn.Sequential:

@@ -1,12 +1,13 @@
 """LightViT's necks: the pyramid of its detectors and the pooling of its classifiers."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvitconv.ops import with_zero_gradients
 from mmvitconv.registry import MODELS
 
 __all__ = ["LightViTFPN", "LightViTPooling"]
@@ -115,7 +116,18 @@ class LightViTFPN(BaseModule):
         outs = [conv(x) for conv, x in zip([*self.extra_fpn_convs, *convs], levels, strict=True)]
         while len(outs) < self.num_outs:
             outs.append(F.max_pool2d(outs[-1], 1, stride=2))
-        return tuple(outs)
+        return with_zero_gradients(outs, self._output_parts())
+
+    def _output_parts(self) -> Iterator[tuple[nn.Module, Collection[int]]]:
+        """Yield all convolutions; what is lateral reaches the finer levels, too."""
+        extra = len(self.extra_trans_convs)
+        last = extra + len(self.in_channels) - 1  # from which all coarser outputs are made
+        for level, conv in enumerate([*self.extra_fpn_convs, *self.fpn_convs]):
+            yield conv, range(level, self.num_outs if level == last else level + 1)
+        for level, conv in enumerate(self.lateral_convs, extra):
+            yield conv, range(self.num_outs if level == last else level + 1)
+        for index, conv in enumerate(self.extra_trans_convs):
+            yield conv, range(extra - index)
 
 
 @MODELS.register_module()
