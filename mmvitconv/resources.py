@@ -17,13 +17,16 @@ from mmvitconv.errors import UserError
 __all__ = [
     "CONFIG_SUFFIXES",
     "HOME_VARIABLE",
+    "SHIPPED",
     "cache_home",
+    "find_base",
     "find_config",
     "is_config",
     "list_configs",
     "resource_root",
 ]
 
+SHIPPED = "mmvitconv::"  # in front of a shipped config that is the base of another one
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
 HOME_VARIABLE = "MMVITCONV_HOME"
@@ -96,8 +99,32 @@ def find_config(name: str | Path) -> Path:
         UserError: There is neither, with similar names.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    return path if path.is_file() else _find_name(path)
+
+
+def find_base(base: str, filename: str | Path) -> Path:
+    """Find what a config is based on.
+
+    Args:
+        base: A path relative to the config, or a shipped config after ``mmvitconv::``, by name or
+            by its place below ``configs``: ``'mmvitconv::_base_/default_runtime.py'``.
+        filename: The config.
+
+    Returns:
+        A path, of a file if it is of a shipped config.
+
+    Raises:
+        UserError: No config is shipped by that name, with similar names.
+    """
+    if not base.startswith(SHIPPED):
+        return Path(filename).parent / base
+    name = base.removeprefix(SHIPPED)
+    path = resource_root() / _CONFIGS / name
+    return path if path.is_file() else _find_name(Path(name))
+
+
+def _find_name(path: Path) -> Path:
+    """Find a shipped config by name."""
     wanted = path.as_posix().removesuffix(".py")
     shipped = list_configs()
     found = _find_shipped(wanted, shipped)
@@ -106,7 +133,7 @@ def find_config(name: str | Path) -> Path:
     near = found or _similar(path.as_posix(), shipped)
     hint = f"did you mean {' or '.join(near)}?" if near else "'mmvitconv list' shows architectures"
     raise UserError(
-        f"there is no config file {str(name)!r}, nor is one shipped by that name; {hint}"
+        f"there is no config file {str(path)!r}, nor is one shipped by that name; {hint}"
     )
 
 

@@ -31,6 +31,13 @@ BUILD_FROM_MMDET = """
 from mmdet.registry import MODELS
 print(type(MODELS.build(dict(type='mmvitconv.FCViT', arch='tiny'))).__module__)
 """
+COMPARE_CONFIGS = """
+from mmengine.config import Config
+whole = Config.fromfile('whole.py')
+from mmvitconv.engine.configuration import load_config
+assert whole.to_dict() == load_config('own.py').to_dict()
+print(whole.train_cfg.max_epochs, whole.model.backbone.type.rpartition('.')[2])
+"""
 METAFILES = """
 import yaml
 from mmvitconv.resources import resource_root
@@ -113,6 +120,15 @@ def test_the_console_script(environment, tmp_path):
     assert entry["arch"] == "50"
     assert entry["configs"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_project_folder_needs_no_clone(python, environment, tmp_path):
+    """A config on top of a shipped one, and written out for programs that do not know ours."""
+    base = "mmvitconv::fcvit/maskrcnn_fcvit_tiny_nuclei.py"
+    (tmp_path / "own.py").write_text(f"_base_ = {base!r}\ntrain_cfg = dict(max_epochs=3)\n")
+    command = (environment / "bin" / "mmvitconv", "print-config", "own.py")
+    (tmp_path / "whole.py").write_text(run(*command, folder=tmp_path).stdout)
+    assert python("-c", COMPARE_CONFIGS).split() == ["3", "FCViT"]
 
 
 def test_tools_run_from_the_wheel(python, environment, folder, tmp_path):

@@ -18,7 +18,8 @@ from mmengine.config import Config
 
 from mmvitconv.checks.annotations import Report
 from mmvitconv.datasets.layout import leaf_datasets
-from mmvitconv.engine.configuration import RUNNER_EXTRAS, legal_arguments, walk
+from mmvitconv.engine.configuration import RUNNER_EXTRAS, legal_arguments, load_config, walk
+from mmvitconv.resources import find_base
 
 __all__ = ["check_effects"]
 
@@ -187,7 +188,7 @@ def read_sources(filename: str) -> list[Source]:
             above |= read  # of the lazy kind, where names of bases are imported
         found.append(Source(path, names, read, above))
         bases = Config._get_base_files(path)
-        waiting += [os.path.join(os.path.dirname(path), base) for base in bases if "::" not in base]
+        waiting += [str(find_base(base, path)) for base in bases]
     return found
 
 
@@ -205,9 +206,9 @@ def _compare_splits(report: Report, cfg: Config, source: Source, bases: list[Sou
         return
     direct = Config._get_base_files(source.path)
     for base in direct:
-        path = os.path.join(os.path.dirname(source.path), base)
+        path = find_base(base, source.path)
         try:
-            before = Config.fromfile(path)
+            before = load_config(path)
         except Exception:  # of another project, which is not here
             continue
         if test == _places(before, "test_dataloader") == _places(before, "val_dataloader"):

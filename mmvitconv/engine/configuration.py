@@ -18,7 +18,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvitconv.errors import UserError
-from mmvitconv.resources import CONFIG_SUFFIXES, find_config
+from mmvitconv.resources import CONFIG_SUFFIXES, SHIPPED, find_base, find_config
 
 # What MMEngine's runner and the tools read from the config besides the arguments of the runner.
 RUNNER_EXTRAS = {
@@ -125,6 +125,8 @@ def _looking_at_bases() -> Iterator[None]:
                 raise UserError(
                     f"the config {filename}: _base_ must be a path or a list of paths, got {base!r}"
                 )
+            if base.startswith(SHIPPED):  # MMEngine knows the packages of OpenMMLab only
+                return str(find_base(base, filename)), None
             return find(base, filename)
 
         return check_and_find

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmvitconv.errors import CheckpointError
 from mmvitconv.ops.memory_format import keep_memory_format
 from mmvitconv.ops.recompute import recompute
+from mmvitconv.ops.traced import as_one_node
 from mmvitconv.ops.unused import with_zero_gradients
 from mmvitconv.weights import load_backbone
 from mmvitconv.weights.addresses import address_of
@@ -132,13 +133,7 @@ class Backbone(BaseModule, metaclass=ABCMeta):
     def check_image(self, x: Tensor) -> Tensor:
         """Return images that can be computed with, or raise as :meth:`forward` says."""
         self._require_weights()
-        is_image = x.dim() == 4 and x.shape[1] == self.in_channels and 0 not in x.shape
-        if not is_image or not x.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} takes a tensor of shape (B, {self.in_channels}, H, W) with "
-                f"B, H, W >= 1 and floating-point numbers, but got {tuple(x.shape)} of {x.dtype}"
-            )
-        return x
+        return check_image(x, self.in_channels, type(self).__name__)
 
     def check_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Refuse weights that fit by name and shape, but cannot belong to this backbone.
@@ -506,6 +501,18 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[Arc
             f"legal are {', '.join(legal)}"
         )
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()})
+
+
+@as_one_node
+def check_image(x: Tensor, in_channels: int, name: str) -> Tensor:
+    """Return images, or raise a ValueError that says what ``name`` takes."""
+    is_image = x.dim() == 4 and x.shape[1] == in_channels and 0 not in x.shape
+    if not is_image or not x.is_floating_point():
+        raise ValueError(
+            f"{name} takes a tensor of shape (B, {in_channels}, H, W) with B, H, W >= 1 and "
+            f"floating-point numbers, but got {tuple(x.shape)} of {x.dtype}"
+        )
+    return x
 
 
 def check_rate(name: str, rate: float) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmvitconv.ops.machine import HAS_BFLOAT16
 from mmvitconv.ops.memory_format import is_channels_last, keep_gradient_strides
-from mmvitconv.ops.traced import is_transformed
+from mmvitconv.ops.traced import as_one_node, is_transformed
 
 # Below this size torch's own backward is as fast.
 _MIN_KERNEL_SIZE = 5
@@ -57,6 +57,7 @@ ALGORITHMS = ("direct", "direct_nchw", "direct_nhwc", "fft", "unfold")
 _ENVIRONMENT = "MMVITCONV_DEPTHWISE_CONV"
 
 
+@as_one_node
 def depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: str | None = None
 ) -> Tensor:

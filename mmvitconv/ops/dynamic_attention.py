@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmvitconv.ops.precision import without_autocast
-from mmvitconv.ops.traced import is_traced, is_transformed
+from mmvitconv.ops.traced import as_one_node, is_traced, is_transformed
 
 __all__ = [
     "ACTIVATIONS",
@@ -94,6 +94,7 @@ class Activation:
         return mean_one * count**-power
 
 
+@as_one_node
 def dynamic_attention(
     q: Tensor,
     k: Tensor,

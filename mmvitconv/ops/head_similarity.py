@@ -9,8 +9,10 @@ from torch import Tensor
 
 from mmvitconv.ops.memory_format import is_channels_last
 from mmvitconv.ops.multiply_add import multiply_add
+from mmvitconv.ops.traced import as_one_node
 
 
+@as_one_node
 def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
     """Compute ``query . x / sqrt(d)`` at each position, for each head of d channels.
 
@@ -37,6 +39,7 @@ def head_similarity(x: Tensor, query: Tensor, num_heads: int) -> Tensor:
     return out if out.dtype == torch.float64 else out.float()
 
 
+@as_one_node
 def image_std_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the standard deviation and mean of each image's map.
 
@@ -52,6 +55,7 @@ def image_std_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     return deviation.view(-1, 1, 1, 1), mean.view(-1, 1, 1, 1)
 
 
+@as_one_node
 def add_head_products(x: Tensor, weight: Tensor, vector: Tensor) -> Tensor:
     """Compute ``x + weight * vector``, where the channels of a head share a weight.
 

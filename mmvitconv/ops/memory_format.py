@@ -7,7 +7,7 @@ and ``torch.func`` the order is not theirs to choose, and they leave it alone.
 import torch
 from torch import Tensor
 
-from mmvitconv.ops.traced import is_traced, is_transformed
+from mmvitconv.ops.traced import as_one_node, is_traced, is_transformed
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -35,6 +35,7 @@ def cpu_memory_format(kernel_size: int) -> torch.memory_format:
     return torch.channels_last
 
 
+@as_one_node
 def convolution_format(x: Tensor, kernel_size: int | None = None) -> Tensor:
     """Bring images into the memory format in which a network of convolutions is fastest on CPUs.
 
@@ -54,6 +55,7 @@ def convolution_format(x: Tensor, kernel_size: int | None = None) -> Tensor:
     return x.contiguous(memory_format=layout)
 
 
+@as_one_node
 def group_norm_format(x: Tensor) -> Tensor:
     """Bring a map into the memory format that torch's group norm computes in.
 
@@ -69,6 +71,7 @@ def group_norm_format(x: Tensor) -> Tensor:
     return x if x.device.type == "cpu" or is_traced() else x.contiguous()
 
 
+@as_one_node
 def keep_gradient_strides(weight: Tensor) -> Tensor:
     """Return a convolution's weight, whose gradient will have its strides.
 
@@ -83,6 +86,7 @@ def keep_gradient_strides(weight: Tensor) -> Tensor:
     return weight.flatten().view(weight.shape) if weight.is_contiguous() else weight
 
 
+@as_one_node
 def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
     """Return ``y``, contiguous in channels_last when ``like`` is, else in the default format.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmvitconv.ops.circular_conv import circular_conv
 from mmvitconv.ops.circular_conv.circulant import multiply_axis, toeplitz_matrix
 from mmvitconv.ops.precision import compute_dtype, without_autocast
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.traced import as_one_node, is_traced
 
 ALGORITHMS = ("direct", "toeplitz", "fft")
 _ENVIRONMENT = "MMVITCONV_OVERSIZE_CONV"
@@ -21,6 +21,7 @@ _ENVIRONMENT = "MMVITCONV_OVERSIZE_CONV"
 _TOEPLITZ_LENGTH = 256
 
 
+@as_one_node
 def oversize_conv(
     x: Tensor, weight: Tensor, dim: str, bias: Tensor | None = None, algorithm: str = "auto"
 ) -> Tensor:

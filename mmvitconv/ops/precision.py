@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmvitconv.ops.traced import as_one_node
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that an operator computes in: the map's, or autocast's."""
@@ -19,6 +21,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
 
 
+@as_one_node
 def saturate(x: Tensor) -> Tensor:
     """Hold float16 at the largest value that it has; other dtypes pass unchanged.
 
@@ -30,6 +33,7 @@ def saturate(x: Tensor) -> Tensor:
     return x.clamp(-largest, largest)
 
 
+@as_one_node
 def saturating_relu(x: Tensor) -> Tensor:
     """Apply ReLU in place, for float16 with :func:`saturate` in the same pass over the data."""
     if x.dtype != torch.float16:

@@ -1,7 +1,32 @@
 """Who sees an operator run: only the caller, or a compiler, an exporter, a function transform."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
+from torch.fx import Proxy
+
+
+def as_one_node(function: Callable) -> Callable:
+    """Let ``torch.fx`` record calls of a function instead of what it computes.
+
+    A symbolic trace knows no sizes, layouts or devices, which the function may ask for. torch's own
+    operators are recorded in the same way.
+
+    Args:
+        function: Takes the tensors as positional arguments.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for proxy in args:
+            if isinstance(proxy, Proxy):
+                return proxy.tracer.create_proxy("call_function", call, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def is_transformed() -> bool:

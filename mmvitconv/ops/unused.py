@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from mmvitconv.ops.traced import is_exported, is_transformed
 
@@ -26,7 +27,8 @@ def with_zero_gradients(
     Returns:
         The same values.
     """
-    if not torch.is_grad_enabled() or is_exported() or is_transformed():
+    has_gradient = torch.is_grad_enabled() and not isinstance(outputs[0], Proxy)
+    if not has_gradient or is_exported() or is_transformed():
         return tuple(outputs)
     reaches = {p: reach for part, reach in parts for p in part.parameters() if p.requires_grad}
     if not reaches:

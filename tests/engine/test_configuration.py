@@ -10,6 +10,7 @@ from mmvitconv.engine.configuration import (
     load_config,
 )
 from mmvitconv.errors import UserError
+from mmvitconv.resources import resource_root
 
 
 def make_config() -> Config:
@@ -190,6 +191,11 @@ def test_missing_config_with_a_similar_name(
         ("on_loop.py", "_base_ = 'loop.py'", "on_loop.py names .*which does not exist"),
         ("on_link.py", "_base_ = 'link.py'", "on itself: .*on_link.py -> .*on_link.py; take"),
         ("numbered.py", "_base_ = 3", "numbered.py: _base_ must be a path or a list of .*, got 3"),
+        (
+            "misspelt.py",
+            "_base_ = 'mmvitconv::fcvit/fcvit_s12_imagnet.py'",
+            "no config file 'fcvit/fcvit_s12_imagnet.py', .* did you mean .*fcvit_s12_imagenet.py",
+        ),
         ("zero.py", "_base_ = 'a\\0.py'", "zero.py: _base_ must be a path"),
         ("notes.txt", "x", "notes.txt"),
     ],
@@ -205,6 +211,26 @@ def test_unreadable_config(tmp_path: Path, name: str, text: str, message: str) -
     with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / name))
     assert before.items() <= vars(Config).items()
+
+
+@pytest.mark.parametrize(
+    "base", ["fcvit/fcvit_s12_imagenet.py", "fcvit_s12_imagenet", "_base_/default_runtime.py"]
+)
+def test_shipped_configs_are_bases(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any folder, whatever files of these names are in it."""
+    other = tmp_path / base
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise ValueError")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(f"_base_ = 'mmvitconv::{base}'\nresume = 'yes'\n")
+    cfg = load_config("own.py").to_dict()
+    assert cfg.pop("resume") == "yes"
+    path = resource_root() / "configs" / ("" if "/" in base else "fcvit") / base
+    shipped = Config.fromfile(path.with_suffix(".py")).to_dict()
+    del shipped["resume"]
+    assert cfg == shipped
 
 
 def test_bases_of_bases(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whoever looks at a backbone from outside sees the same values: hooks, TorchScript, torch.func."""
 
+import copy
 import io
 from collections.abc import Callable
 
@@ -11,7 +12,10 @@ from oracles import reference
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.utils.parametrize import register_parametrization
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import _pytree as pytree
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmvitconv.models.layers.mixers.base import Mixer
 
@@ -56,6 +60,24 @@ def test_trace(model: nn.Module):
     torch.jit.save(torch.jit.trace(model, images(2)), buffer)
     buffer.seek(0)
     assert_same(torch.jit.load(buffer)(images(2, seed=1)), model(images(2, seed=1)), 1e-6)
+
+
+# LightViT and DynConvSwin cut maps into windows, of which a symbolic trace does not know how many.
+@pytest.mark.parametrize("model", sorted({*FAMILIES} - {"DynConvSwin", "LightViT"}), indirect=True)
+def test_symbolic_trace(model: nn.Module):
+    """torch.fx, and torchvision's features of a layer: for images of any size."""
+    traced = torch.fx.symbolic_trace(model)
+    assert_same(traced(images(2)), model(images(2)), 0)
+    layer = model.last_block(model.num_stages - 1)
+    kept = []
+    model.get_submodule(layer).register_forward_hook(lambda _, args, out: kept.append(out))
+    model(images(2))
+    features = create_feature_extractor(model, {layer: "map"})
+    found = features(images(2))["map"]
+    expected = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    features.train()(images(2))["map"].sin().sum().backward()
+    assert model.get_submodule(layer).training is False  # it is a copy that trains
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -126,6 +148,73 @@ def test_forward_mode(model: nn.Module, dual: bool):
     else:
         _, tangent = jvp(lambda x: total(model(x)), (x,), (direction,))
     torch.testing.assert_close(tangent, expected, rtol=1e-9, atol=0)
+
+
+class LowRank(nn.Module):
+    """A linear layer that is kept, plus a product of two small matrices, as LoRA has it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, 2, bias=False, dtype=torch.float64)
+        self.up = nn.Linear(2, base.out_features, bias=False, dtype=torch.float64)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+LINEAR = ("DynConvSwin", "DynConvViT", "FCViT", "LightViT", "ParCConvNeXt")
+
+
+@pytest.mark.parametrize("model", LINEAR, indirect=True)
+def test_wrapped_linear_layers(model: nn.Module):
+    """No layer is passed by: each new matrix gets a gradient and changes what comes out."""
+    expected = model(images(2))
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for name in linear:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, LowRank(model.get_submodule(name)))
+    assert_same(model(images(2)), expected)
+    total(model(images(2))).backward()
+    for name in linear:
+        assert model.get_submodule(name).up.weight.grad.any(), name
+        assert model.get_submodule(name).base.weight.grad is None
+
+
+class Twice(nn.Module):
+    """Doubles a weight."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_parametrised_weights(model: nn.Module):
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if isinstance(getattr(module, "weight", None), nn.Parameter):
+            module.weight.data *= 2
+    for module in [*model.modules()]:
+        if isinstance(getattr(module, "weight", None), nn.Parameter):
+            register_parametrization(module, "weight", Twice())
+    assert_same(model(images(2)), twin(images(2)))
+
+
+def test_moving_average_and_data_parallel(model: nn.Module):
+    """Without GPUs DataParallel passes calls on."""
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    averaged.update_parameters(model)
+    first = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    averaged.update_parameters(model)
+    for name, parameter in averaged.module.named_parameters():
+        torch.testing.assert_close(parameter, 2 * first[name])
+    model.load_state_dict(averaged.module.state_dict())
+    expected = model(images(2))
+    assert_same(averaged(images(2)), expected)
+    assert_same(nn.DataParallel(model)(images(2)), expected)
 
 
 def test_fusing_convolutions_and_norms(model: nn.Module):

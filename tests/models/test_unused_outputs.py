@@ -4,6 +4,7 @@ Whether DistributedDataParallel is content, two processes find out for all heads
 runs this file as a script.
 """
 
+import copy
 import sys
 import traceback
 import warnings
@@ -18,6 +19,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from processes import join_ranks, run_ranks
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from mmvitconv.models import IsotropicPyramid, LightViTFPN
@@ -68,6 +70,7 @@ CASES = {
 
 def gradients(model: nn.Module, x: Any, taken: tuple[int, ...]) -> dict[str, Tensor | None]:
     model.zero_grad()
+    torch.manual_seed(1)  # for dropout
     sum(out.sin().sum() for i, out in enumerate(model(x)) if i in taken).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -88,16 +91,18 @@ def test_unused_parameters_get_zeros_and_others_what_they_would(
     if isinstance(model, PyramidBackbone):
         module = sys.modules[PyramidBackbone.__module__]
     sets = [s for n in range(1, count + 1) for s in combinations(range(count), n)]
+    unused: set[str] = set()
     for taken in sets:
         found = gradients(model, x, taken)
         with monkeypatch.context() as patch:
             patch.setattr(module, "with_zero_gradients", lambda outs, parts: tuple(outs))
             plain = gradients(model, x, taken)
             assert [out.requires_grad for out in model(x)] == wants
-        assert any(gradient is None for gradient in plain.values()) or 0 in taken
+        unused |= {name for name, gradient in plain.items() if gradient is None}
         for name, gradient in plain.items():
             expected = torch.zeros_like(found[name]) if gradient is None else gradient
             assert torch.equal(found[name], expected), (taken, name)
+    assert unused
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -305,10 +310,38 @@ def two_steps(head: str, family: str, rank: int) -> list[str]:
     return missing
 
 
+def sharded_gradients(family: str, rank: int) -> dict[str, float]:
+    """FSDP2: how far gradients of a sharded model are from the means of the two processes'."""
+    torch.manual_seed(0)
+    model = build(family).double().eval()
+    whole = copy.deepcopy(model)
+    for stage in range(model.num_stages):
+        for module in model.stage_modules(stage):
+            for part in module if isinstance(module, nn.ModuleList) else [module]:
+                fully_shard(part)
+    fully_shard(model)
+    torch.manual_seed(rank)
+    x = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    for one in (whole, model):
+        one(x)[1].sin().sum().backward()
+    found = {}
+    sharded = dict(model.named_parameters())
+    for name, parameter in whole.named_parameters():
+        distributed.all_reduce(parameter.grad)
+        gradient = sharded[name].grad.full_tensor()
+        found[name] = (gradient - parameter.grad / 2).abs().max().item()
+    return found
+
+
 def work(rank: int) -> None:
     """What each of the two processes does."""
     join_ranks(rank)
     results: dict[Any, Any] = {}
+    for family in FAMILIES:
+        try:
+            results["sharded", family] = sharded_gradients(family, rank)
+        except Exception:
+            results["sharded", family] = traceback.format_exc()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for family in FAMILIES:
@@ -335,6 +368,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_take_two_steps(ranks: list[dict], family: str, head: str) -> None:
     assert [results[family, head] for results in ranks] == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_shard_a_model(ranks: list[dict], family: str) -> None:
+    """``fully_shard`` of FSDP2; only the second output is used."""
+    for results in ranks:
+        found = results["sharded", family]
+        assert not isinstance(found, str), found
+        assert max(found.values()) < 1e-9
 
 
 @pytest.mark.slow

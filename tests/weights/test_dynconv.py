@@ -446,7 +446,7 @@ def test_position_embedding_of_another_grid(tmp_path: Path, img_size: int, optio
     model.init_weights()
     side = img_size // 4
     grid = given["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (5, 5))
-    grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False)
+    grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
     expected = grid.flatten(2).transpose(1, 2)
     assert torch.equal(model.pos_embed[:, bool(options) :], expected)
     if options:

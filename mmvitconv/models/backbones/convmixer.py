@@ -30,6 +30,7 @@ from mmvitconv.models.layers import (
     build_norm,
 )
 from mmvitconv.ops import convolution_format, resize_bicubic
+from mmvitconv.ops.traced import as_one_node
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ConvMixer", "ConvMixerArch"]
@@ -196,6 +197,17 @@ class Block(ActivatedNorm):
         )
 
 
+@as_one_node
+def check_patch(x: Tensor, size: int) -> Tensor:
+    """Return images (B, C, H, W), or raise a ValueError if they have no whole patch."""
+    if min(x.shape[2:]) < size:
+        raise ValueError(
+            f"an image of {x.shape[2]} x {x.shape[3]} pixels has no whole patch of {size}; "
+            "give a larger one or pad_to_patch=True"
+        )
+    return x
+
+
 @MODELS.register_module()
 class ConvMixer(PyramidBackbone):
     """ConvMixer backbone (arXiv:2201.09792); every output has the stride of the patch size.
@@ -284,11 +296,8 @@ class ConvMixer(PyramidBackbone):
         size = self.arch.patch_size
         if stage == 0 and self.pad_to_patch:
             x = F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
-        elif stage == 0 and min(x.shape[2:]) < size:
-            raise ValueError(
-                f"an image of {x.shape[2]} x {x.shape[3]} pixels has no whole patch of {size}; "
-                "give a larger one or pad_to_patch=True"
-            )
+        elif stage == 0:
+            x = check_patch(x, size)
         return super().embed(stage, x)
 
     def fuse(self) -> "ConvMixer":

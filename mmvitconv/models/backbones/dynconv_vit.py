@@ -24,6 +24,7 @@ from mmvitconv.models.base import PyramidBackbone, check_positive, check_rate, r
 from mmvitconv.models.layers import ScaledResidual, make_mixer
 from mmvitconv.models.layers.mixers import Attention, GlobalMixer, Mixer
 from mmvitconv.ops import convolution_format, resize_bicubic
+from mmvitconv.ops.traced import as_one_node
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "DynConvViT", "DynConvViTArch"]
@@ -190,6 +191,8 @@ class DynConvViT(PyramidBackbone):
             mix, as in ViTDet (14 there), to save time and memory in large images.
         global_blocks: Blocks that mix the whole map when ``window_size`` is given.
         output_norms: Whether the outputs are normed (``norm{i}``).
+        pos_antialias: Whether the position embedding is resized with antialiasing, as timm does it
+            today; without it as DeiT's code and earlier versions of this package.
         **options: :class:`PyramidBackbone`'s other arguments. ``init_cfg`` takes our, the original
             authors' or timm's file of a DeiT: a position embedding of another grid is resized, and
             a class token dropped if there is none here.
@@ -222,6 +225,7 @@ class DynConvViT(PyramidBackbone):
         window_size: int = 0,
         global_blocks: Sequence[int] = (2, 5, 8, 11),
         output_norms: bool = True,
+        pos_antialias: bool = True,
         **options: Any,
     ) -> None:
         sizes = resolve_arch(arch, ARCHS, DynConvViTArch)
@@ -248,6 +252,7 @@ class DynConvViT(PyramidBackbone):
             )
         self.arch = sizes
         self.out_type = out_type
+        self.pos_antialias = pos_antialias
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
         side = -(-img_size // patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims)) if with_cls_token else None
@@ -279,7 +284,7 @@ class DynConvViT(PyramidBackbone):
             return x
         x = self.patch_embed(x)
         grid = x.shape[1:3]
-        x = x + self._position(*grid)
+        x = x + self._position(grid[0], grid[1])
         if self.cls_token is None:
             return x, None
         token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
@@ -315,7 +320,7 @@ class DynConvViT(PyramidBackbone):
     def _position(self, height: int, width: int) -> Tensor:
         """Return the map's position embedding for a grid, shape (1, height, width, C)."""
         tokens = self.pos_embed if self.cls_token is None else self.pos_embed[:, 1:]
-        return resize_position(tokens, height, width)
+        return resize_position(tokens, height, width, self.pos_antialias)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -327,9 +332,9 @@ class DynConvViT(PyramidBackbone):
             if num_prefix and self.cls_token is None:
                 state_dict.pop(f"{prefix}cls_token", None)
             side = isqrt(self.pos_embed.shape[1])
-            tokens = resize_position(stored[:, num_prefix:], side, side).flatten(1, 2)
+            tokens = resize_position(stored[:, num_prefix:], side, side, self.pos_antialias)
             own_prefix = stored[:, : self.pos_embed.shape[1] - side**2]
-            state_dict[key] = torch.cat([own_prefix, tokens], dim=1)
+            state_dict[key] = torch.cat([own_prefix, tokens.flatten(1, 2)], dim=1)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _accepts_position(self, shape: Sequence[int]) -> bool:
@@ -368,13 +373,15 @@ def _make_mixer(mixer: str | Mapping, arch: DynConvViTArch, window_size: int) ->
     return make_mixer(mixer, arch.embed_dims, arch.num_heads, **windowed)
 
 
-def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
+@as_one_node
+def resize_position(tokens: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
     """Resize a position embedding to another grid, bicubic.
 
     Args:
         tokens: Embedding of a square grid, shape (1, N, C).
         height: Rows of the grid.
         width: Columns of the grid.
+        antialias: See :class:`DynConvViT`.
 
     Returns:
         Shape (1, height, width, C), in the dtype of ``tokens``.
@@ -385,7 +392,8 @@ def resize_position(tokens: Tensor, height: int, width: int) -> Tensor:
     is_open = not (isinstance(height, int) and isinstance(width, int))
     if not is_open and (height, width) == (side, side):
         return grid
-    return resize_bicubic(grid.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
+    grid = resize_bicubic(grid.permute(0, 3, 1, 2), (height, width), antialias)
+    return grid.permute(0, 2, 3, 1)
 
 
 def is_new_affine(backbone: nn.Module, key: str) -> bool:

@@ -27,6 +27,7 @@ from mmvitconv.models.layers import (
 )
 from mmvitconv.models.layers.parc import check_num_parc
 from mmvitconv.ops.memory_format import convolution_format
+from mmvitconv.ops.traced import as_one_node
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCConvNeXt", "ParCConvNeXtArch"]
@@ -78,11 +79,16 @@ class PatchConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed a map of shape (B, in_channels, H, W); one smaller than a patch gets zeros."""
-        size = self.stride[0]
-        height, width = x.shape[2:]
-        if min(height, width) < size:
-            x = F.pad(x, (0, max(0, size - width), 0, max(0, size - height)))
-        return super().forward(x)
+        return super().forward(fill_patch(x, self.stride[0]))
+
+
+@as_one_node
+def fill_patch(x: Tensor, size: int) -> Tensor:
+    """Fill a map (B, C, H, W) that is smaller than a patch up with zeros."""
+    height, width = x.shape[2:]
+    if min(height, width) < size:
+        x = F.pad(x, (0, max(0, size - width), 0, max(0, size - height)))
+    return x
 
 
 class Block(nn.Module):

@@ -26,6 +26,7 @@ from mmvitconv.models.base import (
     resolve_arch,
 )
 from mmvitconv.models.layers import Conv2d, ParC, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.ops.traced import as_one_node
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCNet", "ParCNetArch"]
@@ -238,14 +239,22 @@ class ChannelAttention(nn.Module):
             ValueError: There is one image, and its norms are to take statistics of a batch.
         """
         norm = self.reduce.norm
-        if x.shape[0] == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
-            raise ValueError(
-                "ParC-Net's channel attention normalises one value per image and channel, so it "
-                "cannot train with one image per process; give a batch_size of at least 2 "
-                "and drop_last=True, norm_cfg=dict(type='SyncBN') on several processes, or "
-                "norm_eval=True"
-            )
+        if norm.training and isinstance(norm, nn.BatchNorm2d):
+            x = check_batch(x)
         return x * self.expand(self.reduce(x.mean(dim=(2, 3), keepdim=True)))
+
+
+@as_one_node
+def check_batch(x: Tensor) -> Tensor:
+    """Return maps of a batch, or raise a ValueError if there is one only."""
+    if x.shape[0] == 1:
+        raise ValueError(
+            "ParC-Net's channel attention normalises one value per image and channel, so it "
+            "cannot train with one image per process; give a batch_size of at least 2 "
+            "and drop_last=True, norm_cfg=dict(type='SyncBN') on several processes, or "
+            "norm_eval=True"
+        )
+    return x
 
 
 class ParCBlock(nn.Module):
@@ -366,15 +375,14 @@ class ParCStage(nn.Module):
     ) -> None:
         super().__init__()
         groups = math.gcd(channels, inner_channels)
-        options = {"norm_cfg": norm_cfg, "act": _silu()}
-        self.project_in = ConvNorm(channels, inner_channels, 3, groups=groups, **options)
+        self.project_in = ConvNorm(channels, inner_channels, 3, norm_cfg, _silu(), groups=groups)
         self.mix = Pointwise(inner_channels)
         self.blocks = nn.ModuleList(blocks)
         self.norm = build_norm(norm_cfg, inner_channels)
-        self.project_out = ConvNorm(inner_channels, channels, 1, groups=groups, **options)
+        self.project_out = ConvNorm(inner_channels, channels, 1, norm_cfg, _silu(), groups=groups)
         self.fusion = fusion
         joined = 2 * channels if fusion == "concat" else channels
-        self.fuse = ConvNorm(joined, channels, 3, **options)
+        self.fuse = ConvNorm(joined, channels, 3, norm_cfg, _silu())
 
     def forward(self, x: Tensor, run_block: Any) -> Tensor:
         """Transform a map of shape (B, C, H, W); ``run_block(block, x)`` runs a block."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmvitconv.models.layers.build import build_norm
 from mmvitconv.ops import circular_conv, oversize_conv
 from mmvitconv.ops.circular_conv import check_algorithm
+from mmvitconv.ops.traced import as_one_node
 
 INSTANCE_KERNELS = ("interpolation_bilinear", "crop", "fixed")
 
@@ -110,6 +111,7 @@ class ParC(nn.Module):
         return f"{self.channels}{out}, {self.direction!r}, {kernel}"
 
 
+@as_one_node
 def resize_kernel(stored: Tensor, length: int, axis: int, instance_kernel: str) -> Tensor:
     """Return the instance of a stored kernel or embedding for a map.
 

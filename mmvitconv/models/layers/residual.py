@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvitconv.ops import multiply_add
+from mmvitconv.ops.traced import as_one_node
 
 
 def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[float]]:
@@ -23,6 +24,7 @@ def drop_path_rates(drop_path_rate: float, depths: Sequence[int]) -> list[list[f
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
+@as_one_node
 def draw_kept(x: Tensor, drop_path_rate: float) -> Tensor:
     """Draw which samples keep their residual, as a factor: ``1 / (1 - drop_path_rate)`` or 0.
 

@@ -23,7 +23,7 @@ from mmvitconv.ops.circular_conv import circulant, concat, dft, fft
 from mmvitconv.ops.circular_conv.circulant import circulant_matrix
 from mmvitconv.ops.circular_conv.rules import FORMS, RULES, Rule, choose_form
 from mmvitconv.ops.precision import compute_dtype, without_autocast
-from mmvitconv.ops.traced import is_exported, is_traced
+from mmvitconv.ops.traced import as_one_node, is_exported, is_traced
 
 __all__ = [
     "ALGORITHMS",
@@ -43,6 +43,7 @@ _AXES = {"H": 2, "W": 3, 2: 2, 3: 3, -2: 2, -1: 3}
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@as_one_node
 def circular_conv(
     x: Tensor, weight: Tensor, dim: int | str, bias: Tensor | None = None, algorithm: str = "auto"
 ) -> Tensor:

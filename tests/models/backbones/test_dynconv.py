@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from families import parameters
 from mmcv.cnn.utils import fuse_conv_bn
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
@@ -489,18 +490,24 @@ def test_embeddings_are_frozen_with_the_first_block():
     assert FAMILIES["vit"]().train().pos_embed.requires_grad
 
 
-def bicubic(tokens: Tensor, height: int, width: int) -> Tensor:
+def bicubic(tokens: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
     side = round(tokens.shape[1] ** 0.5)
     grid = tokens.float().transpose(1, 2).reshape(1, -1, side, side)
-    resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+    resized = F.interpolate(
+        grid, (height, width), mode="bicubic", align_corners=False, antialias=antialias
+    )
     return resized.flatten(2).transpose(1, 2).to(tokens.dtype)
 
 
 @pytest.mark.parametrize("with_cls_token", [False, True])
 @pytest.mark.parametrize("size", [(24, 24), (40, 17), (4, 100)])
-def test_position_embedding_follows_the_image(size: tuple[int, int], with_cls_token: bool):
+@pytest.mark.parametrize("antialias", [True, False])
+def test_position_embedding_follows_the_image(
+    antialias: bool, size: tuple[int, int], with_cls_token: bool
+):
     """As if the model had been made for the grid; its own grid is left alone."""
-    model = filled(FAMILIES["vit"](with_cls_token=with_cls_token, out_indices=0))
+    options = {} if antialias else {"pos_antialias": False}
+    model = filled(FAMILIES["vit"](with_cls_token=with_cls_token, out_indices=0, **options))
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda module, args: seen.extend(args))
     x = torch.randn(2, 3, *size)
@@ -509,7 +516,7 @@ def test_position_embedding_follows_the_image(size: tuple[int, int], with_cls_to
         tokens = model.pos_embed[:, with_cls_token:]
         grid = (-(-size[0] // 4), -(-size[1] // 4))
         expected = model.patch_embed(x).flatten(1, 2)
-        expected = expected + (tokens if grid == (6, 6) else bicubic(tokens, *grid))
+        expected = expected + (tokens if grid == (6, 6) else bicubic(tokens, *grid, antialias))
     if with_cls_token:
         token = model.cls_token + model.pos_embed[:, :1]
         torch.testing.assert_close(seen[0][:, :1], token.expand(2, -1, -1))
@@ -525,8 +532,15 @@ def test_resizing_is_done_in_float32():
     assert torch.equal(resized.flatten(1, 2), bicubic(tokens, 5, 7))
     assert resize_position(tokens, 3, 3).data_ptr() == tokens.data_ptr()
     table = torch.randn(25, 3, dtype=torch.bfloat16)
-    assert torch.equal(resize_table(table, 49), bicubic(table[None], 7, 7)[0])
+    assert torch.equal(resize_table(table, 49), bicubic(table[None], 7, 7, antialias=False)[0])
     assert resize_table(table, 25) is table
+
+
+@pytest.mark.parametrize("size", [(5, 7), (20, 31), (14, 9)])
+def test_positions_are_resized_as_timm_does(size: tuple[int, int]):
+    tokens = torch.randn(1, 196, 8)
+    expected = resample_abs_pos_embed(tokens, list(size), num_prefix_tokens=0)
+    assert torch.equal(resize_position(tokens, *size).flatten(1, 2), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

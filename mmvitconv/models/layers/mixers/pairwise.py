@@ -101,7 +101,8 @@ class GlobalMixer(PairwiseMixer):
         if key_padding_mask is not None:
             number = tokens.shape[1] - grid[0] * grid[1]
             valid = F.pad(~key_padding_mask.flatten(1), (number, 0), value=True)
-        return self.join_heads(self.compare(*self.split_heads(tokens), valid))
+        q, k, v = self.split_heads(tokens)
+        return self.join_heads(self.compare(q, k, v, valid))
 
 
 class Attention(PairwiseMixer):
