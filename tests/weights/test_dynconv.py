@@ -448,7 +448,7 @@ def test_position_embedding_of_another_grid(tmp_path: Path, img_size: int, optio
     grid = given["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (5, 5))
     grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
     expected = grid.flatten(2).transpose(1, 2)
-    assert torch.equal(model.pos_embed[:, bool(options) :], expected)
+    torch.testing.assert_close(model.pos_embed[:, bool(options) :], expected, rtol=0, atol=2e-4)
     if options:
         assert torch.equal(model.pos_embed[:, :1], given["pos_embed"][:, :1])
         assert torch.equal(model.cls_token, given["cls_token"])
