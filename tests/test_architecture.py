@@ -1,6 +1,7 @@
 """The package is built as docs/architecture.md says: imports point down, and never in a circle."""
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -57,3 +58,11 @@ def test_wrong_arrows_are_found(tool, tmp_path: Path):
     typed = "if TYPE_CHECKING:\n    from mmvitconv.models import FCViT\n"
     source.write_text(f"{text}\nfrom typing import TYPE_CHECKING\n\n{typed}")
     assert upward(tool, tool.read_imports(tmp_path)) == upward(tool, tool.read_imports())
+
+
+def test_models_ask_nothing_about_who_runs_them():
+    """A forward pass has one path; rules of devices, layouts and gradients belong to operators."""
+    question = re.compile("is_plain|is_grad_enabled|_forward_hooks|is_compiling|device.type")
+    files = sorted((ROOT / "mmvitconv/models").rglob("*.py"))
+    assert len(files) > 30
+    assert [str(file) for file in files if question.search(file.read_text("utf-8"))] == []

@@ -13,6 +13,7 @@ from mmvitconv.ops.memory_format import (
     cpu_memory_format,
     group_norm_format,
     is_channels_last,
+    keep_cpu_format,
     keep_gradient_strides,
     keep_memory_format,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "head_similarity",
     "image_std_mean",
     "is_channels_last",
+    "keep_cpu_format",
     "keep_gradient_strides",
     "keep_memory_format",
     "multiply_add",

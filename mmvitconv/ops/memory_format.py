@@ -97,3 +97,14 @@ def keep_memory_format(y: Tensor, like: Tensor) -> Tensor:
     if y.dim() == 4 and is_channels_last(like):
         return y.contiguous(memory_format=torch.channels_last)
     return y.contiguous()
+
+
+@as_one_node
+def keep_cpu_format(y: Tensor, like: Tensor) -> Tensor:
+    """Do what :func:`keep_memory_format` does on CPUs, and nothing on other devices.
+
+    Args:
+        y: A map (B, C, H, W), or any other tensor.
+        like: Shape (B, C', H', W').
+    """
+    return keep_memory_format(y, like) if like.device.type == "cpu" else y

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmvitconv.ops.traced import is_traced
+from mmvitconv.ops.traced import as_one_node, is_traced
 
 
+@as_one_node
 def multiply_add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Compute ``x + a * b`` with broadcasting.
 

@@ -83,11 +83,11 @@ def test_symbolic_trace(model: nn.Module):
 @pytest.mark.parametrize("grad", [False, True])
 def test_hooks(model: nn.Module, grad: bool):
     """Each layer is called, and what a hook kept is what the layer gives."""
-    kept: dict[str, tuple[nn.Module, tuple, Tensor]] = {}
+    kept: dict[str, tuple[nn.Module, tuple, dict, Tensor]] = {}
 
     def keep(name: str) -> Callable:
-        return lambda module, args, out: kept.update(
-            {name: (module, args, pytree.tree_map(clone, out))}
+        return lambda module, args, kwargs, out: kept.update(
+            {name: (module, args, kwargs, pytree.tree_map(clone, out))}
         )
 
     expected = model(images(2))
@@ -95,15 +95,18 @@ def test_hooks(model: nn.Module, grad: bool):
     for name, module in model.named_modules():  # lists; and mixers, whose blocks call mix()
         if isinstance(module, (nn.ModuleList, nn.ModuleDict, Mixer)):
             watched.pop(name)
-    handles = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
+    handles = [
+        module.register_forward_hook(keep(name), with_kwargs=True)
+        for name, module in watched.items()
+    ]
     with torch.set_grad_enabled(grad):
         assert_same(model(images(2)), expected)
     for handle in handles:
         handle.remove()
     assert set(kept) == set(watched)
-    for module, args, out in kept.values():
+    for module, args, kwargs, out in kept.values():
         if not any(module.children()) and not getattr(module, "inplace", False):
-            torch.testing.assert_close(module(*args), out)
+            torch.testing.assert_close(module(*args, **kwargs), out)
 
 
 @pytest.mark.parametrize("model", ["ConvMixer", "DynConvViT", "FCViT", "LightViT"], indirect=True)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvitconv.ops import keep_memory_format
+from mmvitconv.ops import keep_cpu_format
 
 
 class CanvasNorm(nn.GroupNorm):
@@ -20,7 +20,7 @@ class CanvasNorm(nn.GroupNorm):
         """Normalise a map of shape (B, C, H, W); on CPUs in its memory format."""
         y = F.group_norm(x, 1, self.weight, self.bias, self.eps)
         # torch.compile believes that group_norm gives the default format; the CPU kernel keeps x's.
-        return keep_memory_format(y, x) if x.device.type == "cpu" else y
+        return keep_cpu_format(y, x)
 
     def extra_repr(self) -> str:
         """Return what repr shows."""
