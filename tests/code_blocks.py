@@ -152,7 +152,8 @@ class Page:
         if is_config:
             name = named[1] if named else f"{Path(block.page).parent}/block_{block.line}.py"
             path = self.folder / name
-            if path.exists() or not name.startswith(("configs/", *PROJECTS.values())):
+            places = ("configs/", *PROJECTS.values(), "my_project/")
+            if path.exists() or not name.startswith(places):
                 raise DocumentationError(f"{block}: a config cannot be saved as {name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.code, "utf-8")

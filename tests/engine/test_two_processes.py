@@ -32,7 +32,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmvitconv.engine.checkpoint import use_safe_loading
+from mmvitconv.engine.checkpoint import load_from_file, use_safe_loading
 
 pytestmark = pytest.mark.slow
 
@@ -286,7 +286,7 @@ def train_norms(hooks: list[str]) -> dict[str, Any]:
     )  # fmt: skip
     runner.train()
     distributed.barrier()
-    saved = torch.load(f"{name}/epoch_1.pth", weights_only=False)["state_dict"]
+    saved = load_from_file(f"{name}/epoch_1.pth")["state_dict"]
     statistics = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
     return {
         "outputs": watching.outputs,
