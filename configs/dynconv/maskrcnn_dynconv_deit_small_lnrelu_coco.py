@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_deit_small_lnrelu_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 42.51M parameters; backbone 21.67M, 143.42G MACs at 800x1280
+# Measured:  not trained here; model 42.51M parameters; backbone 21.67M, 143.45G MACs at 800x1280
 # The recipe is the field's 1x, not ViTDet's longer one.
 # Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better:
 #   --weights FILE (mmvitconv://deit_small fits too, but was learnt with softmax)

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/maskrcnn_dynconv_deit_tiny_lnrelu_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 25.73M parameters; backbone 5.52M, 49.85G MACs at 800x1280
+# Measured:  not trained here; model 25.73M parameters; backbone 5.52M, 49.87G MACs at 800x1280
 # Starts from: random weights; those of dynconv_deit_tiny_lnrelu_imagenet are better: --weights FILE
 #   (mmvitconv://deit_tiny fits too, but was learnt with softmax)
 _base_ = "./maskrcnn_dynconv_deit_small_lnrelu_coco.py"

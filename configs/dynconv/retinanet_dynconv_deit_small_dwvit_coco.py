@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_deit_small_dwvit_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 32.72M parameters; backbone 22.13M, 73.94G MACs at 800x1280
+# Measured:  not trained here; model 32.72M parameters; backbone 22.13M, 73.96G MACs at 800x1280
 # Starts from: random weights; those of dynconv_deit_small_dwvit_imagenet are better: --weights FILE
 _base_ = "./retinanet_dynconv_deit_small_lnrelu_coco.py"
 model = dict(backbone=dict(mixer="dwvit", window_size=0))

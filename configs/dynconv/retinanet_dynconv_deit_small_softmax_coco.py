@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_deit_small_softmax_coco.py 8
 # Published: nothing: recipe and baseline are ours
-# Measured:  not trained here; model 32.26M parameters; backbone 21.67M, 143.42G MACs at 800x1280
+# Measured:  not trained here; model 32.26M parameters; backbone 21.67M, 143.45G MACs at 800x1280
 # A baseline of ours: softmax in the recipe of the other mixers.
 # Starts from: random weights; those of dynconv_deit_small_softmax_imagenet are better: --weights
 #   FILE (mmvitconv://deit_small fits too, but has a class token, which is dropped)

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/retinanet_dynconv_deit_tiny_dwvit_coco.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 15.32M parameters; backbone 5.76M, 19.23G MACs at 800x1280
+# Measured:  not trained here; model 15.32M parameters; backbone 5.76M, 19.24G MACs at 800x1280
 # Starts from: random weights; those of dynconv_deit_tiny_dwvit_imagenet are better: --weights FILE
 _base_ = "./retinanet_dynconv_deit_small_lnrelu_coco.py"
 model = dict(

@@ -2,7 +2,7 @@
 #
 # Command:   bash tools/dist_train.sh configs/dynconv/upernet_dynconv_deit_small_lnrelu_ade20k.py 8
 # Published: nothing; the design is ours, following the abstract of arXiv:2309.10713
-# Measured:  not trained here; model 53.55M parameters; backbone 21.67M, 31.71G MACs at 512x512
+# Measured:  not trained here; model 53.55M parameters; backbone 21.67M, 31.72G MACs at 512x512
 # Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better: --weights
 #   FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
 _base_ = [
