@@ -99,7 +99,7 @@ def find_config(name: str | Path) -> Path:
         UserError: There is neither, with similar names.
     """
     path = Path(name)
-    return path if path.is_file() else _find_name(path)
+    return path if path.is_file() else _find_name(str(name))
 
 
 def find_base(base: str, filename: str | Path) -> Path:
@@ -120,20 +120,20 @@ def find_base(base: str, filename: str | Path) -> Path:
         return Path(filename).parent / base
     name = base.removeprefix(SHIPPED)
     path = resource_root() / _CONFIGS / name
-    return path if path.is_file() else _find_name(Path(name))
+    return path if path.is_file() else _find_name(name)
 
 
-def _find_name(path: Path) -> Path:
+def _find_name(name: str) -> Path:
     """Find a shipped config by name."""
-    wanted = path.as_posix().removesuffix(".py")
+    wanted = Path(name).as_posix().removesuffix(".py")
     shipped = list_configs()
     found = _find_shipped(wanted, shipped)
     if len(found) == 1:
         return shipped[found[0]]
-    near = found or _similar(path.as_posix(), shipped)
+    near = found or _similar(Path(name).as_posix(), shipped)
     hint = f"did you mean {' or '.join(near)}?" if near else "'mmvitconv list' shows architectures"
     raise UserError(
-        f"there is no config file {str(path)!r}, nor is one shipped by that name; {hint}"
+        f"there is no config file {name!r}, nor is one shipped by that name; {hint}"
     )
 
 

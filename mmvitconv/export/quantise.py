@@ -63,12 +63,19 @@ def quantise(source: Path, path: Path) -> None:
             model = onnx.load(folded)
             del model.graph.value_info[:]
             onnx.save(model, folded)
+            sizes = {weight.name: len(weight.dims) for weight in model.graph.initializer}
             quantize_dynamic(
                 str(folded),
                 str(path),
                 op_types_to_quantize=list(_OPERATORS),
                 per_channel=True,
                 weight_type=QuantType.QInt8,
+                # one scale a channel is for matrices; the others are no weights of layers
+                nodes_to_exclude=[
+                    node.name
+                    for node in model.graph.node
+                    if node.op_type == "MatMul" and sizes.get(node.input[1], 2) != 2
+                ],
             )
             load_runner(path, "onnx")
         except Exception as error:  # whatever onnxruntime raises

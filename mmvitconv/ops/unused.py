@@ -34,7 +34,7 @@ def with_zero_gradients(
     if not reaches:
         return tuple(outputs)
     consumed: dict[int, int] = {}
-    zero = _Zeros.apply(outputs[0].new_zeros(()), consumed, list(reaches.values()), *reaches)
+    zero = _Zeros.apply(outputs[0].new_empty(()), consumed, list(reaches.values()), *reaches)
     return tuple(
         _Output.apply(x, zero, consumed, i) if x.requires_grad else x for i, x in enumerate(outputs)
     )
@@ -56,7 +56,7 @@ class _Output(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.compiler.is_compiling():
             ctx.consumed[ctx.index] = torch._C._current_graph_task_id()
-        return grad, grad.new_zeros(()), None, None
+        return grad, None, None, None  # which is enough for _Zeros to run
 
 
 class _Zeros(torch.autograd.Function):
@@ -67,7 +67,7 @@ class _Zeros(torch.autograd.Function):
         ctx: Any, zero: Tensor, consumed: dict[int, int], reaches: list, *parameters: Tensor
     ) -> Tensor:
         ctx.consumed, ctx.reaches, ctx.parameters = consumed, reaches, parameters
-        return zero.clone()
+        return torch.empty_like(zero)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -46,7 +46,7 @@ def test_numbers_and_looks(name, bands, dtype, tmp_path):
     path = tmp_path / name
     values = write(path, bands, dtype)
     np.testing.assert_array_equal(read_bands(path.read_bytes()), values)
-    assert look_at(path) == (SHAPE[::-1], bands, 8 * np.dtype(dtype).itemsize)
+    assert look_at(path) == (SHAPE[::-1], bands, 8 * np.dtype(dtype).itemsize, False)
     step = {"type": "mmvitconv.LoadBands", "value_range": (0, 4095)}
     loaded = TRANSFORMS.build(step)({"img_path": str(path)})
     np.testing.assert_allclose(loaded["img"], values * (255 / 4095), rtol=1e-5)
@@ -65,7 +65,7 @@ def test_numbers_and_looks(name, bands, dtype, tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_looks_at_eight_bits(mode, expected, suffix, tmp_path):
     Image.new(mode, (9, 5)).save(tmp_path / f"a{suffix}")
-    assert look_at(tmp_path / f"a{suffix}") == ((9, 5), *expected)
+    assert look_at(tmp_path / f"a{suffix}") == ((9, 5), *expected, False)
 
 
 def test_a_turned_photograph_has_the_size_that_is_loaded(tmp_path):
