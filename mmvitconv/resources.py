@@ -132,9 +132,7 @@ def _find_name(name: str) -> Path:
         return shipped[found[0]]
     near = found or _similar(Path(name).as_posix(), shipped)
     hint = f"did you mean {' or '.join(near)}?" if near else "'mmvitconv list' shows architectures"
-    raise UserError(
-        f"there is no config file {name!r}, nor is one shipped by that name; {hint}"
-    )
+    raise UserError(f"there is no config file {name!r}, nor is one shipped by that name; {hint}")
 
 
 def is_config(name: str) -> bool:
