@@ -622,11 +622,11 @@ def _update(options: argparse.Namespace) -> int:
     if (root / ARCHS_FILE).parent.is_dir():
         texts[root / ARCHS_FILE] = to_json(measured)
     for name, table in (
-        ("README.md", families_summary(archs)),
         (
             "docs/zoo.md",
             architectures_table(archs) + matrix(families) + families_table(families),
         ),
+        ("README.md", families_summary(archs)),
     ):
         texts[root / name] = fill_table(root / name, table, name)
     for path, text in texts.items():
