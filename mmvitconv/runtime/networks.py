@@ -477,10 +477,12 @@ class _Graph:
     def run(self, inputs: list[Tensor]) -> Any:
         """Run it on as many threads as torch takes."""
         key = (torch.get_num_threads(), *(tuple(x.shape) for x in inputs))
-        run = self.fixed.get(key)
-        outs = (run or self._load(key[0]))(inputs)
-        if run is None and self.engine.FOLLOWS_SHAPES_AT_A_COST:
-            self._fix(key, inputs, outs)
+        if (fixed := self.fixed.get(key)) is not None:
+            return pytree.tree_unflatten(fixed(inputs), self.outputs)
+        run = self._load(key[0])
+        outs = run(inputs)
+        if self.engine.FOLLOWS_SHAPES_AT_A_COST:
+            self._fix(key, run, inputs, outs)
         return pytree.tree_unflatten(outs, self.outputs)
 
     def _load(self, threads: int) -> Callable:
@@ -495,7 +497,7 @@ class _Graph:
                 self.loaded[threads] = run
             return self.loaded[threads]
 
-    def _fix(self, key: tuple, inputs: list[Tensor], expected: list[Tensor]) -> None:
+    def _fix(self, key: tuple, run: Callable, inputs: list[Tensor], expected: list[Tensor]) -> None:
         """Compile for these shapes alone when they came often enough, or in an earlier run."""
         before, times = self.last
         times = times + 1 if key == before else 1
@@ -507,11 +509,11 @@ class _Graph:
         with self.lock:
             if key in self.fixed:
                 return
-            self.fixed[key] = self.loaded[threads]
+            self.fixed[key] = run  # for others meanwhile, and if it is of no use
             try:
-                run = self.engine.load(self.path, self.precision, threads, kept, shapes)
-                _compare(run(inputs), expected, self.precision)
-                self.fixed[key] = run
+                fixed = self.engine.load(self.path, self.precision, threads, kept, shapes)
+                _compare(fixed(inputs), expected, self.precision)
+                self.fixed[key] = fixed
             except Exception as error:  # engines raise whatever they like
                 kept.unlink(missing_ok=True)
                 warnings.warn(
