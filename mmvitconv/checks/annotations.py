@@ -128,12 +128,14 @@ class Written:
         objects: Objects by category name.
         masks: How many objects have a mask.
         lost: Objects that training does not learn from, by reason and category name.
+        content: The json, for who goes on with it.
     """
 
     images: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     masks: int = 0
     lost: dict[str, Counter[str]] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def check_coco_file(
@@ -172,6 +174,7 @@ def check_coco_file(
     written = _check_annotations(report, path.name, content, classes, evaluated)
     if not report.errors:
         _compare_boxes(report, path.name, content)
+    written.content = content
     return written
 
 

@@ -343,6 +343,9 @@ class _Check:
         self.report.take(own)
         if own.errors:
             return False
+        if written:
+            _share(dataset, written.content)
+            written.content = {}
         try:
             # pycocotools prints
             with redirect_stdout(io.StringIO()), without_collections():
@@ -676,6 +679,25 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         if "unexpected keyword argument 'classes'" in text:
             text += "; write metainfo=dict(classes=...)"
         raise UserError(f"{option}: the dataset cannot be built: {text}") from error
+
+
+def _share(dataset: Any, content: dict[str, Any]) -> None:
+    """Give a dataset of mmdet the json that has been read: a second copy takes time and memory."""
+    from mmdet.datasets.api_wrappers import COCO, COCOPanoptic
+
+    api = type(dataset).COCOAPI
+    if api not in (COCO, COCOPanoptic):  # another's reader may do anything with its file
+        return
+
+    def index(path: str) -> COCO:
+        del dataset.COCOAPI  # and with it the content
+        result = api()
+        result.dataset = content
+        result.createIndex()
+        result.img_ann_map, result.cat_img_map = result.imgToAnns, result.catToImgs
+        return result
+
+    dataset.COCOAPI = index
 
 
 def _check_unused_maps(report: Report, dataset: Any, infos: Sequence[Mapping[str, Any]]) -> None:

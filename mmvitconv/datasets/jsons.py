@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmvitconv.errors import UserError
 __all__ = ["read_json", "without_collections"]
 
 MOST_DIGITS = 18  # of a whole number: what 64 bits hold
+MOST_KEPT = 500_000  # numbers that are shared; of more, each is made anew
 
 
 def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
@@ -45,9 +45,8 @@ def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
         with open(path, encoding="utf-8") as file:
             text = file.read()
         with without_collections():
-            # the common case in C alone
-            is_plain = re.search(rf"\d{{{MOST_DIGITS + 1}}}", text) is None
-            return json.loads(text) if is_plain else json.loads(text, parse_int=_whole)
+            fractions, whole = _Numbers(float), _Numbers(_whole)
+            return json.loads(text, parse_float=fractions.__getitem__, parse_int=whole.__getitem__)
     except RecursionError as error:
         reason = "its lists are nested without end"
         raise UserError(f"the {what} {os.fspath(path)!r} is not valid json: {reason}") from error
@@ -74,5 +73,24 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
+class _Numbers(dict[str, "int | float"]):
+    """Numbers by their digits, each made once: most coordinates of a data set are equal to others.
+
+    Args:
+        kind: Makes a number of its digits.
+    """
+
+    def __init__(self, kind: Callable[[str], int | float]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __missing__(self, digits: str) -> int | float:
+        number = self.kind(digits)
+        if len(self) < MOST_KEPT:
+            self[digits] = number
+        return number
+
+
 def _whole(digits: str) -> int | float:
+    """Return a whole number, or a floating-point number if it has too many digits."""
     return int(digits) if len(digits) <= MOST_DIGITS else float(digits)

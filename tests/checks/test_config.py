@@ -35,6 +35,15 @@ def test_good_data(make, task, workers):
     assert all(row[2] > 0 for row in report.rows)
 
 
+def test_a_coco_json_is_read_once(make, monkeypatch):
+    _, cfg = make("detection")
+    expected = check(cfg)
+    read = []
+    monkeypatch.setattr(json, "load", lambda file: read.append(file.name))  # as pycocotools does
+    assert check(cfg) == expected
+    assert read == []
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_defect_is_found(make, case: Case, count):
     root, cfg = make(case.task)

@@ -19,6 +19,21 @@ def test_what_json_holds(tmp_path: Path) -> None:
     assert math.isnan(found[2])
 
 
+def test_equal_numbers_are_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[100.25, 100.25, 70000, 70000, 1e3, 1000.0, 7.5, 7.5]")
+    found = read_json(path)
+    assert found == [100.25, 100.25, 70000, 70000, 1000.0, 1000.0, 7.5, 7.5]
+    assert [type(number) for number in found[2:5]] == [int, int, float]
+    assert found[0] is found[1]
+    assert found[2] is found[3]
+    monkeypatch.setattr("mmvitconv.datasets.jsons.MOST_KEPT", 2)
+    bounded = read_json(path)
+    assert bounded == found
+    assert bounded[0] is bounded[1]
+    assert bounded[6] is not bounded[7]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
