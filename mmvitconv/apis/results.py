@@ -276,7 +276,7 @@ class Segmentation(Prediction):
 
     def _draw(self, image: np.ndarray, colour_by: str | None) -> np.ndarray:
         labels = {
-            label: Label(f"{name} {share:g} %", self.colour_of(label))
+            label: Label(f"{name} {f'{share:g}' if share else '< 0.1'} %", self.colour_of(label))
             for (label, _), (name, _, share) in zip(self.counts(), self.rows(), strict=True)
         }
         return drawing.draw_segments(image, self.class_map, labels)

@@ -53,11 +53,16 @@ def test_four_commands(task, tmp_path, monkeypatch, capsys, runner_state):
     assert main(["train", "my_config.py", "--cfg-options", *loaders, *shorter]) == 0
     checkpoint = "work_dirs/my_config/epoch_1.pth"
     assert main(["test", "my_config.py", checkpoint, "--cfg-options", *loaders]) == 0
-    if package := PACKAGES.get(task):  # whose own program reads the checkpoint, too
-        tool = Path(find_spec(package).origin).parent / ".mim/tools/test.py"
-        done = run_python(tool, "my_config.py", checkpoint, "--cfg-options", *loaders,
+    if package := PACKAGES.get(task):  # whose own programs read the checkpoint, too
+        tools = Path(find_spec(package).origin).parent / ".mim/tools"
+        done = run_python(tools / "test.py", "my_config.py", checkpoint, "--cfg-options", *loaders,
                           folder=tmp_path)  # fmt: skip
         assert "Epoch(test)" in done.stdout + done.stderr
+        longer = ["train_cfg.max_epochs=2", "train_dataloader.num_batch_per_epoch=1"]
+        done = run_python(tools / "train.py", "my_config.py", "--resume", "--cfg-options", *loaders,
+                          *longer, folder=tmp_path)  # fmt: skip
+        assert "resumed epoch: 1" in done.stdout + done.stderr
+        assert Path("work_dirs/my_config/epoch_2.pth").is_file()
     places = [str(path) for path in (tmp_path / "data").rglob("c.*") if "masks" not in path.parts]
     predict = ["predict", "my_config.py", checkpoint, *places[:1], "--out", "predicted"]
     assert main([*predict, "--device", "cpu"]) == 0
