@@ -125,7 +125,7 @@ CLASSIFICATION = [*CORE, "mmpretrain>=1.2.0,<2", "timm>=1.0"]
 DETECTION = [*CORE, "mmdet>=3.3.0,<4"]
 SEGMENTATION = [*CORE, "mmsegmentation>=1.2.2,<2", "ftfy", "regex"]
 WEIGHTS = ["gdown>=6.5,<7"]  # published weights on Google Drive
-ENGINES = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "openvino>=2025.0"]
+ENGINES = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3", "openvino>=2025.0", "nncf>=3.0"]
 # What single commands of mmvitconv need, from the major version that was tested.
 COMMANDS = {
     "serve": ["gradio>=6,<7"],

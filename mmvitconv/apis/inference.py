@@ -36,6 +36,7 @@ from mmvitconv.apis.images import (
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
 from mmvitconv.checks.samples import MAX_PIXELS
 from mmvitconv.compat.absent import check_model
+from mmvitconv.engine.calibration import calibration_batches
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require
 from mmvitconv.errors import UserError
@@ -81,7 +82,8 @@ class Predictor:
         runtime: What runs backbone, neck and heads: ``'eager'``, ``'openvino'``,
             ``'onnxruntime'`` or ``'inductor'``, see :func:`mmvitconv.runtime.accelerate`. The first
             start compiles; it pays with hundreds of images.
-        precision: ``'fp32'``, or ``'bf16'`` where the runtime has it.
+        precision: ``'fp32'``, or ``'bf16'`` or ``'int8'`` where the runtime has it; int8 takes its
+            ranges from 128 images of the config's training data, or else of its validation data.
 
     Attributes:
         name: Name of the config.
@@ -127,7 +129,8 @@ class Predictor:
         self.name, self.task = loaded.name, loaded.task
         self.model = loaded.module
         if fold:
-            self.model = accelerate(self.model, runtime, precision, inplace=True)
+            seen = calibration_batches(loaded.config) if precision == "int8" else None
+            self.model = accelerate(self.model, runtime, precision, inplace=True, calibration=seen)
         self.classes, self.palette = loaded.classes, loaded.palette
         self.checkpoint = None if checkpoint is None else address_of(checkpoint) or str(checkpoint)
         self.device = next(self.model.parameters()).device

@@ -200,9 +200,10 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=("fp32", "bf16", "int8"),
         default="fp32",
-        help="bf16 is faster on CPUs that have it and less exact; not for onnxruntime (default: "
+        help="bf16 is faster on CPUs that have it and less exact; not for onnxruntime; int8, for "
+        "openvino, takes its ranges from images of the config's training data (default: "
         "%(default)s)",
     )
 

@@ -6,6 +6,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmvitconv.engine.calibration import calibration_batches
 from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.registry import HOOKS
 from mmvitconv.runtime import accelerate, check_runtime
@@ -22,7 +23,8 @@ class FoldHook(Hook):
 
     Args:
         runtime: ``'eager'``, ``'openvino'``, ``'onnxruntime'`` or ``'inductor'``.
-        precision: ``'fp32'`` or ``'bf16'``.
+        precision: ``'fp32'``, ``'bf16'`` or ``'int8'``, whose ranges come from images of the
+            config's training data.
 
     Raises:
         UserError: The runtime is not installed, or has no such precision.
@@ -45,4 +47,5 @@ class FoldHook(Hook):
             runner.logger.info("the model is tested without folding: EMA or FSDP own its weights")
             return
         model = unwrap_model(runner.model).eval()
-        accelerate(model, self.runtime, self.precision, inplace=True)
+        images = calibration_batches(runner.cfg) if self.precision == "int8" else None
+        accelerate(model, self.runtime, self.precision, inplace=True, calibration=images)

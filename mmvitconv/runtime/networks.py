@@ -12,15 +12,18 @@ import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -28,6 +31,7 @@ from torch.utils import _pytree as pytree
 from mmvitconv.errors import UserError
 from mmvitconv.ops.machine import machine_name
 from mmvitconv.resources import cache_home
+from mmvitconv.runtime import openvino
 from mmvitconv.runtime.fold import InferenceOnly, fold
 from mmvitconv.runtime.tracing import TRACED_SHAPE, write_onnx
 from mmvitconv.version import __version__
@@ -38,15 +42,17 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 # What runs in which precision, and what has to be installed.
 PRECISIONS = {
-    "openvino": ("fp32", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
     "inductor": ("fp32", "bf16"),
     "eager": ("fp32", "bf16"),
 }
 RUNTIMES = tuple(PRECISIONS)
 _GRAPHS = ("openvino", "onnxruntime")
-# Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+# Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once. Of int8
+# both are root mean squares, since of noise the largest value says little: 0.3 is 10 dB below the
+# signal, and an output that has nothing to do with the right one is at 1 or above.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
 MOST_KEPT = 8 * 2**30  # bytes that stay in the cache of graphs
 MOST_SIZES = 8  # graphs of one size that a part keeps, where one graph cannot take all
 MOST_FIXED = 4  # compilations for one shape of inputs that a graph keeps, each with all weights
@@ -55,6 +61,9 @@ OFTEN = 3  # calls in a row with the same shapes, after which they get one
 # everywhere, and sizes that leave none.
 _OTHER_SHAPES = ((161, 130), (224, 256))
 _ROIS = 3  # of a graph's trace
+MOST_IMAGES = 128  # items of calibration data that are looked at
+MOST_RECORDED = 2**29  # bytes of a part's inputs that ranges are taken from
+COMPARED = 4  # of these inputs, on which a quantised graph is compared
 
 
 def check_runtime(runtime: str, precision: str) -> None:
@@ -62,7 +71,7 @@ def check_runtime(runtime: str, precision: str) -> None:
 
     Args:
         runtime: One of ``RUNTIMES``.
-        precision: ``'fp32'`` or ``'bf16'``.
+        precision: ``'fp32'``, ``'bf16'`` or ``'int8'``.
     """
     if runtime not in PRECISIONS:
         raise UserError(f"runtime {runtime!r} is unknown; give one of {', '.join(RUNTIMES)}")
@@ -80,6 +89,8 @@ def check_runtime(runtime: str, precision: str) -> None:
             raise UserError(
                 f"the runtime {runtime!r} needs {package}; run: pip install {package}"
             ) from error
+    if precision == "int8" and find_spec("nncf") is None:  # its import takes seconds
+        raise UserError("the precision 'int8' needs nncf; run: pip install nncf")
 
 
 def accelerate(
@@ -88,6 +99,7 @@ def accelerate(
     precision: str = "fp32",
     sizes: Iterable[tuple[int, int]] | None = None,
     inplace: bool = False,
+    calibration: Iterable[Any] | None = None,
 ) -> ModelT:
     """Fold a model, and run its dense parts as compiled graphs.
 
@@ -104,24 +116,33 @@ def accelerate(
     (MMVITCONV_HOME), by weights, settings, versions and machine. Weights that change afterwards are
     refused at the next call. Calls from several threads are safe, and use as many threads as
     ``torch.get_num_threads()`` says. A pickled model holds no graphs; it finds or makes them at its
-    next call.
+    next call, which for int8 is possible where the graphs are in the cache.
+
+    In int8 (post-training quantisation by NNCF) the ranges of all values are taken from calibration
+    images, which run through the model once. A part that loses too much stays in fp32, and so does
+    one that these images do not reach, with a warning.
 
     Args:
         model: A backbone, or a classifier, segmentor or detector of mmpretrain, mmseg or mmdet, in
             evaluation mode, on the CPU for ``'openvino'`` and ``'onnxruntime'``.
         runtime: ``'openvino'``, ``'onnxruntime'``, ``'inductor'`` (torch.compile, at the first
             call) or ``'eager'``, which folds only.
-        precision: ``'fp32'`` or, where the runtime has it, ``'bf16'``. Outputs are float32.
+        precision: ``'fp32'`` or, where the runtime has it, ``'bf16'`` or ``'int8'``. Outputs are
+            float32.
         sizes: Heights and widths of images to make graphs of their own for, which can be faster;
-            images of other sizes take the graph of all sizes.
+            images of other sizes take the graph of all sizes. Without effect in int8.
         inplace: Change ``model`` itself instead of a copy.
+        calibration: For int8: typical images, of which the first 128 items are used. An item is
+            what the model's ``test_step`` takes, as a data loader gives it
+            (``{'inputs': ..., 'data_samples': ...}``), or of a backbone a normalised batch
+            (B, C, H, W).
 
     Returns:
         The accelerated model; it refuses ``train()``.
 
     Raises:
-        UserError: The runtime is not installed or has no such precision, or the model is not on the
-            CPU.
+        UserError: The runtime is not installed or has no such precision, the model is not on the
+            CPU, or calibration data is missing or does not suit the model.
         RuntimeError: ``model`` is in training mode.
 
     Examples:
@@ -146,12 +167,17 @@ def accelerate(
     model = fold(model if inplace else copy.deepcopy(model), inplace=True)
     if (runtime, precision) == ("eager", "fp32"):
         return model
+    images: list = []
+    if precision == "int8":
+        images = _read_calibration(calibration)
+    key = _calibration_key(model, images) if images else ""
     parts = {}
     for name, module, _ in _dense_parts(model, None):
-        parts[name] = Network(module, name, runtime, precision)
-    shapes = list(sizes or ())
+        parts[name] = Network(module, name, runtime, precision, key)
+    shapes = [] if images else list(sizes or ())
     if runtime in _GRAPHS:
         if not all(part.is_known for part in parts.values()):
+            _record(model, parts, images)
             _prepare(model, parts, TRACED_SHAPE, is_open=True)
         for shape in shapes:
             _prepare(model, parts, shape, is_open=False)
@@ -170,6 +196,45 @@ def _prepare(
         parts[name].prepare(args, [given[name] for given in others if name in given], is_open)
     for part in parts.values():  # also those that nothing is known about
         (part.folder / "tried").touch()
+
+
+def _read_calibration(calibration: Iterable[Any] | None) -> list:
+    """Return the first items of calibration data."""
+    if images := list(islice(calibration or (), MOST_IMAGES)):
+        return images
+    raise UserError(
+        "the precision 'int8' takes the ranges of values from images, and there are none; give "
+        "calibration=, an iterable of batches as the model's test_step takes them, or of tensors "
+        "(B, C, H, W) for a backbone"
+    )
+
+
+def _calibration_key(model: nn.Module, images: Sequence[Any]) -> str:
+    """Return a name for what each part of a model gets from calibration images."""
+    found = hashlib.sha256(_digest(model, "").encode())
+    for leaf in pytree.tree_leaves(list(images)):
+        if isinstance(leaf, (Tensor, np.ndarray)):
+            _add_tensor(found, torch.as_tensor(leaf))
+    return found.hexdigest()
+
+
+def _record(model: nn.Module, parts: Mapping[str, Network], images: Sequence[Any]) -> None:
+    """Run a model on calibration images; each part keeps what it gets."""
+    try:
+        for part in parts.values():
+            vars(part.module)["forward"] = part.record
+        with torch.no_grad():
+            for item in images:
+                model.test_step(item) if isinstance(item, Mapping) else model(item)
+    except Exception as error:  # models raise whatever they like
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the model does not take the calibration data ({type(error).__name__}: {reason}); "
+            "give batches as its test_step takes them, or tensors (B, C, H, W) for a backbone"
+        ) from error
+    finally:
+        for part in parts.values():
+            del vars(part.module)["forward"]
 
 
 def _arguments(model: nn.Module, shape: tuple[int, int], batch: int) -> Iterator[tuple[str, tuple]]:
@@ -246,11 +311,14 @@ class Network:
         name: What messages call it.
         runtime: One of ``RUNTIMES``.
         precision: One of the runtime's.
+        calibration: Key of the calibration data.
     """
 
-    def __init__(self, module: nn.Module, name: str, runtime: str, precision: str) -> None:
+    def __init__(
+        self, module: nn.Module, name: str, runtime: str, precision: str, calibration: str = ""
+    ) -> None:
         self.module, self.name = module, name
-        self.runtime, self.precision = runtime, precision
+        self.runtime, self.precision, self.calibration = runtime, precision, calibration
         self._start()
 
     def _start(self) -> None:
@@ -259,6 +327,7 @@ class Network:
         self._weights: _Weights | None = None
         self._compiled: Callable | None = None
         self._key: str | None = None
+        self._recorded: list[tuple[tuple, list[Tensor]]] = []  # signatures and inputs
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if not key.startswith("_")}
@@ -281,7 +350,7 @@ class Network:
     def folder(self) -> Path:
         """Where its graphs are kept."""
         if self._key is None:
-            self._key = _digest(self.module, self.precision)
+            self._key = _digest(self.module, f"{self.precision} {self.calibration}")
         return _cache(self._key)
 
     @property
@@ -299,6 +368,17 @@ class Network:
         """
         leaves, spec = pytree.tree_flatten((args, {}))
         self._graph(leaves, spec, is_open, others)
+        self._recorded.clear()
+
+    def record(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module in torch, and keep what it gets while there is room."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf.float().clone() for leaf in leaves if isinstance(leaf, Tensor)]
+        kept = [x for _, inputs in self._recorded for x in inputs]
+        size = sum(x.nbytes for x in (*kept, *tensors))
+        if all(x.numel() for x in tensors) and (not self._recorded or size <= MOST_RECORDED):
+            self._recorded.append((_signature(leaves, spec, True), tensors))
+        return self.plain(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph that takes these arguments."""
@@ -342,7 +422,9 @@ class Network:
             path = self.folder / f"{name}.onnx"
             graph = None
             if path.with_suffix(".json").exists():
-                graph = _Graph(path, self.runtime, self.precision, name)
+                quantised = path.with_suffix(".xml")
+                file = quantised if quantised.exists() else path
+                graph = _Graph(file, self.runtime, self.precision, name)
             elif makes:
                 try:
                     graph = self._make(path, leaves, spec, is_open, others)
@@ -372,6 +454,12 @@ class Network:
         others: Sequence[tuple],
     ) -> _Graph:
         """Trace, write, and compare with torch."""
+        if self.precision == "int8" and not is_open:
+            warnings.warn(
+                f"accelerate: {self.name} ({type(self.module).__name__}) has no graph of any size "
+                "in int8 here, so it runs in fp32; accelerate() with calibration data makes one",
+                stacklevel=2,
+            )
         flat = _Flat(self.module, leaves, spec)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         with torch.no_grad():
@@ -387,24 +475,53 @@ class Network:
             write_onnx(flat, draft, tensors, names, outputs, axes)
             facts = draft.with_suffix(".json")
             facts.write_text(json.dumps({"outputs": pytree.treespec_dumps(flat.outputs)}))
-            graph = _Graph(draft, self.runtime, self.precision, path.stem)
-            _compare(pytree.tree_leaves(graph.run(tensors)), expected, self.precision)
+            exact = "fp32" if self.precision == "int8" else self.precision
+            graph = _Graph(draft, self.runtime, exact, path.stem)
+            _compare(pytree.tree_leaves(graph.run(tensors)), expected, exact)
             for other in others:
                 more = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, Tensor)]
                 with torch.no_grad():
                     found = pytree.tree_leaves(graph.run(more))
-                    _compare(found, flat(*more), self.precision)
-            os.replace(draft, path)
+                    _compare(found, flat(*more), exact)
+            if self.precision == "int8" and is_open:
+                graph = self._quantise(graph, _signature(leaves, spec, True))
+            is_quantised = graph.path != draft
+            for suffix in (".bin", ".xml") if is_quantised else (".onnx",):
+                os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
             os.replace(facts, path.with_suffix(".json"))
         except Exception:
-            for compiled in path.parent.glob(f"{path.stem}-*.blob"):
-                compiled.unlink(missing_ok=True)
+            _forget_compiled(path)
             raise
         finally:
-            for left in (draft, draft.with_suffix(".json")):
-                left.unlink(missing_ok=True)
-        graph.path = path
+            for suffix in (".onnx", ".json", ".xml", ".bin"):
+                draft.with_suffix(suffix).unlink(missing_ok=True)
+        graph.path = path.with_suffix(graph.path.suffix)
         return graph
+
+    def _quantise(self, graph: _Graph, signature: tuple) -> _Graph:
+        """Return a graph in 8 bits, or the one that is given where that does not go well."""
+        inputs = [given for recorded, given in self._recorded if recorded == signature]
+        try:
+            if not inputs:
+                raise ValueError("no calibration image reaches it")
+            small = graph.path.with_suffix(".xml")
+            openvino.quantise(graph.path, small, inputs)
+            _forget_compiled(graph.path.with_stem(graph.name))
+            quantised = _Graph(small, self.runtime, self.precision, graph.name)
+            threads = torch.get_num_threads()
+            plain, rounded = (one._load(threads) for one in (graph, quantised))
+            for given in inputs[:COMPARED]:
+                _compare(rounded(given), plain(given), self.precision)
+            return quantised
+        except Exception as error:  # NNCF raises whatever it likes
+            _forget_compiled(graph.path.with_stem(graph.name))
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"accelerate: {self.name} ({type(self.module).__name__}) stays in fp32 "
+                f"({type(error).__name__}: {reason})",
+                stacklevel=2,
+            )
+            return graph
 
     def _run_torch(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in torch, compiled or not, in the precision asked for."""
@@ -527,13 +644,26 @@ class _Graph:
         return self.path.with_name(f"{self.name}-{sizes}.blob")
 
 
+def _forget_compiled(path: Path) -> None:
+    """Remove what engines compiled of a graph."""
+    for compiled in path.parent.glob(f"{path.stem}-*.blob"):
+        compiled.unlink(missing_ok=True)
+
+
 def _compare(outs: Sequence[Tensor], expected: Sequence[Tensor], precision: str) -> None:
     """Raise a ValueError unless a graph gives what it should."""
     for out, right in zip(outs, expected, strict=True):
-        scale = max(float(right.abs().max()), 1e-12)
-        difference = float((out - right).abs().max()) if out.shape == right.shape else torch.inf
+        scale = max(_size(right, precision), 1e-12)
+        difference = torch.inf
+        if out.shape == right.shape:
+            difference = _size(out - right, precision)
         if not difference <= TOLERANCE[precision] * scale:
             raise ValueError(f"it differs by {difference / scale:.1e} of the scale")
+
+
+def _size(x: Tensor, precision: str) -> float:
+    """Return how large values are, as TOLERANCE counts."""
+    return float(x.square().mean().sqrt() if precision == "int8" else x.abs().max())
 
 
 class _Weights:
@@ -607,10 +737,16 @@ def _digest(module: nn.Module, precision: str) -> str:
         found.update(f"{name} {kind.__module__}.{kind.__qualname__} {settings}".encode())
         for key, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
-                found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                raw = tensor.detach().contiguous().flatten().view(torch.uint8)
-                found.update(memoryview(raw.numpy()))
+                found.update(key.encode())
+                _add_tensor(found, tensor)
     return found.hexdigest()[:32]
+
+
+def _add_tensor(found: hashlib._Hash, tensor: Tensor) -> None:
+    """Add a tensor to what a digest is of."""
+    found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    found.update(memoryview(raw.numpy()))
 
 
 def _is_plain(value: Any) -> bool:

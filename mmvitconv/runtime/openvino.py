@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-__all__ = ["FOLLOWS_SHAPES_AT_A_COST", "PRECISIONS", "load"]
+from mmvitconv.runtime.tracing import quiet
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+__all__ = ["FOLLOWS_SHAPES_AT_A_COST", "PRECISIONS", "load", "quantise"]
+
+# What is not in 8 bits in a quantised graph is in float32.
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Open sizes keep some of its fusions and layouts away, and every call infers all shapes anew.
 FOLLOWS_SHAPES_AT_A_COST = True
 
@@ -67,7 +74,7 @@ def load(
     """Compile a graph.
 
     Args:
-        path: An ONNX file.
+        path: An ONNX file, or OpenVINO's own.
         precision: One of ``PRECISIONS``; inputs and outputs are float32 in any case.
         threads: Of each call, at least 1.
         kept: File of the compiled graph: read if it is there, else written; None for none.
@@ -114,3 +121,38 @@ def load(
             idle.append(request)
 
     return run
+
+
+def quantise(path: Path, out: Path, inputs: Sequence[Sequence[Tensor]]) -> None:
+    """Write a graph whose layers compute in 8 bits, with ranges as they are in given calls.
+
+    Args:
+        path: An ONNX file.
+        out: File to write, ``.xml``, beside which ``.bin`` appears.
+        inputs: Of each call.
+
+    Raises:
+        Exception: Whatever NNCF raises when it cannot quantise the graph.
+    """
+    import openvino
+
+    nncf = _import_nncf()
+    calls = [{index: x.numpy() for index, x in enumerate(call)} for call in inputs]
+    with quiet():  # it shows bars and logs to the standard output
+        small = nncf.quantize(
+            openvino.Core().read_model(str(path)),
+            nncf.Dataset(calls),
+            subset_size=len(calls),
+            model_type=nncf.ModelType.TRANSFORMER,  # attention's matrix products, too
+        )
+        openvino.save_model(small, str(out), compress_to_fp16=False)
+
+
+def _import_nncf() -> ModuleType:
+    """Import NNCF without its telemetry and without its class for everybody's loggers."""
+    before = logging.getLoggerClass()
+    try:
+        with patch.dict(os.environ, NNCF_CI="1"), quiet():
+            return import_module("nncf")
+    finally:
+        logging.setLoggerClass(before)

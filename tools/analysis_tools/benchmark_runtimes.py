@@ -5,7 +5,8 @@ python tools/analysis_tools/benchmark_runtimes.py [MODEL ...]
 All runtimes and precisions of a model are in one process and take turns, call by call. A table has
 the median milliseconds of folded eager code and, for each runtime, how many times faster its median
 is. Models are backbones with random weights (``fcvit_s12``, ``timm:convnext_tiny``), or configs,
-whose ``Predictor`` looks at one image with everything that belongs to it.
+whose ``Predictor`` looks at one image with everything that belongs to it. Of int8 the ranges of a
+backbone come from the image itself, those of a config from its data.
 """
 
 from __future__ import annotations
@@ -35,23 +36,27 @@ WAYS = [f"{runtime} {precision}" for runtime, legal in PRECISIONS.items() for pr
 DEFAULT = ["openvino fp32", "openvino bf16", "onnxruntime fp32"]
 
 
-def make_call(name: str, way: str, shape: Sequence[int]) -> Callable[[], object]:
+def make_call(
+    name: str, way: str, shape: Sequence[int], checkpoint: str | None
+) -> Callable[[], object]:
     """Return a function that runs a model on one image, once with a runtime and a precision."""
     runtime, precision = way.split()
     if is_config(name):
-        predictor = Predictor(name, device="cpu", runtime=runtime, precision=precision)
+        predictor = Predictor(name, checkpoint, "cpu", runtime=runtime, precision=precision)
         image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
         return lambda: predictor.predict(image)
     model = load_model(name, part="backbone", device="cpu", shape=shape).module
-    model = accelerate(model, runtime, precision, inplace=True)
     x = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    model = accelerate(model, runtime, precision, inplace=True, calibration=[x])
     return torch.inference_mode()(lambda: model(x))
 
 
-def measure(name: str, shape: Sequence[int], ways: Sequence[str], rounds: int) -> str:
+def measure(name: str, shape: Sequence[int], options: argparse.Namespace) -> str:
     """Return the row of a model."""
-    calls = {way: make_call(name, way, shape) for way in ("eager fp32", *ways)}
-    times = {way: median(each) for way, each in take_turns(calls, rounds, OFTEN + 1).items()}
+    ways = ("eager fp32", *options.ways)
+    calls = {way: make_call(name, way, shape, options.checkpoint) for way in ways}
+    taken = take_turns(calls, options.rounds, OFTEN + 1)
+    times = {way: median(each) for way, each in taken.items()}
     eager = times.pop("eager fp32")
     ratios = " | ".join(f"{eager / each:.2f}x" for each in times.values())
     return f"| {name} | {shape[0]}x{shape[1]} | {1e3 * eager:.1f} | {ratios} |"
@@ -73,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("models", nargs="*", default=MODELS, help="architectures, timm:NAME or configs")
+    add("--checkpoint", help="weights of the config (default: random ones)")
     add("--shapes", nargs="+", type=parse_shape, default=[(224, 224)], metavar="HxW")
     add("--ways", nargs="+", choices=WAYS, default=DEFAULT, metavar="'RUNTIME PRECISION'")
     add("--rounds", type=positive, default=20)
@@ -87,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"| --- | --- | ---: |{' ---: |' * len(options.ways)}")
         for shape in options.shapes:
             for name in options.models:
-                print(measure(name, shape, options.ways, options.rounds), flush=True)
+                print(measure(name, shape, options), flush=True)
 
     return execute(parser, work)
 
