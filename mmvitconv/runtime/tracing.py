@@ -200,7 +200,7 @@ class _OpenWindowAttention(WindowAttention):
         region = (2 * rows[:, None].int() + columns.int())[None, :, :, None]
         if not follows_swin:
             region = torch.where(_rolled(valid, shifts) > 0, region, -1)
-        region = to_windows(region, size).squeeze(-1)
+        region = to_windows(region, size)[..., 0]
         seen = (region.unsqueeze(1) == region.unsqueeze(2)) & (region >= 0).unsqueeze(1)
         seen = seen[None, :, None].expand(batch, -1, -1, -1, -1).flatten(0, 1)
         if follows_swin:

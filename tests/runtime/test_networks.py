@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from families import FAMILIES, shallow
@@ -85,7 +86,8 @@ def test_one_graph_takes_all_sizes(name: str, runtime: str, options: dict, monke
         x = torch.randn(int(height % 3 + 1), 3, height, width)
         assert difference(run(fast, x), run(model, x)) < 1e-5
     (graph,) = vars(fast)["forward"]._graphs.values()
-    assert graph is not None
+    # engines and NNCF treat each branch as a graph of its own, which takes them minutes
+    assert not {"If", "Loop"} & {node.op_type for node in onnx.load(graph.path).graph.node}
 
 
 def test_sizes_have_graphs_of_their_own(plain):

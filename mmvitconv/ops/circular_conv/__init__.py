@@ -167,9 +167,9 @@ def _taps(weight: Tensor, axis: int, shape: tuple[int, ...]) -> tuple[Tensor, bo
     """Return the kernel as (C, n) or (D, C, n), and whether it is dense, for a map's shape."""
     taps = weight
     if weight.dim() == 4 and weight.shape[5 - axis] == 1:
-        taps = weight.squeeze(5 - axis)
+        taps = weight.flatten(2)  # squeeze() becomes a decision in exported graphs
         if weight.shape[1] == 1 and weight.shape[0] == shape[1]:
-            taps = taps.squeeze(1)
+            taps = taps.flatten(0, 1)
     elif weight.dim() != 2:
         kernel = "(C, 1, n, 1) or (D, C, n, 1)" if axis == 2 else "(C, 1, 1, n) or (D, C, 1, n)"
         raise ValueError(
