@@ -40,6 +40,8 @@ class Cell:
         dense: Whether the kernel mixes channels.
         is_half: Whether it computes in bfloat16.
         batch: Images.
+        channels_last: Whether the map is in channels_last; None to measure it in the default format
+            for both.
     """
 
     length: int
@@ -48,6 +50,7 @@ class Cell:
     dense: bool = False
     is_half: bool = False
     batch: int = 2
+    channels_last: bool | None = None
 
     def call(self) -> Callable[[str], None]:
         """Return a function that runs a form by its name, backward pass included for training."""
@@ -55,6 +58,8 @@ class Cell:
         most = _VALUES // (self.batch * self.length**2)
         channels = max(16, min(128, most // 16 * 16))
         x = torch.randn(self.batch, channels, self.length, self.length, dtype=dtype)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         shape = (channels, channels) if self.dense else (channels, 1)
         weight = torch.randn(*shape, self.length, dtype=dtype).unsqueeze(5 - self.axis)
         trains = self.use == "training"
@@ -124,7 +129,8 @@ def calibrate(seconds: float = 100.0, report: Callable[[str], None] = print) -> 
                 if form == "fft" or times[form] <= _HOPELESS * times[fastest]
             ]  # fmt: skip
         facts = {"device": "cpu", "use": cells[0].use, "axis": cells[0].axis,
-                 "dense": cells[0].dense, "is_half": cells[0].is_half, **limits}  # fmt: skip
+                 "dense": cells[0].dense, "is_half": cells[0].is_half,
+                 "channels_last": cells[0].channels_last, **limits}  # fmt: skip
         rules += _to_rules(best, facts, whole=len(best) == len(cells))
         title = ", ".join(f"{name}={value}" for name, value in facts.items() if name != "device")
         report(f"{title}: {', '.join(f'{length} {form}' for length, form in best) or 'no time'}")
@@ -138,7 +144,10 @@ def _series() -> Iterator[tuple[list[Cell], dict]]:
         for lengths, limits in ((SLOW_LENGTHS, {"is_fast": False}), (LENGTHS, {})):
             if limits and is_half:
                 continue
-            yield [Cell(n, axis, use, is_half=is_half) for n in lengths], limits
+            formats = (None,) if use == "training" or is_half else (False, True)
+            for channels_last in formats:
+                cell = Cell(0, axis, use, is_half=is_half, channels_last=channels_last)
+                yield [replace(cell, length=n) for n in lengths], limits
     for axis, use, batch in itertools.product(_AXES, uses, (2, 16)):
         cells = [Cell(n, axis, use, dense=True, batch=batch) for n in DENSE_LENGTHS]
         yield cells, {"max_batch": 5} if batch == 2 else {}

@@ -205,16 +205,6 @@ def _fold_sequence(module: nn.Module) -> None:
     for conv, norm in pairwise(names):
         if isinstance(module._modules[conv], (nn.Conv2d, ParCPair)):
             _fold_norm_behind(module, conv, norm)
-    for before, act in pairwise(module):
-        _let_overwrite(act, before)
-
-
-def _let_overwrite(act: nn.Module | None, before: nn.Module) -> None:
-    """Let an activation work in place: for gradients torch would first copy what it overwrites."""
-    if _is_free(act, nn.SiLU, nn.Hardswish, nn.ReLU6) and _is_free(
-        before, nn.Identity, *_NORMS, *_LINEAR
-    ):
-        act.inplace = True
 
 
 def _fold_circular(module: nn.Module) -> None:
@@ -246,7 +236,6 @@ class ScaledSkip(nn.Module):
 
 def _fold_conv_norm(module: nn.Module) -> None:
     _fold_norm_behind(module, "conv", "norm")
-    _let_overwrite(module.act, module.norm)
 
 
 def _fold_patch_embed(module: nn.Module) -> None:
@@ -303,7 +292,6 @@ def _fold_resnet_stem(backbone: nn.Module) -> None:
 
 def _fold_parc_ffn(ffn: nn.Module) -> None:
     _fold_norm_before(ffn, "norm", ffn.fc1)
-    _let_overwrite(ffn.act, ffn.fc1)
 
 
 def _fold_parc_stage(stage: nn.Module) -> None:

@@ -23,6 +23,8 @@ def fastest(cell: Cell) -> str:
         return "concat" if cell.length < 12 or cell.batch < 5 else "fft"
     if not rules.is_fast(cell.length):
         return "dft" if cell.axis == 2 else "circulant"
+    if cell.channels_last:
+        return "concat" if cell.length < 50 else "dft"
     border = 30 + 60 * (cell.axis == 2) + 20 * (cell.use == "training") + 100 * cell.is_half
     return "concat" if cell.length < 9 else "circulant" if cell.length < border else "fft"
 
@@ -41,7 +43,7 @@ def test_rules_choose_the_fastest_form(monkeypatch):
     for cell in (cell for cells, _ in series for cell in cells):
         dtype = torch.bfloat16 if cell.is_half else torch.float32
         shape = (8, 8, cell.length) if cell.dense else (8, cell.length)
-        where = (cell.batch, shape, cell.axis, cell.dense, cell.use)
+        where = (cell.batch, shape, cell.axis, cell.dense, cell.use, bool(cell.channels_last))
         choose = rules.choose_form.__wrapped__
         assert choose("cpu", dtype, *where) == fastest(cell), cell
         assert choose("meta", dtype, *where) == "concat"  # nothing was measured there

@@ -126,7 +126,8 @@ def choose(length: int, algorithm: str = "auto", use: str = "inference", **facts
     shape = (channels, channels, length) if dense else (channels, length)
     if algorithm == "auto" and "MMVITCONV_CIRCULAR_CONV" not in os.environ:
         where = facts["device"], facts["dtype"], facts["batch"]
-        return rules.choose_form.__wrapped__(*where, shape, facts["axis"], dense, use)
+        last = facts.get("channels_last", False)
+        return rules.choose_form.__wrapped__(*where, shape, facts["axis"], dense, use, last)
     return module._choose(torch.empty(1, 1, 1, 1), shape, facts["axis"], dense, use, algorithm)
 
 
@@ -153,6 +154,8 @@ def test_rules(monkeypatch):
     assert choose(94) == choose(33, axis=3) == choose(67, axis=3) == "circulant"
     assert choose(96) == choose(7, axis=3) == choose(40, axis=3) == choose(56, axis=3) == "fft"
     assert choose(40, axis=3, use="training") == "circulant"
+    assert choose(33, channels_last=True) == choose(7, axis=3, channels_last=True) == "concat"
+    assert choose(34, channels_last=True) == "circulant"
 
 
 @pytest.mark.parametrize("kind", ["amx", "avx512"])

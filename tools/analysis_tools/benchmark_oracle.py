@@ -3,11 +3,12 @@
 python tools/analysis_tools/benchmark_oracle.py FAMILY [--arch ARCH] [--device cpu|cuda] [--write
 docs/performance.md]
 
-The literal formula is the tests' oracle (tests/oracles/FAMILY.py); for ConvMixer timm's and
-mmpretrain's models stand in its place. All models hold the same weights and run in both memory
-layouts; the better layout of each counts. bf16 compares autocast with float32 for these models, and
-for timm's convnext_tiny. "ours folded" is the backbone folded for inference. The memory of a
-training step is the peak of what its operators return beyond the model and its gradients.
+The literal formula is the tests' oracle (tests/oracles/); for ConvMixer timm's and mmpretrain's
+models stand in its place, for the dynamic convolutions timm's DeiT and Swin. All models hold the
+same weights and run in both memory layouts; the better layout of each counts. bf16 compares
+autocast with float32 for these models, and for timm's convnext_tiny. "ours folded" is the backbone
+folded for inference. The memory of a training step is the peak of what its operators return beyond
+the model and its gradients.
 """
 
 import argparse
@@ -26,7 +27,17 @@ from torch import Tensor, nn
 
 from mmvitconv.analysis.benchmark import LAYOUTS
 from mmvitconv.analysis.timing import take_turns
-from mmvitconv.models import ConvMixer, FCViT, LightViT
+from mmvitconv.models import (
+    ConvMixer,
+    DynConvSwin,
+    DynConvViT,
+    FCViT,
+    LightViT,
+    ParCConvNeXt,
+    ParCMobileNetV2,
+    ParCNet,
+    ParCResNet,
+)
 from mmvitconv.models.backbones import convmixer
 from mmvitconv.runtime import fold
 from mmvitconv.weights import convert_state_dict
@@ -34,7 +45,7 @@ from mmvitconv.zoo.costs import peak_memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "studies"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from oracles import fcvit, lightvit, reference
+from oracles import fcvit, lightvit, parc, reference
 from shared import markdown_table, print_table
 
 FOLDED = "ours folded"
@@ -51,6 +62,8 @@ class Features(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the model's method."""
         outs = getattr(self.model, self.method)(x)
+        if isinstance(outs, dict):
+            outs = [out for name, out in outs.items() if name != "logits"]
         return (outs,) if isinstance(outs, Tensor) else tuple(outs)
 
 
@@ -74,6 +87,19 @@ def convmixer_peers(arch: str) -> dict[str, nn.Module]:
         "timm": Features(of_timm, "forward_features"),
         "mmpretrain": Features(of_mmpretrain, "forward"),
     }
+
+
+def without_head(model: nn.Module, method: str = "forward") -> Features:
+    """Return a classifier with the fill rule's weights that computes its maps only."""
+    for name in ("classifier", "fc", "head"):
+        if isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, nn.Identity())
+    return Features(filled(model), method)
+
+
+def vit(arch: str) -> DynConvViT:
+    """Return ours with a class token, whose tokens are all normed at the end."""
+    return DynConvViT(arch, out_indices=(-1,), with_cls_token=True)
 
 
 @dataclass(frozen=True)
@@ -108,6 +134,7 @@ def filled(model: nn.Module) -> nn.Module:
     return model
 
 
+JOBS = (Job(False, 224, 1), Job(False, 512, 1), Job(True, 224, 2))
 TOKENS = (("num_global_tokens", 512),)
 FAMILIES = {
     "convmixer": Family(
@@ -137,6 +164,45 @@ FAMILIES = {
             Job(True, 512, 1),
             Job(True, 512, 1, TOKENS),
         ),
+    ),
+    "parc_net": Family(
+        "s",
+        lambda arch: {"oracle": without_head(parc.parc_net(arch))},
+        lambda arch: ParCNet(arch, out_indices=range(6)),
+        JOBS,
+    ),
+    "parc_convnext": Family(
+        "xt",
+        lambda arch: {"oracle": without_head(parc.ParCConvNeXt(downstream=True))},
+        ParCConvNeXt,
+        JOBS,
+    ),
+    "parc_resnet": Family(
+        "50", lambda arch: {"oracle": without_head(parc.ParCResNet50())}, ParCResNet, JOBS
+    ),
+    "parc_mobilenetv2": Family(
+        "1.0",
+        lambda arch: {"oracle": without_head(parc.ParCMobileNetV2())},
+        lambda arch: ParCMobileNetV2(arch, out_indices=range(8)),
+        JOBS,
+    ),
+    "dynconv_vit": Family(
+        "small",
+        lambda arch: {
+            "timm": without_head(timm.create_model(f"deit_{arch}_patch16_224"), "forward_features")
+        },
+        vit,
+        (JOBS[0], JOBS[2]),
+    ),
+    "dynconv_swin": Family(
+        "tiny",
+        lambda arch: {
+            "timm": without_head(
+                timm.create_model(f"swin_{arch}_patch4_window7_224"), "forward_features"
+            )
+        },
+        lambda arch: DynConvSwin(arch, out_indices=(-1,)),
+        (JOBS[0], JOBS[2]),
     ),
 }
 

@@ -15,8 +15,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmvitconv.models.base import PyramidBackbone, check_integers, check_rate, resolve_arch
-from mmvitconv.models.layers import Conv2d, ParCPair, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.models.layers import (
+    Conv2d,
+    ParCPair,
+    ReLU6,
+    ScaledResidual,
+    build_norm,
+    drop_path_rates,
+)
 from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
+from mmvitconv.ops import convolution_format
 from mmvitconv.registry import MODELS
 
 __all__ = ["ARCHS", "ParCMobileNetV2", "ParCMobileNetV2Arch"]
@@ -100,7 +108,7 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def _norm_act(layer: nn.Module, norm: Any, channels: int | None = None) -> nn.Sequential:
     channels = layer.out_channels if channels is None else channels
-    return nn.Sequential(layer, norm(channels), nn.ReLU6())
+    return nn.Sequential(layer, norm(channels), ReLU6())
 
 
 @MODELS.register_module()
@@ -175,3 +183,7 @@ class ParCMobileNetV2(PyramidBackbone):
             self.features.append(_norm_act(_conv(channels, sizes.out_dims), norm))
         self.apply(init_kaiming)
         self.train()
+
+    def embed(self, stage: int, x: Tensor) -> Tensor:
+        """Run the stem."""
+        return super().embed(stage, x if stage else convolution_format(x))

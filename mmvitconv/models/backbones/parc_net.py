@@ -25,7 +25,16 @@ from mmvitconv.models.base import (
     check_rate,
     resolve_arch,
 )
-from mmvitconv.models.layers import Conv2d, ParC, ScaledResidual, build_norm, drop_path_rates
+from mmvitconv.models.layers import (
+    Conv2d,
+    Hardswish,
+    ParC,
+    ScaledResidual,
+    SiLU,
+    build_norm,
+    drop_path_rates,
+)
+from mmvitconv.ops import convolution_format
 from mmvitconv.ops.traced import as_one_node
 from mmvitconv.registry import MODELS
 
@@ -152,9 +161,9 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         dims = 4 * in_channels
-        self.expand = ConvNorm(in_channels, dims, 1, norm_cfg, _silu())
+        self.expand = ConvNorm(in_channels, dims, 1, norm_cfg, SiLU())
         self.depthwise = ConvNorm(
-            dims, dims, 3, norm_cfg, _silu(), stride=stride, dilation=dilation, groups=dims
+            dims, dims, 3, norm_cfg, SiLU(), stride=stride, dilation=dilation, groups=dims
         )
         self.reduce = ConvNorm(dims, out_channels, 1, norm_cfg)
         self.has_skip = stride == 1 and in_channels == out_channels
@@ -163,10 +172,6 @@ class InvertedResidual(nn.Module):
         """Transform a map of shape (B, in_channels, H, W)."""
         y = self.reduce(self.depthwise(self.expand(x)))
         return x + y if self.has_skip else y
-
-
-def _silu() -> nn.Module:
-    return nn.SiLU()
 
 
 class BigKernelConv(nn.Module):
@@ -209,7 +214,7 @@ class FFN(nn.Module):
         super().__init__()
         self.norm = build_norm(norm_cfg, channels)
         self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.act = nn.Hardswish()
+        self.act = Hardswish()
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
         self.drop = nn.Dropout(drop_rate)
 
@@ -229,7 +234,7 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, norm_cfg: Mapping) -> None:
         super().__init__()
         hidden = max(channels // 16, 1)
-        self.reduce = ConvNorm(channels, hidden, 1, norm_cfg, nn.Hardswish())
+        self.reduce = ConvNorm(channels, hidden, 1, norm_cfg, Hardswish())
         self.expand = ConvNorm(hidden, channels, 1, norm_cfg, nn.Hardsigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -375,14 +380,14 @@ class ParCStage(nn.Module):
     ) -> None:
         super().__init__()
         groups = math.gcd(channels, inner_channels)
-        self.project_in = ConvNorm(channels, inner_channels, 3, norm_cfg, _silu(), groups=groups)
+        self.project_in = ConvNorm(channels, inner_channels, 3, norm_cfg, SiLU(), groups=groups)
         self.mix = Pointwise(inner_channels)
         self.blocks = nn.ModuleList(blocks)
         self.norm = build_norm(norm_cfg, inner_channels)
-        self.project_out = ConvNorm(inner_channels, channels, 1, norm_cfg, _silu(), groups=groups)
+        self.project_out = ConvNorm(inner_channels, channels, 1, norm_cfg, SiLU(), groups=groups)
         self.fusion = fusion
         joined = 2 * channels if fusion == "concat" else channels
-        self.fuse = ConvNorm(joined, channels, 3, norm_cfg, _silu())
+        self.fuse = ConvNorm(joined, channels, 3, norm_cfg, SiLU())
 
     def forward(self, x: Tensor, run_block: Any) -> Tensor:
         """Transform a map of shape (B, C, H, W); ``run_block(block, x)`` runs a block."""
@@ -467,7 +472,7 @@ class ParCNet(PyramidBackbone):
         )
         rates = drop_path_rates(drop_path_rate, sizes.depths[2:])
         self.stem = ConvNorm(
-            in_channels, sizes.stem_dims, sizes.stem_kernel_size, norm_cfg, _silu(), stride=2
+            in_channels, sizes.stem_dims, sizes.stem_kernel_size, norm_cfg, SiLU(), stride=2
         )
         self.stages = nn.ModuleList()
         channels, before = sizes.stem_dims, 2
@@ -495,9 +500,13 @@ class ParCNet(PyramidBackbone):
                 blocks.append(ParCStage(channels, inner, parc_blocks, sizes.fusion, norm_cfg))
             self.stages.append(nn.ModuleList(blocks))
         if self.num_stages == 6:
-            self.stages.append(ConvNorm(channels, sizes.out_dims, 1, norm_cfg, _silu()))
+            self.stages.append(ConvNorm(channels, sizes.out_dims, 1, norm_cfg, SiLU()))
         self.apply(_init_parameters)
         self.train()
+
+    def embed(self, stage: int, x: Tensor) -> Tensor:
+        """Run the stem."""
+        return super().embed(stage, x if stage else convolution_format(x))
 
     def run_stage(self, stage: int, x: Tensor) -> Tensor:
         """Run a stage's blocks, under activation checkpointing when ``with_cp`` asks for it."""

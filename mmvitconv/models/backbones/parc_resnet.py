@@ -20,7 +20,7 @@ from mmvitconv.models.base import (
 )
 from mmvitconv.models.layers import Conv2d, ParCPair, build_norm, draw_kept, drop_path_rates
 from mmvitconv.models.layers.parc import check_num_parc, init_kaiming
-from mmvitconv.ops import multiply_add
+from mmvitconv.ops import convolution_format, multiply_add
 from mmvitconv.ops.precision import saturate, saturating_relu
 from mmvitconv.registry import MODELS
 
@@ -182,3 +182,7 @@ class ParCResNet(PyramidBackbone):
             self.add_module(f"layer{stage + 1}", blocks)
         self.apply(init_kaiming)
         self.train()
+
+    def embed(self, stage: int, x: Tensor) -> Tensor:
+        """Run the stem."""
+        return super().embed(stage, x if stage else convolution_format(x))

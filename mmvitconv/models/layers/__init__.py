@@ -4,6 +4,7 @@ import importlib
 import warnings
 from typing import Any
 
+from mmvitconv.models.layers.activation import Hardswish, ReLU6, SiLU
 from mmvitconv.models.layers.build import build_activation, build_norm
 from mmvitconv.models.layers.conv import Conv2d, DepthwiseConv2d, PointwiseConv2d
 from mmvitconv.models.layers.mixers import MIXERS, DynamicConvMixer, make_mixer
@@ -19,11 +20,14 @@ __all__ = [
     "Conv2d",
     "DepthwiseConv2d",
     "DynamicConvMixer",
+    "Hardswish",
     "OversizeConv",
     "ParC",
     "ParCPair",
     "PointwiseConv2d",
+    "ReLU6",
     "ScaledResidual",
+    "SiLU",
     "build_activation",
     "build_norm",
     "draw_kept",

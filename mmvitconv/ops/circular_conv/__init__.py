@@ -207,5 +207,9 @@ def _choose(
     if algorithm != "auto":
         return algorithm
     # A compiler traces through the cache anyway, and says so at length.
-    choose = choose_form.__wrapped__ if is_traced() else choose_form
-    return choose(x.device.type, compute_dtype(x), x.shape[0], taps_shape, axis, dense, use)
+    traced = is_traced()
+    choose = choose_form.__wrapped__ if traced else choose_form
+    # Half the channels of a map in channels_last are contiguous in no format.
+    channels_last = not traced and x.stride(1) == 1 and x.stride(3) != 1
+    facts = (axis, dense, use, channels_last)
+    return choose(x.device.type, compute_dtype(x), x.shape[0], taps_shape, *facts)

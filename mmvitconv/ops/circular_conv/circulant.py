@@ -68,6 +68,7 @@ def multiply_axis(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
         return out.unflatten(batch_axis, (x.shape[0], -1)).movedim(batch_axis, 0).contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for image, result in zip(x, out, strict=True):
+        image = image.contiguous()  # else the product copies it channel by channel
         torch.bmm(*((matrix, image) if axis == 2 else (image, matrix.mT)), out=result)
     return out
 
@@ -87,6 +88,7 @@ def taps_gradient(grad: Tensor, x: Tensor, axis: int) -> Tensor:
     else:
         products = torch.zeros(channels, length, length, dtype=dtype, device=x.device)
         for g, image in zip(grad, x, strict=True):
+            image = image.contiguous()  # else the product copies it channel by channel
             if dtype == x.dtype:
                 products.baddbmm_(*_factors(g, image, axis))
             else:  # the sum over images keeps its precision

@@ -29,6 +29,7 @@ class Rule:
         axis: 2 for the height, 3 for the width.
         is_half: Whether it computes in float16 or bfloat16.
         is_fast: Whether the length has small prime factors only, so that its FFT is fast.
+        channels_last: Whether the map is in channels_last.
         max_length: Longest axis.
         max_batch: Most images.
         max_matrix: Largest circulant in MiB.
@@ -41,6 +42,7 @@ class Rule:
     axis: int | None = None
     is_half: bool | None = None
     is_fast: bool | None = None
+    channels_last: bool | None = None
     max_length: float = math.inf
     max_batch: float = math.inf
     max_matrix: float = math.inf
@@ -66,6 +68,8 @@ _MEASURED: dict[str, tuple[Rule, ...]] = {
     ),
     # `mmvitconv calibrate` on one core of an AMD EPYC with AVX-512 and bfloat16, rounded.
     "avx512": (
+        # All other forms copy the map into the default layout, and so does what comes behind them.
+        Rule("concat", "cpu", "inference", False, is_half=False, channels_last=True, max_length=33),
         Rule("circulant", "cpu", dense=False, is_half=True, max_length=512, max_matrix=256),
         Rule("circulant", "cpu", dense=False, axis=2, max_length=94, max_matrix=256),
         Rule("fft", "cpu", dense=False, axis=3, max_length=11),
@@ -113,10 +117,12 @@ def choose_form(
     axis: int,
     dense: bool,
     use: str,
+    channels_last: bool = False,
 ) -> str:
     """Return the algorithm of the first rule that fits."""
     length = taps_shape[-1]
-    facts = {"device": device, "use": use, "dense": dense, "axis": axis, "is_half": dtype in _HALF}
+    facts = {"device": device, "use": use, "dense": dense, "axis": axis, "is_half": dtype in _HALF,
+             "channels_last": channels_last}  # fmt: skip
     for rule in RULES:
         # An export may leave sizes open, and its rule asks for none.
         limits = (
