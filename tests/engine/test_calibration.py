@@ -1,7 +1,9 @@
 """Calibration images of a config: training data as a test sees it, spread, always the same."""
 
+import logging
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from mmengine.registry import DefaultScope
 from mmvitconv.apis.inference import Predictor
 from mmvitconv.engine.calibration import calibration_batches
 from mmvitconv.engine.configuration import load_config
+from mmvitconv.engine.folding import FoldHook
 from mmvitconv.errors import UserError
+from mmvitconv.zoo.loading import load_model
 
 TINY = {"embed_dims": 16, "depth": 1, "kernel_size": 3, "patch_size": 5}
 
@@ -85,3 +89,16 @@ def test_a_predictor_in_8_bits(digits, monkeypatch, tmp_path: Path):
     # three layers whose inputs and weights have an error of 0.9 % each, see tests/runtime
     assert max(abs(found[name] - expected[name]) for name in expected) < 0.05
     assert found != expected
+
+
+def test_a_test_in_8_bits(digits, monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
+    model = load_model(digits, device="cpu").module
+    images = model.data_preprocessor(calibration_batches(digits)[5], False)["inputs"]
+    with torch.no_grad():
+        (expected,) = model.backbone(images)
+    runner = SimpleNamespace(model=model, hooks=(), logger=logging.getLogger("test"), cfg=digits)
+    FoldHook("openvino", "int8").before_test(runner)
+    with torch.no_grad():
+        (found,) = model.backbone(images)
+    assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.1
