@@ -1,12 +1,12 @@
-# DeepLabv3 with ParC-Net-S on PASCAL VOC 2012: 50 epochs at 512x512, output stride 16, batch 4 x 8.
+# DeepLabv3 with ParC-Net-S on PASCAL VOC 2012 and COCO: 50 epochs at 512x512, batch 4 x 8.
 #
 # Command:   bash tools/dist_train.sh configs/parc/deeplabv3_parcnet_s_voc.py 4
 # Published: mIoU 79.7 (README of github.com/hkzhang91/ParC-Net)
 # Measured:  not trained here; model 5.82M parameters; backbone 4.29M, 8.24G MACs at 512x512
-# The authors train with mixed precision (add --amp to the command) and with COCO's images of these
-# classes too: "mmvitconv data coco_voc" makes their masks; add them as a third part of
-# train_dataloader.dataset.datasets. The authors bring the prediction back to the image's size by
-# nearest neighbours; here scores are resized, as mmseg does it.
+# Output stride 16; of COCO the images that show VOC's classes. "mmvitconv data voc_aug" and
+# "mmvitconv data coco_voc" make the masks. The authors train with mixed precision (add --amp to the
+# command) and bring the prediction back to the image's size by nearest neighbours; here scores are
+# resized, as mmseg does it.
 # Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)
@@ -56,12 +56,15 @@ test_pipeline = [
     dict(type="LoadAnnotations"),  # the ground truth keeps its size
     dict(type="PackSegInputs"),
 ]
+coco = dict(
+    type="PascalVOCDataset",
+    data_root="data/coco",
+    data_prefix=dict(img_path="train2017", seg_map_path="voc_masks/train2017"),
+    ann_file="voc_masks/train2017.txt",
+)
+parts = [*_base_.train_dataloader.dataset.datasets, coco]
 train_dataloader = dict(
-    dataset=dict(
-        datasets=[
-            dict(part, pipeline=train_pipeline) for part in _base_.train_dataloader.dataset.datasets
-        ]
-    )
+    dataset=dict(datasets=[dict(part, pipeline=train_pipeline) for part in parts])
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

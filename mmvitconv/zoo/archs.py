@@ -108,6 +108,8 @@ def match_arch(name: str) -> tuple[str, str]:
     near = get_close_matches(plain(name), meanings, n=3, cutoff=0.7)
     close = dict.fromkeys(f"{f} {arch}" for key in near for f, arch in sorted(meanings[key]))
     hint = f"did you mean {' or '.join(close)}?" if close else "'mmvitconv list' shows all"
+    if is_config(config := f"{name}_imagenet"):  # a name of create_model's: settings, too
+        hint = f"that is an architecture with settings of its own: give the config {config}"
     raise UserError(f"there is no architecture {name!r}; {hint}")
 
 

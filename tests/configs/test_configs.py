@@ -93,6 +93,7 @@ MORE = {
         ),
         "ssdlite_parcnet_s_coco",
         "deeplabv3_parcnet_s_voc",
+        "deeplabv3_parcnet_s_no_coco_voc",
         "maskrcnn_parcnet_xs_nuclei",
     },
     "dynconv": {
@@ -137,6 +138,7 @@ DATA = {
     "trees": "data/trees",
     "mnist": "data/mnist",
 }
+ADDED = {"voc": "data/coco"}  # to the training data
 METHODS = {
     "ImageClassifier": "",
     "MaskRCNN": "maskrcnn_",
@@ -314,7 +316,7 @@ def test_name(path, cfg):
     assert path.parent.name == folder
     assert cfg.val_dataloader.dataset.data_root.rstrip("/") == DATA[dataset]
     for part in training_sets(cfg):
-        assert part.data_root.rstrip("/") == DATA[dataset]
+        assert part.data_root.rstrip("/") in (DATA[dataset], ADDED.get(dataset))
     is_segmentor = "decode_head" in cfg.model
     scope = "mmseg" if is_segmentor else "mmdet" if method else "mmpretrain"
     assert cfg.default_scope == scope

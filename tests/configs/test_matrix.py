@@ -25,7 +25,7 @@ from tiny_data import write_ade20k, write_coco
 from mmvitconv.datasets.multiscale import SizedIndex
 from mmvitconv.engine.quiet import quiet_logger
 
-DATA = ("imagenet", "coco", "ade20k", "cityscapes")
+DATA = ("imagenet", "coco", "ade20k", "cityscapes", "voc")
 NAMES = sorted(path.stem for path in CONFIGS.glob("*/*.py") if path.stem.rpartition("_")[2] in DATA)
 # One of each family, a detector, a segmentor, a classifier among them.
 FAST = (
@@ -38,6 +38,7 @@ METRICS = {
     "coco": {"coco/bbox_mAP"},
     "ade20k": {"mIoU"},
     "cityscapes": {"mIoU"},
+    "voc": {"mIoU"},
 }
 SIDE = 64  # of crops; images are 96 x 64
 # What makes a step of a large head long, or takes more candidates than small images have; and no
@@ -67,6 +68,22 @@ def data(tmp_path_factory) -> Path:
             image.save(folders[0] / f"{index}_leftImg8bit.png")
             labels.save(folders[1] / f"{index}_gtFine_labelTrainIds.png")
             image.save(root / f"imagenet/{part}/{'ab'[index]}/{index}.JPEG")
+    for folder, images, masks, parts in (
+        ("coco", "train2017", "voc_masks/train2017", ("voc_masks/train2017",)),
+        ("VOCdevkit/VOC2012", "JPEGImages", "SegmentationClass", ("train", "val")),
+        ("VOCdevkit/VOC2012", "JPEGImages", "SegmentationClassAug", ("aug",)),
+    ):
+        for name in parts:
+            number = Path(name).name
+            place = root / folder
+            listed = place / (
+                f"{name}.txt" if "/" in name else f"ImageSets/Segmentation/{name}.txt"
+            )
+            for path in (place / images, place / masks, listed.parent):
+                path.mkdir(parents=True, exist_ok=True)
+            image.save(place / images / f"{number}.jpg")
+            labels.save(place / masks / f"{number}.png")
+            listed.write_text(f"{number}\n")
     return root
 
 
@@ -96,7 +113,8 @@ def small(cfg: Config, root: Path) -> Config:
     cfg = Config(cfg._cfg_dict.to_dict())
     for part in (cfg.model, cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
         shrink(part)
-    for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
+    train = cfg.train_dataloader.dataset
+    for dataset in (*train.get("datasets", [train]), cfg.val_dataloader.dataset):
         dataset.update(data_root=str(root.parent / dataset.data_root), serialize_data=False)
         if dataset.type == "ImageNet":
             dataset.metainfo = {"classes": ["a", "b"]}

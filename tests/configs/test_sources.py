@@ -7,6 +7,7 @@ import pytest
 import yaml
 from recipes import read_metafile
 
+from mmvitconv.analysis.benchmark import PEER_ACCURACY
 from mmvitconv.weights.index import read_index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,17 @@ def test_every_source_is_named_once_and_quotes_what_exists():
         assert kind in ("figures", "peers")
         known = PATHS.keys() | read_index().keys()
         assert (entry[kind].keys() <= known) == (kind == "figures")
+
+
+def test_accuracies_in_the_plot_of_a_benchmark():
+    metric = "Top 1 Accuracy"
+    peers = [row for entry in EVERYTHING for row in entry.get("peers", {}).values()]
+    # the first source of a figure counts
+    figures = {name: row for entry in LEDGER[::-1] for name, row in entry["figures"].items()}
+    known = {row["timm"]: row[metric] for row in peers if "timm" in row}
+    known["swin_tiny_patch4_window7_224"] = figures["dynconv_swin_tiny_softmax_imagenet"][metric]
+    known["convmixer_768_32"] = figures["convmixer_768_32_imagenet"][metric]
+    assert {name: float(known[name]) for name in PEER_ACCURACY} == PEER_ACCURACY
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -140,6 +140,7 @@ def test_names_of_one(name):
         ("FCViT", ["several", "FCViT s12", "FCViT s48"]),
         ("fcvit_s13", ["no architecture 'fcvit_s13'", "did you mean", "FCViT s12"]),
         ("zzzzzz", ["no architecture", "mmvitconv list"]),
+        ("deit_small", ["no architecture", "give the config deit_small_imagenet"]),
         ("", ["no architecture ''"]),
         ("dynconv_deit_nano_lnrelu_mnist", ["is no architecture of mmvitconv"]),
     ],

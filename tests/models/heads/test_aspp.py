@@ -196,28 +196,32 @@ def test_recipe(cfg: Config, model: nn.Module):
 
 @pytest.fixture
 def voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with four images in the layout of mmseg's converter."""
-    root = tmp_path / "data/VOCdevkit/VOC2012"
+    """A working directory with four images in the layout of mmseg's converter, and one of COCO."""
+    root, coco = tmp_path / "data/VOCdevkit/VOC2012", tmp_path / "data/coco"
+    lists, images = root / "ImageSets/Segmentation", root / "JPEGImages"
     generator = np.random.default_rng(0)
-    lists = {"train": "SegmentationClass", "aug": "SegmentationClassAug",
-             "val": "SegmentationClass"}  # fmt: skip
-    for folder in ("JPEGImages", "ImageSets/Segmentation", *set(lists.values())):
-        (root / folder).mkdir(parents=True)
-    for part, folder in lists.items():
-        names = [f"{part}_{i}" for i in range(2 if part == "aug" else 1)]
-        (root / f"ImageSets/Segmentation/{part}.txt").write_text("\n".join(names))
+    for file, folder, masks, count in (
+        (lists / "train.txt", images, root / "SegmentationClass", 1),
+        (lists / "aug.txt", images, root / "SegmentationClassAug", 2),
+        (lists / "val.txt", images, root / "SegmentationClass", 1),
+        (coco / "voc_masks/train2017.txt", coco / "train2017", coco / "voc_masks/train2017", 1),
+    ):
+        for path in (file.parent, folder, masks):
+            path.mkdir(parents=True, exist_ok=True)
+        names = [f"{file.stem}_{i}" for i in range(count)]
+        file.write_text("\n".join(names))
         for name in names:
             pixels = generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg")
+            Image.fromarray(pixels).save(folder / f"{name}.jpg")
             classes = generator.integers(0, 21, (60, 80), dtype=np.uint8)
-            Image.fromarray(classes).save(root / folder / f"{name}.png")
+            Image.fromarray(classes).save(masks / f"{name}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_data(cfg: Config, voc: Path):
     train = DATASETS.build(cfg.train_dataloader.dataset)
-    assert len(train) == 3
+    assert len(train) == 4
     assert len(train.metainfo["classes"]) == 21
     short = set()
     for _ in range(8):
