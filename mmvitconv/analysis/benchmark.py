@@ -51,7 +51,12 @@ PEERS = {
 # ImageNet-1k top-1 at 224; tests/configs/test_sources.py holds it against configs/sources.yml.
 PEER_ACCURACY = dict(zip(PEERS.values(), (76.13, 82.1, 81.2, 80.16), strict=True))
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 LEARNING_RATE = 1e-5  # small: the weights stay what they are
 # So many times slower than its model's fastest variant, and slow at all: it would hold up the rest.
@@ -300,10 +305,15 @@ def _make_call(model: nn.Module, x: Tensor, variant: Variant, trains: bool) -> C
     """Return a function that runs a model once: in inference, or in a step of training."""
     model.train(trains)
     call: Any = model
-    if variant[3] not in ("eager", "compiled"):
+    if variant[3] in ("eager", "compiled"):
+        if variant[1] == "int8":
+            raise UserError(f"{variant[3]} code has no precision int8; give the runtime openvino")
+    else:
         if trains:
             raise UserError(f"the runtime {variant[3]} does not train")
-        call = accelerate(model, variant[3], variant[1], sizes=[x.shape[2:]], inplace=True)
+        call = accelerate(
+            model, variant[3], variant[1], sizes=[x.shape[2:]], inplace=True, calibration=[x]
+        )
         return torch.inference_mode()(lambda: call(x))
     if variant[3] == "compiled":
         # Compiled versions belong to code, and each call looks through those of its code. Models

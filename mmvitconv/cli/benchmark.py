@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shapes", nargs="+", type=parse_shape, metavar="HxW", dest="shape",
         help="image sizes, such as 224 800x1280 512x2048")  # fmt: skip
     add("--batch", nargs="+", type=positive, metavar="N", help="batch sizes")
-    add("--dtypes", "--precision", nargs="+", dest="dtype", choices=("fp32", "bf16", "fp16"),
-        help="the latter two: autocast")  # fmt: skip
+    add("--dtypes", "--precision", nargs="+", dest="dtype",
+        choices=("fp32", "bf16", "fp16", "int8"),
+        help="bf16, fp16 of eager and compiled code: autocast; int8: openvino only")  # fmt: skip
     add("--layouts", nargs="+", dest="layout", choices=("nchw", "nhwc"), help="nhwc: channels_last")
     add("--modes", "--runtime", nargs="+", dest="mode", type=_mode,
         choices=("eager", "compiled", "openvino", "onnxruntime"),
