@@ -20,6 +20,13 @@ def test_no_more_than_the_original(name: str, trains: bool, channels_last: bool)
     assert sum(ours.bytes.values()) <= sum(original.bytes.values())
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["default", "channels_last"])
+def test_a_class_token_costs_no_more_than_in_the_original(channels_last: bool):
+    original, ours = tool["compare"]("DynConvViT with class token", False, channels_last)
+    assert sum(ours.kernels.values()) <= sum(original.kernels.values())
+    assert sum(ours.bytes.values()) <= sum(original.bytes.values())
+
+
 def test_what_is_counted():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)), nn.GELU())

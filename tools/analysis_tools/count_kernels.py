@@ -85,6 +85,10 @@ CASES = {
     "DynConvViT": Case(
         lambda: TimmMaps("deit_tiny_patch16_224"), lambda: DynConvViT("tiny", out_indices=-1)
     ),
+    "DynConvViT with class token": Case(
+        lambda: TimmMaps("deit_tiny_patch16_224"),
+        lambda: DynConvViT("tiny", out_indices=-1, with_cls_token=True),
+    ),
     "DynConvSwin": Case(
         lambda: TimmMaps("swin_tiny_patch4_window7_224"),
         lambda: DynConvSwin("tiny", out_indices=-1),

@@ -92,8 +92,8 @@ class PatchEmbed(nn.Module):
         is_open = not isinstance(x.shape[2], int)  # an exporter leaves the size open
         if is_open or x.shape[2] % size or x.shape[3] % size:
             x = F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
-        x = self.proj(convolution_format(x)).permute(0, 2, 3, 1).contiguous()
-        return x if self.norm is None else self.norm(x)
+        x = self.proj(convolution_format(x)).permute(0, 2, 3, 1)
+        return x if self.norm is None else self.norm(x.contiguous())
 
 
 class Mlp(nn.Module):
@@ -284,11 +284,11 @@ class DynConvViT(PyramidBackbone):
             return x
         x = self.patch_embed(x)
         grid = x.shape[1:3]
-        x = x + self._position(grid[0], grid[1])
+        position = self._position(grid[0], grid[1])
         if self.cls_token is None:
-            return x, None
-        token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        return torch.cat([token, x.flatten(1, 2)], dim=1), grid
+            return (x + position).contiguous(), None
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1)
+        return x + position, grid
 
     def run_stage(self, stage: int, x: Any) -> Any:
         """Run a block, under activation checkpointing when ``with_cp`` asks for it."""
@@ -318,9 +318,13 @@ class DynConvViT(PyramidBackbone):
         return features[:, 0] if self.out_type == "cls_token" else super().pool(features)
 
     def _position(self, height: int, width: int) -> Tensor:
-        """Return the map's position embedding for a grid, shape (1, height, width, C)."""
-        tokens = self.pos_embed if self.cls_token is None else self.pos_embed[:, 1:]
-        return resize_position(tokens, height, width, self.pos_antialias)
+        """Return the position embedding for a grid: of a map, or of all tokens with a class token.
+
+        Its shape is (1, height, width, C), or (1, 1 + height * width, C).
+        """
+        if self.cls_token is None:
+            return resize_position(self.pos_embed, height, width, self.pos_antialias)
+        return resize_tokens(self.pos_embed, height, width, self.pos_antialias)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -394,6 +398,27 @@ def resize_position(tokens: Tensor, height: int, width: int, antialias: bool = T
         return grid
     grid = resize_bicubic(grid.permute(0, 3, 1, 2), (height, width), antialias)
     return grid.permute(0, 2, 3, 1)
+
+
+@as_one_node
+def resize_tokens(tokens: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    """Resize a position embedding with a class token in front to another grid.
+
+    Args:
+        tokens: Embedding of a class token and a square grid, shape (1, 1 + N, C).
+        height: Rows of the grid.
+        width: Columns of the grid.
+        antialias: See :class:`DynConvViT`.
+
+    Returns:
+        Shape (1, 1 + height * width, C), in the dtype of ``tokens``.
+    """
+    side = isqrt(tokens.shape[1])
+    is_open = not (isinstance(height, int) and isinstance(width, int))
+    if not is_open and (height, width) == (side, side):
+        return tokens
+    grid = resize_position(tokens[:, 1:], height, width, antialias)
+    return torch.cat([tokens[:, :1], grid.flatten(1, 2)], dim=1)
 
 
 def is_new_affine(backbone: nn.Module, key: str) -> bool:
