@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmvitconv.models.layers.parc import ParC, ParCPair, resize_kernel
 from mmvitconv.ops import circular_conv
-from mmvitconv.ops.precision import compute_dtype
-from mmvitconv.ops.traced import is_traced
 from mmvitconv.runtime.affine import Affine, batch_norm_affine, exact
 
 __all__ = ["FoldedParC", "fold_parc", "prepare_parc"]
@@ -96,8 +93,6 @@ class FoldedParC(nn.Module):
         ValueError: The layer's norm is no BatchNorm with running statistics.
     """
 
-    _recent: tuple[tuple, tuple[Tensor, Tensor]] | None = None
-
     def __init__(
         self,
         layer: ParC,
@@ -133,7 +128,7 @@ class FoldedParC(nn.Module):
         if isinstance(length, int) and length in self.prepared:
             weight, offset = (self.get_buffer(f"{part}_{length}") for part in ("weight", "offset"))
         else:
-            weight, offset = self._recent_instance(length)
+            weight, offset = self._instance(length)
         out = circular_conv(x, weight, self.direction, None, self.algorithm)
         return out + offset.to(out.dtype)
 
@@ -152,20 +147,6 @@ class FoldedParC(nn.Module):
             self.register_buffer(f"offset_{length}", offset.clone())
             self.prepared.add(length)
 
-    def _recent_instance(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`_instance` does, kept from the last call for maps of this length."""
-        taps = self.taps
-        if is_traced() or taps.is_meta or not isinstance(length, int):
-            return self._instance(length)
-        # A tensor made in inference mode has no version.
-        version = 0 if taps.is_inference() else taps._version
-        mode = torch.is_inference_mode_enabled(), compute_dtype(taps)
-        mark = (length, id(taps), taps.data_ptr(), version, *mode)
-        recent = self._recent
-        if recent is None or recent[0] != mark:
-            recent = self._recent = mark, self._instance(length)
-        return recent[1]
-
     def _instance(self, length: int) -> tuple[Tensor, Tensor]:
         """Return the kernel, and the offset of shape (D, n, 1), (D, 1, n) or (D, 1, 1)."""
 
@@ -179,9 +160,6 @@ class FoldedParC(nn.Module):
             shift = shift.expand(-1, -1, *size) if is_constant else resize(shift)
             offset = circular_conv(shift, taps, self.direction, self.constant, self.algorithm)[0]
         return taps if self.scale is None else taps * self.scale, offset
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_recent"}
 
     def train(self, mode: bool = True) -> FoldedParC:
         """Accept evaluation mode only.

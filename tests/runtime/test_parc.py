@@ -187,23 +187,3 @@ def test_traces_compiles_and_exports(size: tuple[int, int]):
     assert program(x[:1].expand(3, -1, -1, -1)).shape == (3, 4, *size)
     each = torch.func.vmap(lambda image: folded(image[None]))(x)
     torch.testing.assert_close(each[:, 0], expected, rtol=1e-10, atol=1e-10)
-
-
-def test_what_is_kept_for_a_length_follows_weights_and_dtype(monkeypatch):
-    layer = filled(ParC(6, "H", 8, pre_norm={"type": "BN"}).double())
-    folded, x = fold_parc(layer), torch.randn(2, 6, 5, 4, dtype=torch.float64)
-    made = []
-    make = folded._instance
-    monkeypatch.setattr(folded, "_instance", lambda length: made.append(length) or make(length))
-    first = folded(x)
-    assert torch.equal(folded(x), first)
-    assert made == [5]
-    folded.taps.mul_(2)
-    assert not torch.allclose(folded(x), first)
-    folded.taps.mul_(0.5)
-    assert torch.equal(folded(x), first)
-    assert made == [5] * 3
-    with torch.inference_mode():
-        folded(x)
-    assert folded.float()(x.float().requires_grad_()).dtype == torch.float32
-    assert "_recent" not in folded.__getstate__()

@@ -53,11 +53,18 @@ REASONS = {
     "needs another package": r"No module named|[Pp]lease (run |install)|is not installed",
     "needs the network or files": r"URLError|Connection|No such file|Can't load|huggingface",
     "needs an older torch": r"batch_norm eps must be positive",
-    "needs images of one size": r"stack expects each tensor to be equal size",
+    "needs an older timm": r"pretrained must be bool",
     "needs boxes of trained weights": r"upper bound and lower bound inconsistent",
+    "cannot predict in this mmdet": r"'SSDHead' object has no attribute 'loss_cls'",
+    "needs several processes": r"Default process group",
+    "needs labelled and unlabelled images": r"'list' object has no attribute 'keys'",
+    "needs proposals of another model": r"^AssertionError: $",  # Fast R-CNN
     "over the time limit": TOO_LONG,
     "not built by mmdet itself": NOT_BUILT,
 }
+
+# What methods say that take images of one size, or not small ones.
+OF_ONE_SIZE = r"stack expects each|Sizes of tensors must match|greater than actual input size"
 
 
 def find_reason(message: str) -> str:
@@ -273,7 +280,6 @@ def run_detector(config: Path) -> None:
     """Train a config's model for a step on random images, and predict."""
     import torch
     from mmdet.registry import MODELS
-    from mmdet.testing import demo_mm_inputs
     from mmengine.config import Config
     from mmengine.logging import MessageHub
     from mmengine.registry import init_default_scope
@@ -290,7 +296,20 @@ def run_detector(config: Path) -> None:
         raise RuntimeError(f"{NOT_BUILT}: {error}") from error
     check_model(model)
     MessageHub.get_current_instance().update_info_dict({"epoch": 0, "iter": 0})  # as a runner does
-    sizes = [[3, 224, 256], [3, 224, 240]]
+    try:
+        _train_and_predict(cfg, model, [[3, 224, 256], [3, 224, 240]])
+    except RuntimeError as error:
+        if not re.search(OF_ONE_SIZE, str(error)):
+            raise
+        _train_and_predict(cfg, model, [[3, 320, 320]] * 2)
+
+
+def _train_and_predict(cfg: Any, model: Any, sizes: list[list[int]]) -> None:
+    """Train a detector for a step on two images and ask for predictions on the first."""
+    import torch
+    from mmdet.testing import demo_mm_inputs
+
+    model.train()
     classes = min([8, *map(int, re.findall(r"'num_classes': (\d+)", str(cfg.model)))])
     inputs = demo_mm_inputs(2, sizes, num_classes=8, with_mask=True, with_semantic=True)
     for sample in inputs["data_samples"]:
