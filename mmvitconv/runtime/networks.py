@@ -6,18 +6,10 @@ import copy
 import hashlib
 import json
 import os
-import platform
-import re
-import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import is_dataclass
-from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -29,12 +21,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mmvitconv.errors import UserError
-from mmvitconv.ops.machine import machine_name
-from mmvitconv.resources import cache_home
 from mmvitconv.runtime import openvino
 from mmvitconv.runtime.fold import InferenceOnly, fold
+from mmvitconv.runtime.graph_cache import add_tensor, digest, folder_of
+from mmvitconv.runtime.graphs import Graph, compare, forget_compiled
 from mmvitconv.runtime.tracing import TRACED_SHAPE, write_onnx
-from mmvitconv.version import __version__
 
 __all__ = ["PRECISIONS", "RUNTIMES", "accelerate", "check_runtime"]
 
@@ -49,14 +40,7 @@ PRECISIONS = {
 }
 RUNTIMES = tuple(PRECISIONS)
 _GRAPHS = ("openvino", "onnxruntime")
-# Of the largest value of an output: graphs reorder float32 sums, wrong layers show at once. Of int8
-# both are root mean squares, since of noise the largest value says little: 0.3 is 10 dB below the
-# signal, and an output that has nothing to do with the right one is at 1 or above.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
-MOST_KEPT = 8 * 2**30  # bytes that stay in the cache of graphs
 MOST_SIZES = 8  # graphs of one size that a part keeps, where one graph cannot take all
-MOST_FIXED = 4  # compilations for one shape of inputs that a graph keeps, each with all weights
-OFTEN = 3  # calls in a row with the same shapes, after which they get one
 # What a graph of any size is tried with besides what it was traced with: sizes that leave a rest
 # everywhere, and sizes that leave none.
 _OTHER_SHAPES = ((161, 130), (224, 256))
@@ -211,10 +195,10 @@ def _read_calibration(calibration: Iterable[Any] | None) -> list:
 
 def _calibration_key(model: nn.Module, images: Sequence[Any]) -> str:
     """Return a name for what each part of a model gets from calibration images."""
-    found = hashlib.sha256(_digest(model, "").encode())
+    found = hashlib.sha256(digest(model, "").encode())
     for leaf in pytree.tree_leaves(list(images)):
         if isinstance(leaf, (Tensor, np.ndarray)):
-            _add_tensor(found, torch.as_tensor(leaf))
+            add_tensor(found, torch.as_tensor(leaf))
     return found.hexdigest()
 
 
@@ -323,7 +307,7 @@ class Network:
 
     def _start(self) -> None:
         self._lock = threading.RLock()
-        self._graphs: dict[Any, _Graph | None] = {}  # None: this part runs in torch
+        self._graphs: dict[Any, Graph | None] = {}  # None: this part runs in torch
         self._weights: _Weights | None = None
         self._compiled: Callable | None = None
         self._key: str | None = None
@@ -350,8 +334,8 @@ class Network:
     def folder(self) -> Path:
         """Where its graphs are kept."""
         if self._key is None:
-            self._key = _digest(self.module, f"{self.precision} {self.calibration}")
-        return _cache(self._key)
+            self._key = digest(self.module, f"{self.precision} {self.calibration}")
+        return folder_of(self._key)
 
     @property
     def is_known(self) -> bool:
@@ -399,7 +383,7 @@ class Network:
             return self.plain(*args, **kwargs)
         return graph.run([t.float() for t in tensors])
 
-    def _find(self, leaves: list, spec: pytree.TreeSpec) -> _Graph | None:
+    def _find(self, leaves: list, spec: pytree.TreeSpec) -> Graph | None:
         """Return the graph of these arguments from the cache, or make one of their size."""
         with self._lock:
             graph = self._graph(leaves, spec, True, makes=False)
@@ -412,7 +396,7 @@ class Network:
         is_open: bool,
         others: Sequence[tuple] = (),
         makes: bool = True,
-    ) -> _Graph | None:
+    ) -> Graph | None:
         """Return a graph: one that is at hand, of an earlier start, or a new one."""
         signature = _signature(leaves, spec, is_open)
         with self._lock:
@@ -424,7 +408,7 @@ class Network:
             if path.with_suffix(".json").exists():
                 quantised = path.with_suffix(".xml")
                 file = quantised if quantised.exists() else path
-                graph = _Graph(file, self.runtime, self.precision, name)
+                graph = Graph(file, self.runtime, self.precision, name)
             elif makes:
                 try:
                     graph = self._make(path, leaves, spec, is_open, others)
@@ -452,7 +436,7 @@ class Network:
         spec: pytree.TreeSpec,
         is_open: bool,
         others: Sequence[tuple],
-    ) -> _Graph:
+    ) -> Graph:
         """Trace, write, and compare with torch."""
         if self.precision == "int8" and not is_open:
             warnings.warn(
@@ -476,13 +460,13 @@ class Network:
             facts = draft.with_suffix(".json")
             facts.write_text(json.dumps({"outputs": pytree.treespec_dumps(flat.outputs)}))
             exact = "fp32" if self.precision == "int8" else self.precision
-            graph = _Graph(draft, self.runtime, exact, path.stem)
-            _compare(pytree.tree_leaves(graph.run(tensors)), expected, exact)
+            graph = Graph(draft, self.runtime, exact, path.stem)
+            compare(pytree.tree_leaves(graph.run(tensors)), expected, exact)
             for other in others:
                 more = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, Tensor)]
                 with torch.no_grad():
                     found = pytree.tree_leaves(graph.run(more))
-                    _compare(found, flat(*more), exact)
+                    compare(found, flat(*more), exact)
             if self.precision == "int8" and is_open:
                 graph = self._quantise(graph, _signature(leaves, spec, True))
             is_quantised = graph.path != draft
@@ -490,7 +474,7 @@ class Network:
                 os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
             os.replace(facts, path.with_suffix(".json"))
         except Exception:
-            _forget_compiled(path)
+            forget_compiled(path)
             raise
         finally:
             for suffix in (".onnx", ".json", ".xml", ".bin"):
@@ -498,7 +482,7 @@ class Network:
         graph.path = path.with_suffix(graph.path.suffix)
         return graph
 
-    def _quantise(self, graph: _Graph, signature: tuple) -> _Graph:
+    def _quantise(self, graph: Graph, signature: tuple) -> Graph:
         """Return a graph in 8 bits, or the one that is given where that does not go well."""
         inputs = [given for recorded, given in self._recorded if recorded == signature]
         try:
@@ -506,15 +490,15 @@ class Network:
                 raise ValueError("no calibration image reaches it")
             small = graph.path.with_suffix(".xml")
             openvino.quantise(graph.path, small, inputs)
-            _forget_compiled(graph.path.with_stem(graph.name))
-            quantised = _Graph(small, self.runtime, self.precision, graph.name)
+            forget_compiled(graph.path.with_stem(graph.name))
+            quantised = Graph(small, self.runtime, self.precision, graph.name)
             threads = torch.get_num_threads()
-            plain, rounded = (one._load(threads) for one in (graph, quantised))
+            plain, rounded = (one.load(threads) for one in (graph, quantised))
             for given in inputs[:COMPARED]:
-                _compare(rounded(given), plain(given), self.precision)
+                compare(rounded(given), plain(given), self.precision)
             return quantised
         except Exception as error:  # NNCF raises whatever it likes
-            _forget_compiled(graph.path.with_stem(graph.name))
+            forget_compiled(graph.path.with_stem(graph.name))
             reason = " ".join(str(error).split())[:200]
             warnings.warn(
                 f"accelerate: {self.name} ({type(self.module).__name__}) stays in fp32 "
@@ -574,98 +558,6 @@ class _Flat(nn.Module):
         return tuple(outs)
 
 
-class _Graph:
-    """An ONNX file and what runs it, for each number of threads.
-
-    Where an engine follows changing shapes at a cost, shapes that come again and again get a
-    compilation of their own.
-    """
-
-    def __init__(self, path: Path, runtime: str, precision: str, name: str) -> None:
-        self.path, self.precision, self.name = path, precision, name
-        self.engine = import_module(f"mmvitconv.runtime.{runtime}")
-        facts = json.loads(path.with_suffix(".json").read_text())
-        self.outputs = pytree.treespec_loads(facts["outputs"])
-        self.loaded: dict[int, Callable] = {}
-        self.fixed: dict[tuple, Callable] = {}
-        self.last: tuple = (None, 0)  # threads and shapes of the last call, how often in a row
-        self.lock = threading.Lock()
-
-    def run(self, inputs: list[Tensor]) -> Any:
-        """Run it on as many threads as torch takes."""
-        key = (torch.get_num_threads(), *(tuple(x.shape) for x in inputs))
-        if (fixed := self.fixed.get(key)) is not None:
-            return pytree.tree_unflatten(fixed(inputs), self.outputs)
-        run = self._load(key[0])
-        outs = run(inputs)
-        if self.engine.FOLLOWS_SHAPES_AT_A_COST:
-            self._fix(key, run, inputs, outs)
-        return pytree.tree_unflatten(outs, self.outputs)
-
-    def _load(self, threads: int) -> Callable:
-        """Return what takes all shapes."""
-        if (run := self.loaded.get(threads)) is not None:
-            return run
-        with self.lock:
-            if threads not in self.loaded:
-                run = self.engine.load(self.path, self.precision, threads, self._kept("any"))
-                while len(self.loaded) >= 2:
-                    del self.loaded[next(iter(self.loaded))]
-                self.loaded[threads] = run
-            return self.loaded[threads]
-
-    def _fix(self, key: tuple, run: Callable, inputs: list[Tensor], expected: list[Tensor]) -> None:
-        """Compile for these shapes alone when they came often enough, or in an earlier run."""
-        before, times = self.last
-        times = times + 1 if key == before else 1
-        self.last = (key, times)
-        threads, *shapes = key
-        kept = self._kept("_".join("x".join(map(str, shape)) for shape in shapes))
-        if len(self.fixed) >= MOST_FIXED or (times < OFTEN and not kept.exists()):
-            return
-        with self.lock:
-            if key in self.fixed:
-                return
-            self.fixed[key] = run  # for others meanwhile, and if it is of no use
-            try:
-                fixed = self.engine.load(self.path, self.precision, threads, kept, shapes)
-                _compare(fixed(inputs), expected, self.precision)
-                self.fixed[key] = fixed
-            except Exception as error:  # engines raise whatever they like
-                kept.unlink(missing_ok=True)
-                warnings.warn(
-                    f"accelerate: a graph of {self.name} for {shapes} alone is of no use, so these "
-                    f"take the one of all shapes ({type(error).__name__}: {error})",
-                    stacklevel=2,
-                )
-
-    def _kept(self, sizes: str) -> Path:
-        """Return the file of what an engine compiled."""
-        return self.path.with_name(f"{self.name}-{sizes}.blob")
-
-
-def _forget_compiled(path: Path) -> None:
-    """Remove what engines compiled of a graph."""
-    for compiled in path.parent.glob(f"{path.stem}-*.blob"):
-        compiled.unlink(missing_ok=True)
-
-
-def _compare(outs: Sequence[Tensor], expected: Sequence[Tensor], precision: str) -> None:
-    """Raise a ValueError unless a graph gives what it should."""
-    for out, right in zip(outs, expected, strict=True):
-        scale = max(_size(right, precision), 1e-12)
-        difference = torch.inf
-        if out.shape == right.shape:
-            difference = _size(out - right, precision)
-        if not difference <= TOLERANCE[precision] * scale:
-            raise ValueError(f"it differs by {difference / scale:.1e} of the scale")
-
-
-def _size(x: Tensor, precision: str) -> float:
-    """Return how large values are, as TOLERANCE counts."""
-    return float(x.square().mean().sqrt() if precision == "int8" else x.abs().max())
-
-
 class _Weights:
     """The weights of a module as they were, so that a change is seen.
 
@@ -722,85 +614,3 @@ def _signature(leaves: list, spec: pytree.TreeSpec, is_open: bool) -> tuple:
         else:
             facts.append(repr(leaf))
     return is_open, tuple(facts), spec
-
-
-def _digest(module: nn.Module, precision: str) -> str:
-    """Return a name for graphs of a module: by weights, settings, versions and machine."""
-    found = hashlib.sha256(f"{_versions()} {precision}".encode())
-    for name, part in module.named_modules():
-        settings = {
-            key: repr(value)
-            for key, value in vars(part).items()
-            if not key.startswith("_") and (_is_plain(value) or is_dataclass(value))
-        }
-        kind = type(part)
-        found.update(f"{name} {kind.__module__}.{kind.__qualname__} {settings}".encode())
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                found.update(key.encode())
-                _add_tensor(found, tensor)
-    return found.hexdigest()[:32]
-
-
-def _add_tensor(found: hashlib._Hash, tensor: Tensor) -> None:
-    """Add a tensor to what a digest is of."""
-    found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    found.update(memoryview(raw.numpy()))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-@lru_cache(maxsize=1)
-def _versions() -> str:
-    """Return what besides the model decides about a compiled graph."""
-    packages = []
-    for package in ("torch", "openvino", "onnxruntime", "mmdet", "mmsegmentation", "mmpretrain"):
-        with suppress(PackageNotFoundError):
-            packages.append(f"{package} {version(package)}")
-    code = hashlib.sha256()
-    root = Path(__file__).resolve().parents[1]
-    for folder in ("ops", "models", "runtime"):
-        for file in sorted((root / folder).rglob("*.py")):
-            code.update(file.read_bytes())
-    return f"{__version__} {code.hexdigest()} {packages} {platform.machine()} {machine_name()}"
-
-
-@lru_cache(maxsize=1)
-def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="mmvitconv-graphs-")
-
-
-def _forget(folder: Path) -> None:
-    """Remove the graphs that were not used for longest: each change of weights leaves some."""
-    kept = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
-    total = 0
-    for path in sorted(kept, key=os.path.getmtime, reverse=True):
-        with suppress(FileNotFoundError):  # another process removes some, too
-            total += sum(file.stat().st_size for file in path.iterdir())
-        if total > MOST_KEPT:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _cache(key: str) -> Path:
-    """Return the folder of a key's graphs; one of this process where the cache is not writable."""
-    folder = cache_home() / "graphs" / key
-    try:
-        is_new = not folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.utime(folder)  # the last use
-            if is_new:
-                _forget(folder.parent)
-            return folder
-    except OSError:
-        pass
-    folder = Path(_scratch().name, key)
-    folder.mkdir(exist_ok=True)
-    return folder

@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mmvitconv.apis.inference import Predictor
 from mmvitconv.errors import UserError
 from mmvitconv.export.subject import fill_statistics
-from mmvitconv.runtime import accelerate, networks, openvino
+from mmvitconv.runtime import accelerate, graphs, networks, openvino
 from mmvitconv.runtime.tracing import write_onnx
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -136,15 +135,15 @@ def test_shapes_that_come_often_have_a_compilation_of_their_own(monkeypatch, tmp
         return load(*args)
 
     monkeypatch.setattr(openvino, "load", counting)
-    monkeypatch.setattr(networks, "MOST_FIXED", 2)
+    monkeypatch.setattr(graphs, "MOST_FIXED", 2)
     model = build("ConvMixer", out_indices=(0,), patch_size=5)
     fast = accelerate(model)
     often, seldom = torch.randn(1, 3, 40, 45), torch.randn(2, 3, 40, 40)
     del compiled[:]
-    for x in (often, seldom) * networks.OFTEN:  # never twice in a row
+    for x in (often, seldom) * graphs.OFTEN:  # never twice in a row
         assert difference(run(fast, x), run(model, x)) < 1e-5
     assert not compiled
-    for _ in range(networks.OFTEN + 1):
+    for _ in range(graphs.OFTEN + 1):
         assert difference(run(fast, often), run(model, often)) < 1e-5
     assert compiled == [([tuple(often.shape)],)]
     assert difference(run(fast, seldom), run(model, seldom)) < 1e-5
@@ -156,7 +155,7 @@ def test_shapes_that_come_often_have_a_compilation_of_their_own(monkeypatch, tmp
     # and there is room for one more
     for side in (50, 55):
         x = torch.randn(1, 3, side, side)
-        for _ in range(networks.OFTEN):
+        for _ in range(graphs.OFTEN):
             run(later, x)
     assert compiled[3:] == [([(1, 3, 50, 50)],)]
 
@@ -172,7 +171,7 @@ def test_a_wrong_compilation_for_a_shape_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setattr(openvino, "load", mutated)
     model = build("ConvMixer", out_indices=(0,), patch_size=5)
     fast, x = accelerate(model), torch.randn(1, 3, 40, 40)
-    for _ in range(networks.OFTEN - 1):
+    for _ in range(graphs.OFTEN - 1):
         run(fast, x)
     with pytest.warns(UserWarning, match=r"alone is of no use.*it differs by 1.0e-03"):
         run(fast, x)
@@ -311,20 +310,6 @@ def test_signal_handlers_keep_their_stack(plain):
     run(accelerate(plain, "openvino", "bf16"), torch.randn(1, 3, 32, 32))
     exchange(None, ctypes.byref(stack))
     assert bytes(stack) == before
-
-
-def test_old_graphs_are_forgotten(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("MMVITCONV_HOME", str(tmp_path))
-    monkeypatch.setattr(networks, "MOST_KEPT", 25)
-    mine = tmp_path / "graphs/mine"
-    mine.mkdir(parents=True)
-    folders = [networks._cache(f"{number:032x}") for number in (0, 1)]
-    for age, folder in enumerate(folders):
-        (folder / "graph.onnx").write_bytes(bytes(20))
-        os.utime(folder, (1000 + age, 1000 + age))
-    assert networks._cache(f"{0:032x}") == folders[0]  # used again
-    newest = networks._cache(f"{2:032x}")
-    assert set(newest.parent.iterdir()) == {mine, folders[0], newest}
 
 
 @pytest.mark.parametrize(

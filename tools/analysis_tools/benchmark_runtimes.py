@@ -27,7 +27,7 @@ from mmvitconv.cli import execute
 from mmvitconv.cli.arguments import parse_shape, positive
 from mmvitconv.resources import is_config
 from mmvitconv.runtime import PRECISIONS, accelerate
-from mmvitconv.runtime.networks import OFTEN
+from mmvitconv.runtime.graphs import OFTEN
 from mmvitconv.zoo.loading import load_model
 
 MODELS = ["fcvit_s12", "lightvit_tiny", "parc_convnext_xt", "parcnet_s", "DynConvSwin:tiny",
