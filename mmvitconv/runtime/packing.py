@@ -1,6 +1,7 @@
-"""Linear layers whose weights oneDNN keeps in its own order.
+"""Linear layers and convolutions that run in oneDNN.
 
-``F.linear`` goes to MKL, which runs at half of oneDNN's speed on CPUs that are not Intel's.
+``F.linear`` goes to MKL, and so do convolutions of small batches where torch has one thread. MKL
+runs at half of oneDNN's speed on CPUs that are not Intel's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mmvitconv.ops.machine import machine_name
 from mmvitconv.ops.traced import is_traced
 
-__all__ = ["PackedLinear", "pack", "packing_pays"]
+__all__ = ["DirectConv2d", "PackedLinear", "pack", "packing_pays"]
 
 
 @cache
@@ -25,7 +26,7 @@ def packing_pays() -> bool:
 
 
 def pack(model: nn.Module) -> None:
-    """Replace the plain linear layers of a module, in place.
+    """Replace the plain linear layers and convolutions of a module, in place.
 
     Args:
         model: In evaluation mode.
@@ -33,9 +34,44 @@ def pack(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
-                packed = PackedLinear.__new__(PackedLinear)
-                vars(packed).update(vars(child))  # hooks included
-                setattr(module, name, packed)
+                setattr(module, name, _as(PackedLinear, child))
+            elif (
+                type(child).forward is nn.Conv2d.forward
+                and child.padding_mode == "zeros"
+                and not isinstance(child.padding, str)
+            ):
+                setattr(module, name, _as(DirectConv2d, child))
+
+
+def _as(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
+    """Return a layer of another class with all that a layer has, hooks included."""
+    result = kind.__new__(kind)
+    vars(result).update(vars(layer))
+    return result
+
+
+def _runs(x: Tensor, weight: Tensor) -> bool:
+    """Return whether oneDNN takes a call."""
+    return not (
+        is_traced()
+        or x.device.type != "cpu"
+        or not (x.dtype == weight.dtype == torch.float32)
+        or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        or torch.is_autocast_enabled("cpu")
+        or x.numel() == 0
+    )
+
+
+class DirectConv2d(nn.Conv2d):
+    """A convolution that runs in oneDNN with any number of threads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve a map of shape (B, C, H, W)."""
+        if x.dim() != 4 or not _runs(x, self.weight):
+            return super().forward(x)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
 
 
 class PackedLinear(nn.Linear):
@@ -46,14 +82,7 @@ class PackedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Transform rows of shape (..., C)."""
         weight, bias = self.weight, self.bias
-        if (
-            is_traced()
-            or x.device.type != "cpu"
-            or not (x.dtype == weight.dtype == torch.float32)
-            or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-            or torch.is_autocast_enabled("cpu")
-            or x.numel() == 0
-        ):
+        if not _runs(x, weight):
             return super().forward(x)
         # A tensor made in inference mode has no version.
         version = 0 if weight.is_inference() else weight._version

@@ -1,4 +1,4 @@
-"""Packed linear layers give what plain ones give, and follow their weights."""
+"""Linear layers and convolutions in oneDNN give what plain ones give, and follow their weights."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmvitconv.models import DynConvViT
 from mmvitconv.runtime import fold
-from mmvitconv.runtime.packing import PackedLinear, pack
+from mmvitconv.runtime.packing import DirectConv2d, PackedLinear, pack
 
 
 @pytest.fixture
@@ -88,9 +88,55 @@ def test_folded_backbones_are_packed_where_it_pays(pays: bool, monkeypatch):
     monkeypatch.setattr(sys.modules[fold.__module__], "packing_pays", lambda: pays)
     model = DynConvViT("tiny", out_indices=-1).eval()
     folded = fold(model)
-    assert any(isinstance(m, PackedLinear) for m in folded.modules()) == pays
-    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+    for kind in (PackedLinear, DirectConv2d):
+        assert any(isinstance(m, kind) for m in folded.modules()) == pays
+        assert not any(isinstance(m, kind) for m in model.modules())
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         ours, expected = folded(x)[0], model(x)[0]
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 3, "padding": 1, "bias": False},
+        {"kernel_size": (5, 2), "stride": (2, 3), "padding": (1, 0), "dilation": (1, 2)},
+        {"kernel_size": 3, "groups": 4},
+    ],
+)
+def test_convolutions(options: dict, layout: torch.memory_format):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 12, **options)
+    packed = nn.Sequential(copy.deepcopy(plain)).eval()
+    pack(packed)
+    assert type(packed[0]) is DirectConv2d
+    x = torch.randn(2, 8, 11, 9).contiguous(memory_format=layout)
+    for other in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        with torch.no_grad():
+            out = other(x)
+            exact = copy.deepcopy(plain).double()
+            expected = exact(x.double())
+            exact.weight.abs_()
+            magnitude = exact(x.double().abs()).abs().max() + 1
+            assert_sums_close(out, expected, magnitude, plain.weight[0].numel() + 1)
+        assert out.is_contiguous(memory_format=layout)
+    with torch.no_grad():
+        packed[0].weight.mul_(2)
+        plain.weight.mul_(2)
+        assert torch.allclose(packed(x), plain(x), atol=1e-5)
+        assert packed(x[0]).shape == plain(x[0]).shape
+        assert packed(x[:0]).shape == plain(x[:0]).shape
+    x.requires_grad_()
+    assert torch.autograd.grad(packed(x).sum(), x)[0].shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": "same"}, {"padding": 1, "padding_mode": "circular"}]
+)
+def test_convolutions_that_stay(options: dict):
+    layer = nn.Sequential(nn.Conv2d(2, 2, 3, **options)).eval()
+    pack(layer)
+    assert type(layer[0]) is nn.Conv2d
