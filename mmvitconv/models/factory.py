@@ -8,6 +8,7 @@ that timm's models give them; :mod:`mmvitconv.timm` registers the names with tim
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import os
 import sys
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.models import backbones
-from mmvitconv.models.base import PyramidBackbone, check_rate
+from mmvitconv.models.base import Backbone, PyramidBackbone, check_rate
 from mmvitconv.models.necks import LightViTPooling
 from mmvitconv.weights.files import load_file
 from mmvitconv.weights.index import Weights, read_inputs, weights_of
@@ -199,12 +200,15 @@ def find_entry(name: str) -> _Entry:
     Raises:
         UserError: There is none; similar ones are named.
     """
+    if not isinstance(name, str):
+        raise UserError(f"name must be one of list_models(), got {name!r}")
     entries, others = _entries()
     plain = name.lower().replace("-", "_")
     entry = entries.get(others.get(plain, plain))
     if entry is None:
         near = get_close_matches(plain, [*entries, *others], n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "list_models() has all names"
+        first = dict.fromkeys(others.get(key, key) for key in near)
+        hint = f"did you mean {' or '.join(first)}?" if near else "list_models() has all names"
         raise UserError(f"there is no model {name!r}; {hint}")
     return entry
 
@@ -253,6 +257,9 @@ def create_model(
         [32, 64, 160, 320]
     """
     entry = find_entry(name)
+    _check_names(entry, kwargs)
+    if not isinstance(pretrained, (bool, str, os.PathLike)):
+        raise UserError(f"pretrained must be True, False, a file or an address, got {pretrained!r}")
     published = entry.find_weights()
     options = {**entry.design.options, "in_channels": in_chans, "drop_path_rate": drop_path_rate}
     if features_only:
@@ -274,6 +281,18 @@ def create_model(
     if pretrained:
         _load(model, os.fspath(pretrained), is_new_head=num_classes is not None)
     return model
+
+
+def _check_names(entry: _Entry, given: Mapping[str, Any]) -> None:
+    """Raise a UserError for arguments that neither create_model nor the backbone has."""
+    own = {*inspect.signature(create_model).parameters, "drop_rate", "global_pool"}
+    taken = (inspect.signature(kind).parameters for kind in (entry.family, Backbone))
+    legal = own.union(*taken) - {"kwargs", "options", "arch", "num_stages"}
+    for name in given:
+        if name not in legal:
+            near = get_close_matches(name, sorted(legal), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"legal are {', '.join(sorted(legal))}"
+            raise UserError(f"{entry.name} has no argument {name!r}; {hint}")
 
 
 def _load(model: Classifier | FeatureExtractor, source: str, is_new_head: bool) -> None:

@@ -253,6 +253,9 @@ def test_weights_of_other_models_are_refused(published):
 @pytest.mark.parametrize(
     ("name", "options", "hint"),
     [
+        ("fcvit_tiny", {"num_clases": 3}, "no argument 'num_clases'; did you mean num_classes?"),
+        ("fcvit_tiny", {"pretrained": 1}, "pretrained must be True, False, a file or an address"),
+        (None, {}, "name must be one of list_models"),
         ("fcvit_s13", {}, "no model 'fcvit_s13'; did you mean fcvit_s12"),
         ("xyz", {}, "list_models"),
         ("fcvit_tiny", {"out_indices": (0,)}, "features_only=True"),
