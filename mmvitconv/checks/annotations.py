@@ -337,6 +337,7 @@ def _check_annotations(
     trained = set(classes) if classes else set(categories.values())
     written = Written(len(content["images"]))
     seen: set[Any] = set()
+    known: set[int] = set()  # hashes of objects; those themselves would take much memory
     for annotation in progress(content["annotations"], f"{where}: annotations"):
         image = images.get(annotation.get("image_id"))
         number = annotation.get("id")
@@ -357,6 +358,14 @@ def _check_annotations(
             report.error("annotation id occurs twice", name())
         seen.add(number)
         reason = _check_box(report, name, annotation, image, evaluated)
+        what = hash(repr([annotation.get(key) for key in ("image_id", "category_id", "bbox")]))
+        if what in known and annotation.get("bbox"):
+            report.warn(
+                "annotation is written twice: same image, class and box",
+                name(),
+                advice="training counts it twice, and an evaluation misses one of them",
+            )
+        known.add(what)
         if image is None:
             reason = "image_id names no image of the file"
             report.warn("annotation of an image that is not listed", name())

@@ -126,3 +126,14 @@ def test_explain_annotations(tmp_path, coco_content):
     del dataset["metainfo"]
     coco_report(tmp_path, coco_content)
     assert explain_annotations(cfg, ("val",)) == ""
+
+
+def test_annotations_that_are_written_twice(tmp_path, coco_content):
+    twice = [{**entry, "id": entry["id"] + 100} for entry in coco_content["annotations"]]
+    number = len(twice)
+    coco_content["annotations"] += twice
+    report = coco_report(tmp_path, coco_content)
+    assert report.errors == {}
+    ((kind, examples),) = report.warnings.items()
+    assert "written twice" in kind
+    assert len(examples) == number

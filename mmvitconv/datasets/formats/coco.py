@@ -11,10 +11,12 @@ from typing import Any
 from mmvitconv.datasets.formats.panoptic import is_panoptic
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.errors import UserError
 
 __all__ = ["NAME", "is_coco", "read"]
 
 NAME = "COCO json"
+WHAT = ("image_id", "category_id", "bbox", "segmentation")
 
 
 def is_coco(content: Any) -> bool:
@@ -60,14 +62,23 @@ def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
 
 def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) -> list[Record]:
     categories = _categories(content)
-    annotations = defaultdict(list)
-    for entry in content["annotations"]:
-        if isinstance(entry, dict):
-            annotations[entry.get("image_id")].append(entry)
+    annotations, seen, used = defaultdict(list), set(), set()
     records = []
     tally.at = file
+    _check_ids(tree, file, content)
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
+    for entry in content["annotations"]:
+        if not isinstance(entry, dict):
+            continue
+        what = repr([entry.get(key) for key in WHAT])
+        if what in seen:
+            tally["annotations are written twice: the second is left out"] += 1
+            continue
+        seen.add(what)
+        used.add(entry.get("category_id"))
+        annotations[entry.get("image_id")].append(entry)
+    _check_categories(tree, file, used, set(categories))
     for image in content["images"]:
         if not isinstance(image, dict) or "file_name" not in image:
             continue
@@ -93,6 +104,37 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     return records
 
 
+def _check_ids(tree: Tree, file: str, content: Mapping[str, Any]) -> None:
+    """Refuse two images of one id: nothing says whose annotations are whose."""
+    named: dict[Any, Any] = {}
+    twice = []
+    for image in content["images"]:
+        if isinstance(image, dict) and image.get("id") is not None:
+            name = image.get("file_name")
+            if named.setdefault(image["id"], name) != name:
+                twice.append((image["id"], named[image["id"]], name))
+    if twice:
+        number, first, second = twice[0]
+        raise UserError(
+            f"{tree.path(file)!r}: {len(twice)} image ids occur twice, the first is {number!r} of "
+            f"{first!r} and {second!r}, so that nothing says whose annotations are whose; where "
+            "files were put together, number their images and annotations anew"
+        )
+
+
+def _check_categories(tree: Tree, file: str, used: set[Any], known: set[Any]) -> None:
+    """Refuse category ids that are those of the file's categories but for one."""
+    if used <= known or not all(type(number) is int for number in used):
+        return
+    for step in (1, -1):
+        if {number + step for number in used} <= known:
+            raise UserError(
+                f"{tree.path(file)!r}: the category_id of the annotations, {min(used)} to "
+                f"{max(used)}, are off by one from its categories, {min(known)} to {max(known)}: "
+                "write the ids of the categories"
+            )
+
+
 def _object(name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally) -> Object | None:
     """Return an annotation as an object; None where it has neither a box nor a mask."""
     shape = entry.get("segmentation")
@@ -106,6 +148,8 @@ def _object(name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally)
         from pycocotools import mask
 
         code = shape
+        if not str(code.get("counts")).isascii():
+            return None  # no run lengths; pycocotools reads past their end
         if isinstance(code.get("counts"), list):
             code = mask.frPyObjects(code, *code["size"])
         box = mask.toBbox(code).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from mmvitconv.datasets.formats import (
 )
 from mmvitconv.datasets.formats.records import (
     DataSet,
+    Object,
     Record,
     Tally,
     object_of_mask,
@@ -143,9 +145,10 @@ def _read_objects(
     for name in READERS:
         own = Tally()
         records, classes = _read(name, tree, own)
+        _keep_finite(records, own)
         objects = [item for record in records for item in record.objects]
         if not objects:
-            if not records and own:
+            if own:
                 without = without or f"{name} was found, but {'; '.join(own.notes())}"
             continue
         _keep_classes(records, own)
@@ -179,6 +182,22 @@ def _read_objects(
     )
     wanted = "masks" if needs_masks else "annotations"
     raise UserError(f"{str(tree.root)!r} holds no {wanted} of objects: {reason}")
+
+
+def _keep_finite(records: list[Record], tally: Tally) -> None:
+    """Leave out objects of which a number is NaN or infinite."""
+    for record in records:
+        kept = [item for item in record.objects if _is_finite(item)]
+        if lost := len(record.objects) - len(kept):
+            record.objects, record.reference = kept, ""
+            tally["objects have coordinates that are NaN or infinite: left out"] += lost
+
+
+def _is_finite(item: Object) -> bool:
+    rings = item.segmentation if isinstance(item.segmentation, list) else []
+    # text is named when it is drawn
+    numbers = (value for ring in rings for value in ring if isinstance(value, (int, float)))
+    return all(map(math.isfinite, item.box)) and all(map(math.isfinite, numbers))
 
 
 def _keep_classes(records: list[Record], tally: Tally) -> None:
@@ -282,6 +301,7 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
 
     with ThreadPoolExecutor() as pool:
         turned = list(pool.map(look, records))
+    _compare_sizes(tree, records)
     if not any(turned):
         return False
     if turned.count(False):
@@ -297,6 +317,32 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
         if is_stored:
             record.size = record.stated
     return True
+
+
+def _compare_sizes(tree: Tree, records: list[Record]) -> None:
+    """Compare the sizes that annotations say with those of the images, either way round.
+
+    Raises:
+        UserError: Some are others: the coordinates belong to larger or smaller copies.
+    """
+    others = [
+        record
+        for record in records
+        if min(*record.size, *record.stated) > 0
+        and any(
+            abs(one - other) > 1  # rounding of tools
+            for one, other in zip(sorted(record.size), sorted(record.stated), strict=True)
+        )
+    ]
+    if others:
+        first = others[0]
+        (width, height), (other_width, other_height) = first.stated, first.size
+        raise UserError(
+            f"{tree.path(first.source)!r} says {width} x {height} pixels of {first.image!r}, but "
+            f"the file has {other_width} x {other_height} ({len(others)} of {len(records)} images "
+            "are so): its coordinates are of other copies of the images; give the images that "
+            "were annotated, or export the annotations for these"
+        )
 
 
 def _split(records: list[Record], task: str, seed: int) -> tuple[dict[str, list[Record]], str]:

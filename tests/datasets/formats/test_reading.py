@@ -438,3 +438,89 @@ def test_yaml_says_the_splits(tmp_path):
     data = read_folder(tmp_path, "detection")
     assert [record.image for record in data.splits["val"]] == ["other.jpg"]
     assert not data.divided
+
+
+def change_coco(root, change):
+    """Write the scene as COCO json, changed."""
+    exports.coco(root)
+    file = root / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def give_first_id(content):
+    content["images"][1]["id"] = content["images"][0]["id"]
+
+
+def count_from_zero(content):
+    for entry in content["annotations"]:
+        entry["category_id"] -= 1
+
+
+def halve_sizes(content):
+    for image in content["images"]:
+        image["width"], image["height"] = image["width"] // 2, image["height"] // 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (give_first_id, "1 image ids occur twice, the first is"),
+        (count_from_zero, "are off by one from its categories"),
+        (halve_sizes, r"pixels of .*, but the file has .*6 of 6 images"),
+    ],
+)
+def test_slips_of_a_whole_json_are_named(change, message, tmp_path):
+    change_coco(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        read_folder(tmp_path, "detection")
+
+
+def test_objects_that_are_written_twice_count_once(tmp_path):
+    change_coco(tmp_path, lambda content: content["annotations"].extend(
+        [{**entry, "id": entry["id"] + 1000} for entry in content["annotations"]]
+    ))  # fmt: skip
+    data = read_folder(tmp_path, "detection")
+    number = sum(map(len, SCENE.values()))
+    assert sum(len(record.objects) for record in everything(data).values()) == number
+    assert f"{number} annotations are written twice: the second is left out" in data.notes
+
+
+@pytest.mark.parametrize("word", ["nan", "inf"])
+@pytest.mark.parametrize("name", ["csv", "voc", "labelme"])
+def test_coordinates_that_are_no_numbers_are_left_out(name, word, tmp_path):
+    if name == "csv":
+        exports.write_images(tmp_path)
+        (tmp_path / "boxes.csv").write_text(
+            "filename,class,xmin,ymin,xmax,ymax\n"
+            f"d.jpg,cat,{word},1,{word},9\nd.jpg,cat,1,1,9,9\na one.jpg,cat,1,1,9,9\n"
+        )
+    elif name == "voc":
+        exports.voc(tmp_path)
+        file = tmp_path / "Annotations/d.xml"
+        text = file.read_text(encoding="utf-8")
+        start, end = text.index("<xmax>"), text.index("</xmax>")
+        file.write_text(f"{text[:start]}<xmax>{word}{text[end:]}", encoding="utf-8")
+    else:
+        exports.labelme(tmp_path)
+        content = json.loads((tmp_path / "d.json").read_text())
+        content["shapes"][0]["points"][0][0] = float(word)
+        (tmp_path / "d.json").write_text(json.dumps(content))
+    data = read_folder(tmp_path, "detection")
+    (note,) = data.notes  # a box from infinity to infinity has no area either
+    assert note.startswith(("1 objects have coordinates that are NaN", "1 annotations have no box"))
+    boxes = [item.box for record in everything(data).values() for item in record.objects]
+    assert np.isfinite(boxes).all()
+
+
+def test_what_is_wrong_with_every_object_is_said(tmp_path):
+    def break_masks(content):
+        for entry in content["annotations"]:
+            entry.pop("bbox")
+            size = [exports.HEIGHT, exports.WIDTH]
+            entry["segmentation"] = {"size": size, "counts": f"\u00e9{entry['id']}"}
+
+    change_coco(tmp_path, break_masks)
+    with pytest.raises(UserError, match=r"COCO json was found, but \d+ annotations have no box"):
+        read_folder(tmp_path, "instance")
