@@ -20,6 +20,7 @@ __all__ = ["NAME", "read"]
 
 NAME = "YOLO txt"
 ABOVE_ONE = 1.01  # rounding of tools
+LEAST = 8  # boxes; a few may be at the borders all
 LINE = re.compile(r"\d+(\.0*)?(\s+[-+.\deE]+){4,}")
 
 
@@ -45,7 +46,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     names = _names(tree, settings)
     listed, placed = listed_splits(tree), _placed(tree, settings)
     keypoints = "kpt_shape" in settings
-    records, unnamed = [], set()
+    records, unnamed, outside = [], set(), []
     for image in tree.images:
         if os.path.dirname(image) not in folders:
             continue
@@ -67,6 +68,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                     f"numbers, got {line[:60]!r}"
                 )
             number = int(number)
+            if not keypoints and len(values) < 6:
+                outside.append(_leaves(values) and source)
             if names and number >= len(names):
                 raise UserError(
                     f"{tree.path(source)!r}: class number {number}, but the names are "
@@ -86,6 +89,15 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             unnamed.add(number)
             record.objects.append(made)
         records.append(record)
+    if number := sum(map(bool, outside)):
+        tally["boxes reach outside their images: cut at the borders"] += number
+    if len(outside) >= LEAST and number > len(outside) / 2:
+        raise UserError(
+            f"{tree.path(next(filter(None, outside)))!r}: {number} of "
+            f"{len(outside)} boxes reach outside their images when they are read as YOLO's centre, "
+            "width and height: are they x1, y1, x2, y2, or do they begin at a corner? Export the "
+            "data again, or as COCO json"
+        )
     return records, names or [str(number) for number in sorted(unnamed)]
 
 
@@ -117,6 +129,12 @@ def _object(
     ]
     shape = None if is_box else [[value for point in points for value in point]]
     return Object(name, box_of(points), shape)
+
+
+def _leaves(values: list[float]) -> bool:
+    """Tell whether a box, as its centre and size, reaches outside its image."""
+    (x, y, width, height), most = values[:4], ABOVE_ONE - 0.5
+    return abs(x - 0.5) + width / 2 > most or abs(y - 0.5) + height / 2 > most
 
 
 def _settings(tree: Tree) -> dict[str, Any]:

@@ -426,6 +426,17 @@ def test_yolo_in_pixels_is_named(tmp_path):
         read_folder(tmp_path, "detection")
 
 
+@pytest.mark.parametrize(("line", "is_named"), [("0 .7 .7 .9 .9", True), ("0 .5 .5 1 1", False)])
+def test_yolo_boxes_that_leave_their_images_are_named(line, is_named, tmp_path):
+    exports.yolo(tmp_path)
+    (tmp_path / "labels/d.txt").write_text(f"{line}\n" * 40)
+    if is_named:  # a corner and its opposite one, as YOLO does not write them
+        with pytest.raises(UserError, match=r"labels/d.txt.* 40 of \d+ boxes reach outside"):
+            read_folder(tmp_path, "detection")
+    else:
+        assert len(everything(read_folder(tmp_path, "detection"))["d.jpg"].objects) == 40
+
+
 def test_yaml_says_the_splits(tmp_path):
     exports.yolo(tmp_path)
     shutil.move(tmp_path / "images/d.jpg", tmp_path / "other.jpg")
