@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 GRADIENTS = "accumulated_gradients"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_SEED = 2**32 - 1  # all that NumPy takes
 
 
@@ -125,6 +126,8 @@ class Field:
         value = self.value
         wanted = "a finite number" if low == -math.inf else f"a finite number from {low:g} on"
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+            if value.is_floating_point() and value.dtype not in _FLOATS:
+                self.wrong(wanted)
             value = value.item()
         if not isinstance(value, (int, float, np.number)) or isinstance(value, (bool, complex)):
             self.wrong(wanted)
@@ -135,10 +138,12 @@ class Field:
     def tensor(self, shape: torch.Size, not_negative: bool = False, finite: bool = True) -> Tensor:
         """Return a floating-point tensor of a shape."""
         value = self.value
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_sparse:
-            self.wrong("a tensor of floating-point numbers")
+        if not isinstance(value, Tensor) or value.dtype not in _FLOATS or value.is_sparse:
+            self.wrong("a tensor of floating-point numbers of 16 bits or more")
         if value.shape != shape:
             self.fail(f"has the shape {tuple(value.shape)} where this run has {tuple(shape)}")
+        if any(n > 1 and step == 0 for n, step in zip(value.shape, value.stride(), strict=True)):
+            self.fail("has entries that share a place in memory, so that they cannot be updated")
         if finite and not bool(torch.isfinite(value).all()):
             self.fail("holds NaN or infinity")
         if not_negative and bool((value < 0).any()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.engine.configuration import find_class, walk
 from mmvitconv.engine.resume import find_resumable
 from mmvitconv.engine.torchrun import STARTED_VARIABLE
@@ -294,12 +295,34 @@ def build(
     settings = [{"type": hook} if isinstance(hook, str) else hook for hook in (*wanted, *hooks)]
     wanted = {hook["type"]: ConfigDict(hook) for hook in settings}
     cfg.custom_hooks += [hook for kind, hook in wanted.items() if kind not in present]
+    clear_names(Path(cfg.work_dir), Path(cfg.filename or "").name)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     if not isinstance(runner.model, dict):  # FlexibleRunner builds it when the loop begins
         check_model(runner.model)
     end_run_when_log_fails(runner.logger)
     runner.register_hook(LoopMarker(on_loop, on_ready))
     return runner
+
+
+def clear_names(work_dir: Path, config: str) -> None:
+    """Make sure that what a run writes under fixed names stays in its work directory.
+
+    Args:
+        work_dir: The work directory.
+        config: Name of the file that the config is written to; ``''`` for a new one.
+
+    Raises:
+        UserError: A name belongs to something that is no file.
+    """
+    dumped = work_dir / config
+    if config and dumped.is_symlink():  # of a copy made of links: the original stays as it is
+        dumped.unlink(missing_ok=True)
+    for path in (dumped, work_dir / "last_checkpoint"):
+        if path != work_dir and path.exists() and not path.is_file():
+            raise UserError(
+                f"{path} is {what_is_there(path)}, where this run writes a file: move it away, or "
+                "give another --work-dir"
+            )
 
 
 def end_run_when_log_fails(logger: logging.Logger) -> None:

@@ -134,7 +134,7 @@ def check_values(state_dict: Mapping[str, Tensor], model: nn.Module | None = Non
 
     Raises:
         CheckpointError: Entries are sparse, quantised or without values, have a dtype of another
-            kind than the model's, or hold NaN or infinity; they are listed.
+            kind than the model's, or hold NaN, infinity or negative variances; they are listed.
     """
     own = state_dict if model is None else own_entries(model)
     chosen = {
@@ -161,6 +161,16 @@ def check_values(state_dict: Mapping[str, Tensor], model: nn.Module | None = Non
         raise CheckpointError(
             f"the checkpoint holds NaN or infinity in {len(broken)} of {len(chosen)} entries, so "
             f"its training went wrong: {shorten(broken, limit=5)}; take an earlier checkpoint"
+        )
+    negative = [
+        key
+        for key, value in chosen.items()
+        if key.endswith("running_var") and not value.is_meta and bool((value.float() < 0).any())
+    ]
+    if negative:
+        raise CheckpointError(
+            f"the checkpoint holds negative variances, which no training gives: "
+            f"{shorten(negative, limit=5)}; take another checkpoint"
         )
 
 

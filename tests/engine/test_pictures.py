@@ -63,3 +63,5 @@ def test_what_differs_from_the_checkpoint():
     ]
     assert "2 before, 9 now" in notes[0]
     assert compare_configs("a = (", now) == compare_configs(None, now) == []
+    (note,) = compare_configs(f"a = [{'0, ' * 400_000}]", now)
+    assert note.startswith("the checkpoint's config of 1,200,006 characters is not compared")

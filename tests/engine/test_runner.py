@@ -1,13 +1,19 @@
 import errno
 import io
 import logging
+import os
 
 import pytest
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmvitconv.engine import runner
-from mmvitconv.engine.runner import check_pretrained, choose_exact_loop, choose_start
+from mmvitconv.engine.runner import (
+    check_pretrained,
+    choose_exact_loop,
+    choose_start,
+    clear_names,
+)
 from mmvitconv.errors import UserError
 
 
@@ -68,3 +74,24 @@ def test_a_log_without_room_ends_the_run(tmp_path, capsys) -> None:
     handler.stream = Full()
     with pytest.raises(OSError, match="No space left"):
         logger.info("words")
+
+
+def test_what_a_run_writes_stays_in_its_work_directory(tmp_path):
+    original = tmp_path / "original.py"
+    original.write_text("mine")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "config.py").symlink_to(original)
+    (work / "last_checkpoint").symlink_to(original)
+    clear_names(work, "config.py")
+    assert original.read_text() == "mine"
+    assert [path.name for path in work.iterdir()] == ["last_checkpoint"]
+    clear_names(work, "")
+    (work / "last_checkpoint").unlink()
+    (work / "last_checkpoint").mkdir()
+    with pytest.raises(UserError, match="last_checkpoint is a folder, where this run writes"):
+        clear_names(work, "config.py")
+    (work / "last_checkpoint").rmdir()
+    os.mkfifo(work / "config.py")
+    with pytest.raises(UserError, match=r"config.py is a pipe or device, where this run writes"):
+        clear_names(work, "config.py")

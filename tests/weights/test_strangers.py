@@ -202,6 +202,16 @@ def test_honest_files_pass_every_door(
             DOORS[door](path, classifier)
 
 
+def test_negative_variances_are_refused(tmp_path: Path) -> None:
+    model = FAMILIES["ConvMixer"](shallow("ConvMixer"))
+    state = model.state_dict()
+    key = next(key for key in state if key.endswith("running_var"))
+    state[key][0] = -1
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=f"negative variances, which .*{key}"):
+        load_backbone(model, str(tmp_path / "file.pth"))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_refuses_nan_and_other_families(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
