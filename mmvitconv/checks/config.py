@@ -38,6 +38,7 @@ from mmvitconv.checks.annotations import (
     check_coco_file,
 )
 from mmvitconv.checks.effects import check_effects
+from mmvitconv.checks.keys import check_keys
 from mmvitconv.checks.samples import (
     BadSampleError,
     CheckedPipeline,
@@ -46,8 +47,15 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
+from mmvitconv.checks.values import check_values
 from mmvitconv.datasets.jsons import without_collections
-from mmvitconv.datasets.layout import as_items, is_remote, leaf_datasets, prepare_config
+from mmvitconv.datasets.layout import (
+    as_items,
+    is_remote,
+    leaf_datasets,
+    prepare_config,
+    type_name,
+)
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments, walk
@@ -108,6 +116,7 @@ def check_config(
     Raises:
         UserError: If the config has no such split, or a dataset cannot be built.
     """
+    prepare_config(cfg)
     present = [split for split in SPLITS if cfg.get(f"{split}_dataloader")]
     wanted = [split for split in present if split in (splits or present)]
     absent = sorted(set(splits or ()) - set(present))
@@ -116,7 +125,29 @@ def check_config(
             f"the config has no {' and no '.join(f'{s}_dataloader' for s in absent or SPLITS)}"
             + (f"; it has the splits {', '.join(present)}" if present else "")
         )
-    prepare_config(cfg)
+    report = Report()
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        check_keys(report, cfg, wanted)
+        check_values(report, cfg, wanted)
+        is_broken = bool(report.errors)
+        try:
+            _check_with_data(report, cfg, wanted, not splits, sample, workers, seconds)
+        except Exception:  # of a config that is known to be wrong: that has been said already
+            if not is_broken:
+                raise
+    return report
+
+
+def _check_with_data(
+    report: Report,
+    cfg: Config,
+    wanted: Sequence[str],
+    is_training: bool,
+    sample: int | None,
+    workers: int,
+    seconds: float | None,
+) -> None:
+    """Check the data, and what of the config must agree with them, see :func:`check_config`."""
     datasets: list[tuple[str, str, Mapping[str, Any]]] = []
     for split in wanted:
         leaves = list(leaf_datasets(cfg[f"{split}_dataloader"], f"{split}_dataloader"))
@@ -128,23 +159,22 @@ def check_config(
     head = model.get("head") or model.get("decode_head")
     num_classes = head.get("num_classes") if isinstance(head, Mapping) else None
     use_careful_listing()
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        check = _Check(num_classes, sample, workers, seconds, needs_masks=_has_masks(model))
-        main = check.report
-        check_effects(main, cfg)
-        for option, split, settings in datasets:
-            # a training does not need the test data
-            check.report = Report() if split == "test" and not splits else main
-            check.add(option, split, settings)
-            if check.report is not main:
-                main.take(check.report, errors_as="warnings")
-        check.report = main
-        check.compare_folders()
-        check.compare_classes()
-        for split in wanted:
-            _check_evaluators(main, cfg, split)
-        check_agreement(main, cfg, check.facts)
-    return main
+    check = _Check(
+        num_classes, sample, workers, seconds, needs_masks=_has_masks(model), report=report
+    )
+    check_effects(report, cfg)
+    for option, split, settings in datasets:
+        # a training does not need the test data
+        check.report = Report() if split == "test" and is_training else report
+        check.add(option, split, settings)
+        if check.report is not report:
+            report.take(check.report, errors_as="warnings")
+    check.report = report
+    check.compare_folders()
+    check.compare_classes()
+    for split in wanted:
+        _check_evaluators(report, cfg, split)
+    check_agreement(report, cfg, check.facts)
 
 
 def check_datasets(
@@ -662,8 +692,9 @@ def _files_in(folder: str) -> set[str]:
 def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
     """Build a dataset that has not read its annotations yet, and its pipeline."""
     settings = copy.deepcopy(dict(settings))
+    steps = settings.pop("pipeline", [])
     try:
-        transforms = Compose(settings.pop("pipeline", []))
+        transforms = Compose(steps)
         found = kind = settings.get("type")
         if isinstance(kind, str):
             with DATASETS.switch_scope_and_registry(None) as registry:
@@ -678,7 +709,20 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         text = " ".join(str(error).split())
         if "unexpected keyword argument 'classes'" in text:
             text += "; write metainfo=dict(classes=...)"
+        if not text:  # of an assertion
+            text = f"{type(error).__name__} in {_refused_step(steps) or settings.get('type')}"
         raise UserError(f"{option}: the dataset cannot be built: {text}") from error
+
+
+def _refused_step(steps: Sequence[Any]) -> str:
+    """Return the first transform that cannot be built, with its arguments; '' if all can."""
+    for step in steps:
+        try:
+            Compose([copy.deepcopy(step)])
+        except Exception:
+            given = ", ".join(f"{key}={value!r}" for key, value in step.items() if key != "type")
+            return f"{type_name(step)}({given}), which refuses its arguments"
+    return ""
 
 
 def _share(dataset: Any, content: dict[str, Any]) -> None:

@@ -97,6 +97,10 @@ def check_effects(report: Report, cfg: Config) -> None:
     read_above: set[str] = set().union(*(source.read_of_bases for source in sources))
     values = [value for key, node in cfg.items() if key in read for _, value in walk(node, key)]
     values += [node for key, node in cfg.items() if key in read]
+    named: dict[str, list[Any]] = {}  # by their last key
+    for top, node in cfg.items():
+        for place, value in walk(node, top) if top in read else ():
+            named.setdefault(place.rpartition(".")[2], []).append(value)
     for number, source in enumerate(sources):
         bases = sources[number + 1 :]
         name = os.path.basename(source.path)
@@ -111,6 +115,9 @@ def check_effects(report: Report, cfg: Config) -> None:
                 continue
             base = next((base for base in bases if key in base.set), None)
             is_used = _is_among(value, values)
+            if is_used and bases and key in READ_AS and isinstance(value, (int, float)):
+                # equal numbers elsewhere mean nothing
+                is_used = _is_among(value, named.get(READ_AS[key].split()[0].split(".")[-1], []))
             if base is not None and not is_used:
                 there = f"{os.path.basename(base.path)}:{base.set[key]}"
                 report.error(

@@ -14,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from mmvitconv.cli.arguments import add_config_arguments, read_config
-from mmvitconv.datasets.layout import prepare_config
 from mmvitconv.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ def sample_size(text: str) -> int | None:
 def run(options: argparse.Namespace) -> int:
     """Check the data and print what was found."""
     cfg = read_config(options, lambda note: print(f"warning: {note}", file=sys.stderr))
-    prepare_config(cfg)
     from mmvitconv.checks.config import check_config  # imports torch
     from mmvitconv.engine.quiet import quiet_logger
 

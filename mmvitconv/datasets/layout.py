@@ -23,6 +23,12 @@ __all__ = [
     "type_name",
 ]
 
+# What a config has as dicts of settings.
+GROUPS = (
+    *("model", "optim_wrapper", "default_hooks", "env_cfg", "randomness"),
+    *(f"{split}_{what}" for split in ("train", "val", "test") for what in ("dataloader", "cfg")),
+)
+
 
 class Layout(NamedTuple):
     """What a data set looks like on disk and how to get it."""
@@ -109,7 +115,15 @@ def prepare_config(cfg: Any) -> None:
     Args:
         cfg: The config, changed in place. An evaluator on COCO's format that names no file takes
             the one of its data loader.
+
+    Raises:
+        UserError: A key whose value must be a dict has another one.
     """
+    for key in GROUPS:
+        value = cfg.get(key)
+        if isinstance(value, (str, list, tuple, int, float)):
+            kind = {"str": "a string", "list": "a list"}.get(type(value).__name__, repr(value)[:40])
+            raise UserError(f"{key} must be a dict of settings, got {kind}: write {key}=dict(...)")
     for split in ("train", "val", "test"):
         leaves = [item for _, item in leaf_datasets(cfg.get(f"{split}_dataloader"), "")]
         for item in leaves:

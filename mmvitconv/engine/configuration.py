@@ -5,15 +5,19 @@ This module is used before anything heavy is imported.
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
 import os
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -61,7 +65,57 @@ UNTYPED = {
     "test_cfg": {"type", "fp16"},
     "optim_wrapper.paramwise_cfg": PARAMWISE_OPTIONS,
 }
-DATALOADER_EXTRAS = {"dataset", "num_batch_per_epoch", "_delete_"}
+# Dicts without a class, by their last key, whose keys are read by one of several readers: what is
+# unlike all of these may have a reader of its own, what is like one of them is a misspelling.
+READ_BY_SOME = {
+    "filter_cfg": {"filter_empty_gt", "min_size", "bbox_min_size"},
+    "clip_grad": {
+        *("type", "max_norm", "norm_type", "error_if_nonfinite", "foreach", "clip_value"),
+    },
+    "nms": {
+        *("type", "iou_threshold", "iou_thr", "class_agnostic", "split_thr", "max_num"),
+        *("score_threshold", "sigma", "min_score", "method", "offset", "offset_by_class"),
+    },
+    "data_prefix": {
+        *("img", "img_path", "seg", "seg_map_path", "depth_map_path", "text", "video"),
+        *("img_path_from", "img_path_to", "sub_data_root", "ann"),
+    },
+    "train_cfg": {  # of detectors and their heads
+        *("rpn", "rpn_proposal", "rcnn", "assigner", "sampler", "init", "refine", "augments"),
+        *("allowed_border", "pos_weight", "debug", "mask_size", "mask_thr_binary", "neg_pos_ratio"),
+        *("nms", "nms_pre", "nms_post", "max_per_img", "min_bbox_size", "score_thr"),
+        *("num_points", "oversample_ratio", "importance_sample_ratio", "smoothl1_beta"),
+        *("isr", "carl", "iou_thr", "perm_range", "alpha", "beta", "pos_radius"),
+        *("ga_assigner", "ga_sampler", "center_ratio", "ignore_ratio", "reg_assigner"),
+        *("initial_epoch", "initial_assigner", "dynamic_rcnn", "max_num_grid"),
+    },
+    "test_cfg": {
+        *("rpn", "rcnn", "nms", "nms_pre", "nms_post", "min_bbox_size", "score_thr"),
+        *("max_per_img", "max_per_image", "mask_thr", "mask_thr_binary", "iou_thr", "topk"),
+        *("mode", "crop_size", "stride", "size", "size_divisor", "rescale", "scale_factor"),
+        *("panoptic", "panoptic_on", "semantic_on", "instance_on", "filter_low_score", "top_k"),
+        *("object_mask_thr", "mask_overlap", "stuff_area_limit", "score_voting", "conf_thr"),
+        *("subdivision_steps", "subdivision_num_points", "filter_thr", "kernel", "sigma"),
+        *("local_maximum_kernel", "corner_topk", "distance_threshold", "with_nms", "chunked_size"),
+    },
+}
+# Dicts, by their last key, whose type is looked up by their reader, not in a registry.
+OWN_TYPES = {"nms", "clip_grad", "roi_layer", "upsample_cfg"}
+# Keys that are taken out of a typed dict, by its own key, before the class is called.
+TAKEN_OUT = {
+    "norm_cfg": {"requires_grad"},
+    "conv_cfg": {"fallback_on_stride"},
+    "dcn": {"fallback_on_stride", "deformable_groups"},
+    "loss_cls": {"bg_cls_weight"},
+    "init_cfg": {"layer", "override"},
+    "vision_encoder": {"pretrained"},
+    "policies": {"magnitude_key", "magnitude_range"},
+}
+# What constructors with ``**kwargs`` pass to something else than their bases.
+PASSED_ON = {
+    "mmengine.hooks.checkpoint_hook.CheckpointHook": {"meta", "create_symlink"},
+}
+DATALOADER_EXTRAS = {"dataset", "num_batch_per_epoch", "disable_subprocess_warning", "_delete_"}
 MAX_BASES = 50  # one upon the other
 _BASES_LOCK = threading.RLock()
 
@@ -183,13 +237,20 @@ def legal_arguments(function: Any) -> set[str] | None:
     if not inspect.isclass(function):
         names, is_open = _named_parameters(function)
         return None if is_open else names
-    names = set()
+    names: set[str] = set()
+    is_known = False
     for parent in (cls for cls in function.__mro__[:-1] if "__init__" in vars(cls)):
         own, is_open = _named_parameters(parent.__init__)
         names |= own - {"self"}
-        if not is_open:
+        passed = PASSED_ON.get(f"{parent.__module__}.{parent.__name__}")
+        if passed is not None:
+            return names | passed
+        if not is_open and parent is function:
             return names
-    return None
+        if is_open and not is_known and not _passes_on(parent.__init__):
+            return None
+        is_known |= not is_open  # of several bases, any may get the rest
+    return names if is_known else None
 
 
 def _named_parameters(function: Any) -> tuple[set[str], bool]:
@@ -201,6 +262,33 @@ def _named_parameters(function: Any) -> tuple[set[str], bool]:
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = {parameter.name for parameter in parameters if parameter.kind not in variadic}
     return names, any(parameter.kind is variadic[0] for parameter in parameters)
+
+
+def _passes_on(constructor: Any) -> bool:
+    """Tell whether a constructor gives its ``**kwargs`` to those of its bases, and no one else."""
+    uses = _uses_of_kwargs(constructor)
+    return bool(uses) and all(uses)
+
+
+@functools.cache
+def _uses_of_kwargs(constructor: Any) -> tuple[bool, ...] | None:
+    """Return for each use of ``**kwargs`` whether a base's constructor gets it; None: unknown."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    kwargs = getattr(getattr(tree.body[0], "args", None), "kwarg", None)
+    if kwargs is None:
+        return None
+    given = {
+        id(keyword.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "__init__"
+        for keyword in node.keywords
+        if keyword.arg is None
+    }
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == kwargs.arg]
+    return tuple(id(node) in given for node in nodes)
 
 
 def _check_key(cfg: Config, key: str) -> Any:
@@ -255,42 +343,89 @@ def _merge(cfg: Config, options: dict[str, Any]) -> None:
 
 def _check_new_key(cfg: Config, node: Any, place: str, part: str, key: str) -> None:
     """Raise a UserError unless ``part`` may be added to the dict ``node`` at ``place``."""
-    legal, owner = _legal_names(cfg, node, place)
+    legal = legal_keys(node, place, cfg.get("default_scope"))
     existing = set(node.keys())
-    if legal is not None and part in legal:
+    if part in legal.names:
         return
     # of a dict whose reader is unknown, only what looks like a misspelling can be refused
-    near = get_close_matches(part, existing | (legal or set()), n=3, cutoff=0.6 if legal else 0.8)
-    if legal is None and not near:
+    cutoff = 0.6 if legal.is_all else 0.8
+    near = get_close_matches(part, existing | legal.names, n=3, cutoff=cutoff)
+    if not legal.is_all and not near:
         return
     where = f"below {place!r} " if place else ""
-    hint = f"legal are {', '.join(sorted(existing | (legal or set())))}"
+    hint = did_you_mean(near, existing | legal.names)
+    raise UserError(f"--cfg-options {key}: {legal.owner} {where}has no {part!r}; {hint}")
+
+
+def did_you_mean(near: list[str], legal: set[str]) -> str:
+    """Return what to write instead of a wrong name.
+
+    Args:
+        near: Legal names like it, perhaps none.
+        legal: All legal names.
+
+    Returns:
+        A clause.
+    """
     if near:
-        hint = f"did you mean {' or '.join(map(repr, near))}?"
-    raise UserError(f"--cfg-options {key}: {owner} {where}has no {part!r}; {hint}")
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"legal are {', '.join(sorted(name for name in legal if name[:1] != '_'))}"
 
 
-def _legal_names(cfg: Config, node: Any, place: str) -> tuple[set[str] | None, str]:
-    """Return the names that may be added at ``place`` (``None``: unknown) and who reads them."""
-    top = place.partition(".")[0]
+class LegalKeys(NamedTuple):
+    """The keys that a dict of a config may have.
+
+    Attributes:
+        names: The keys.
+        owner: Who reads them.
+        is_all: Whether no other key is legal; otherwise there may be any.
+    """
+
+    names: set[str]
+    owner: str
+    is_all: bool
+
+
+def legal_keys(node: Any, place: str, scope: str | None) -> LegalKeys:
+    """Return the keys that a dict of a config may have.
+
+    Args:
+        node: The dict.
+        place: Its dotted key, '' for the config itself.
+        scope: The config's ``default_scope``.
+
+    Returns:
+        The keys.
+    """
+    top, _, last = place.partition(".")[0], *place.rpartition(".")[1:]
     if not place:
         from mmengine.runner import Runner
 
-        return (legal_arguments(Runner) or set()) - {"cfg"} | RUNNER_EXTRAS, "the config"
+        names = (legal_arguments(Runner) or set()) - {"cfg"} | RUNNER_EXTRAS
+        return LegalKeys(names, "the config", True)
     if "type" not in node and place in UNTYPED:
-        return UNTYPED[place], "the config"
+        return LegalKeys(UNTYPED[place] | BUILDER_KEYS, "the config", True)
     if top.endswith("_dataloader") and place == top:
         from torch.utils.data import DataLoader
 
-        return (legal_arguments(DataLoader) or set()) | DATALOADER_EXTRAS, "the data loader"
+        names = (legal_arguments(DataLoader) or set()) | DATALOADER_EXTRAS
+        return LegalKeys(names, "the data loader", True)
     kind = node.get("type") or ("OptimWrapper" if place == "optim_wrapper" else None)
-    if kind is None:
-        return None, "the config"
-    found = find_class(kind, cfg.get("default_scope"))
-    names = None if found is None else legal_arguments(found)
-    if names is not None:
-        names = names | BUILDER_KEYS | BUILDER_EXTRAS.get(top, set())
-    return names, str(kind)
+    if kind is None or last in OWN_TYPES:
+        readers = [part for part in place.split(".")[1:] if part in READ_BY_SOME]
+        names = READ_BY_SOME[readers[-1]] if readers else set()
+        return LegalKeys(names, readers[-1] if readers else "the config", False)
+    owner = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+    # equal names in several registries: which of them is meant depends on the reader
+    classes = list(find_classes(kind, scope))
+    found = [legal_arguments(cls) for cls in classes]
+    if not found or None in found:
+        is_lost = len(classes) == 1 and _uses_of_kwargs(getattr(classes[0], "__init__", 0)) == ()
+        names = _named_parameters(classes[0])[0] | BUILDER_KEYS if is_lost else set()
+        return LegalKeys(names, owner, False)
+    taken = next((TAKEN_OUT[p] for p in reversed(place.split(".")) if p in TAKEN_OUT), set())
+    names = set().union(*found) | BUILDER_KEYS | BUILDER_EXTRAS.get(top, set()) | taken
+    return LegalKeys(names, owner, True)
 
 
 def find_class(kind: Any, scope: str | None) -> Any:
@@ -303,21 +438,92 @@ def find_class(kind: Any, scope: str | None) -> Any:
     Returns:
         The class or function; None when nothing bears that name.
     """
+    return next(find_classes(kind, scope), None)
+
+
+def find_classes(kind: Any, scope: str | None) -> Iterator[Any]:
+    """Find all that a ``type`` of a config may mean.
+
+    Args:
+        kind: See :func:`find_class`.
+        scope: See :func:`find_class`.
+
+    Yields:
+        What each of the registries has by that name.
+    """
     if not isinstance(kind, str):
-        return kind
+        yield kind
+        return
+    registries = _registries(scope)
+    name = kind.rpartition(".")[2]
+    known = [registry for registry in registries if _has(registry, name)]
+    # the others may import the modules that have it
+    for some in (known, [registry for registry in registries if registry not in known]):
+        found = [_look_up(registry, kind, scope) for registry in some]
+        yield from (item for item in found if item is not None)
+        if any(item is not None for item in found):
+            return
+
+
+def similar_types(kind: str, scope: str | None) -> list[str]:
+    """Return names of registries that are like one that none of them has.
+
+    Args:
+        kind: The name.
+        scope: The config's ``default_scope``.
+
+    Returns:
+        At most three, the nearest first.
+    """
+    names: set[str] = set()
+    for registry in _registries(scope):
+        with _scoped(registry, scope) as scoped:
+            while scoped is not None:
+                names.update(scoped.module_dict)
+                scoped = scoped.parent
+        for child, others in registry.children.items():
+            names.update(f"{child}.{name}" for name in others.module_dict)
+    bare = kind.rpartition(".")[2].lower()
+    same = sorted(name for name in names if name.rpartition(".")[2].lower() == bare)
+    return same[:3] or get_close_matches(kind, names, n=3, cutoff=0.75)
+
+
+def _registries(scope: str | None) -> list[Any]:
+    """Return MMEngine's registries, and those that only the package of a scope has."""
     from mmengine.registry import Registry, root
 
+    own = sys.modules.get(f"{scope}.registry")
+    found = [item for item in vars(root).values() if isinstance(item, Registry)]
+    others = vars(own).values() if own is not None else ()
+    return found + [item for item in others if isinstance(item, Registry) and not item.parent]
+
+
+def _has(registry: Any, name: str) -> bool:
+    """Tell whether a registry or one of its children has a name already."""
+    return name in registry.module_dict or any(_has(r, name) for r in registry.children.values())
+
+
+@contextmanager
+def _scoped(registry: Any, scope: str | None) -> Iterator[Any]:
+    """Give the registry of a scope without a word; MMEngine warns if the scope has none."""
     from mmvitconv.engine.quiet import quiet_logger
 
-    for registry in vars(root).values():
-        if not isinstance(registry, Registry):
-            continue
-        # MMEngine warns of each registry that the scope does not extend
-        with quiet_logger(), registry.switch_scope_and_registry(scope) as scoped:
-            found = scoped.get(kind)
-        if found is not None:
-            return found
-    return None
+    with quiet_logger(), registry.switch_scope_and_registry(scope) as scoped:
+        yield scoped
+
+
+def _look_up(registry: Any, kind: str, scope: str | None) -> Any:
+    """Return what a registry has by a name, None for nothing."""
+    with _scoped(registry, scope) as scoped:
+        if "." in kind:
+            with suppress(RuntimeError):  # the path of nothing that can be imported
+                return scoped.get(kind)
+            return None
+        # MMEngine would import, and so run, any module of that name
+        scoped.import_from_location()
+        while scoped is not None and kind not in scoped.module_dict:
+            scoped = scoped.parent
+        return None if scoped is None else scoped.module_dict[kind]
 
 
 def _note_on_variable(cfg: Config, key: str) -> str | None:

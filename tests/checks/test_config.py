@@ -262,9 +262,17 @@ def test_wrong_configs(make, tmp_path):
         check(cfg, splits=["test"])
     with pytest.raises(UserError, match="no train_dataloader and no val_dataloader"):
         check({"model": {}})
-    cfg["train_dataloader"]["dataset"]["type"] = "NoSuchDataset"
-    with pytest.raises(UserError, match=r"train_dataloader\.dataset: the dataset cannot be built"):
+    steps = cfg["train_dataloader"]["dataset"]["pipeline"]
+    steps.append({"type": "RandomFlip", "prob": 0.5, "direction": "up"})
+    with pytest.raises(UserError, match=r"dataset cannot be built: .*RandomFlip\(prob=0.5, dir"):
         check(cfg)
+    steps[-1] = {"type": "RandomFlip", "prob": 0.5, "directoin": 3}  # said once, in its own words
+    assert list(check(cfg).errors) == ["RandomFlip has no 'directoin': did you mean 'direction'?"]
+    steps.pop()
+    kind = cfg["train_dataloader"]["dataset"]["type"]
+    cfg["train_dataloader"]["dataset"]["type"] = f"{kind}s"
+    (kind_of_error,) = check(cfg).errors
+    assert f"no class is registered as '{kind}s': did you mean {kind!r}" in kind_of_error
     cfg["train_dataloader"]["dataset"] = dataset("detection", tmp_path / "absent")
     assert "annotation file is missing" in check(cfg).errors
 

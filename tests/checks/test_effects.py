@@ -47,6 +47,10 @@ test_dataloader = val_dataloader
             "",
         ),
         ("val_dataloader = dict(batch_size=4)", ""),
+        # equal to another number of the config
+        ("batch_size = 7\nmodel = dict(depth=7)", "write train_dataloader.batch_size"),
+        ("max_epochs = 7\nparam_scheduler = [dict(end=7)]", "write train_cfg.max_epochs"),
+        ("batch_size = 7\ntrain_dataloader = dict(batch_size=7)", ""),
     ],
 )
 def test_what_nothing_reads(tmp_path, text, words):
