@@ -145,12 +145,17 @@ def test_what_a_class_takes(kind, legal):
         {"type": Using, "widht": 2},
         {"type": Losing, "length": 2},
         {"type": "mmdet.ResNet", "norm_cfg": {"type": "BN", "requires_grad": False}},
-        {"type": "mmdet.Albu", "transforms": [{"type": "HueSaturationValue", "p": 0.1}]},
         {"unknown": {"strange": 1}},
     ],
 )
 def test_what_is_unknown_is_not_judged(node):
     assert look(Config({"default_scope": "mmdet", "tta_model": {"inner": node}})).errors == {}
+
+
+def test_transforms_of_another_library():
+    step = {"type": "Albu", "transforms": [{"type": "HueSaturationValue", "p": 0.1}]}
+    loader = {"dataset": {"type": "CocoDataset", "pipeline": [step]}}
+    assert look(Config({"default_scope": "mmdet", "train_dataloader": loader})).errors == {}
 
 
 def test_others_constructors_have_their_options():
