@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from a checkpoint, or without PATH from the last one in the work directory",
+        help="go on from a checkpoint, or from the last one in a work directory; without PATH from "
+        "the last one in this run's, and from the start where there is none",
     )
     parser.add_argument(
         "--resume-schedule",

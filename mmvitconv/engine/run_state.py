@@ -14,7 +14,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, pairwise
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -46,6 +47,7 @@ __all__ = [
 GRADIENTS = "accumulated_gradients"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_SEED = 2**32 - 1  # all that NumPy takes
+LONGEST_EPOCH = 100_000  # iterations that an epoch may have had with other data
 
 
 class Field:
@@ -89,9 +91,9 @@ class Field:
         except (KeyError, IndexError, TypeError):
             Field(None, self.file, place).fail("is missing")
 
-    def items(self) -> Iterator[tuple[Any, Field]]:
+    def items(self, keys: type = str) -> Iterator[tuple[Any, Field]]:
         """Yield what a mapping holds."""
-        return ((key, self[key]) for key in self.mapping())
+        return ((key, self[key]) for key in self.mapping(keys))
 
     def mapping(self, keys: type = str) -> dict:
         """Return a dict with keys of one type."""
@@ -149,6 +151,14 @@ class Field:
         if not_negative and bool((value < 0).any()):
             self.fail("holds negative numbers, which it never does")
         return value
+
+    def weight(self) -> Tensor:
+        """Return a tensor of whatever a run's weights and counts are."""
+        if not isinstance(self.value, Tensor):
+            self.wrong("a tensor")
+        if self.value.is_floating_point() and self.value.dtype not in _FLOATS:
+            self.fail(f"holds numbers of less than 16 bits ({self.value.dtype})")
+        return self.value
 
     def like(self, own: Any) -> Any:
         """Return a value of the same kind as one of this run; of None any kind is."""
@@ -224,8 +234,13 @@ def check_run_state(
         if schedule == "config" and (len(notes) > changed or any(".initial_" in n for n in notes)):
             _set_rates(root, runner, epoch, iteration)
     _check_average(root, runner, iteration)
+    if not _is_sharded(runner):
+        for _, weight in root["state_dict"].items():
+            weight.weight()
     has_gradients = GRADIENTS in root
+    _check_kept(root, runner, iteration)
     notes += _check_gradients(root, runner, iteration)
+    _check_apart(_updated(root, runner))
     notes += _check_hooks(root, runner, has_gradients)
     notes += _own_paths(root, runner, max(epoch, iteration))
     return notes
@@ -272,6 +287,10 @@ def _check_counters(root: Field, runner: Runner) -> tuple[int, int]:
     # the length of an epoch differs with another batch size or number of processes
     if len(known) == 2:
         length = known["max_iters"] // known["max_epochs"]
+    if by_epoch:
+        longest = max(len(loop.dataloader), len(loop.dataloader.dataset), LONGEST_EPOCH)
+        if length > longest:
+            info["max_iters"].fail(f"makes epochs of {length} iterations; {longest} are the most")
     limit = " (train_cfg.max_epochs)" if by_epoch else ""
     epoch = meta["epoch"].whole(0, epochs if by_epoch else math.inf, limit)
     if by_epoch:
@@ -415,9 +434,72 @@ def _check_optimizer(
         for name, field in entry.items():
             if isinstance(field.value, Tensor):
                 field.tensor(field.value.shape)
-            if name == "step" and field.number(low=0) > iteration:
-                field.fail(f"is {_describe(field.value)} after {iteration} iterations")
+            if name == "step":
+                # one that the loss scale skipped may have left a count of 0
+                first = int(getattr(wrapper, "loss_scaler", None) is None)
+                is_count = (templates[key] or {}).get(name) is not None
+                _check_step(field, iteration, first if is_count else None)
     yield from _check_scaler(node, wrapper)
+
+
+def _check_step(field: Field, iteration: int, first: int | None) -> None:
+    """Check how many steps an entry has seen; first is None where it need not be a count."""
+    if field.number(low=0) > iteration:
+        field.fail(f"is {_describe(field.value)} after {iteration} iterations")
+    if first is None:
+        return
+    if float(field.value) < first or float(field.value) % 1:
+        field.wrong(f"a whole number from {first} on")
+    if isinstance(field.value, Tensor) and field.value.dtype in (torch.float16, torch.bfloat16):
+        field.fail(f"is a count of steps in {field.value.dtype}, which soon counts no further")
+
+
+def _check_kept(root: Field, runner: Runner, iteration: int) -> None:
+    """Make sure that an optimizer which keeps something, and has made steps, has kept it."""
+    wrapper = runner.optim_wrapper
+    if not _is_plain(runner) or isinstance(wrapper, OptimWrapperDict):
+        return  # which of several has made steps is the model's choice
+    states = root["optimizer"]["state"]
+    may_be_skipped = getattr(wrapper, "loss_scaler", None) is not None
+    if states.value or GRADIENTS in root or may_be_skipped:
+        return
+    steps = iteration // getattr(wrapper, "_accumulative_counts", 1)
+    skipped = root["message_hub"]["runtime_info"].value.get("non_finite_skips", 0)
+    trained = ((g, p) for g in wrapper.optimizer.param_groups for p in g["params"])
+    group, parameter = next(((g, p) for g, p in trained if p.requires_grad), (None, None))
+    if parameter is None or steps <= skipped:
+        return
+    kept = _kept_by(wrapper.optimizer, group, parameter.shape) or {}
+    if names := [name for name, signs in kept.items() if signs is not None]:
+        states.fail(f"is empty after {steps} steps, of which it keeps {', '.join(names)}")
+
+
+def _updated(root: Field, runner: Runner) -> Iterator[Field]:
+    """Yield the tensors of a file that the run itself will write into: they are not copied."""
+    if _is_plain(runner):
+        for node, _, _ in _pair(root, runner):
+            for _, entry in node["state"].items(int):
+                yield from (field for _, field in entry.items())
+    if GRADIENTS in root:
+        node = root[GRADIENTS]
+        for part in [node] if isinstance(node.value, dict) else node.sequence():
+            yield from (field for _, field in part.items())
+
+
+def _check_apart(fields: Iterable[Field]) -> None:
+    """Refuse tensors that share their memory: what is written into one would change the other."""
+    spans = []
+    for field in fields:
+        value = field.value
+        if isinstance(value, Tensor) and value.numel():
+            steps = zip(value.shape, value.stride(), strict=True)
+            size = 1 + sum((number - 1) * step for number, step in steps)
+            begin = value.data_ptr()
+            spans.append((str(value.device), begin, begin + size * value.element_size(), field))
+    spans.sort(key=lambda span: span[:3])
+    for (device, _, end, field), (other, begin, _, next_field) in pairwise(spans):
+        if device == other and begin < end:
+            next_field.fail(f"shares its memory with {field.place}, so that a step changes both")
 
 
 def _kept_by(optimizer: Any, group: dict, shape: torch.Size) -> dict[str, Any] | None:
@@ -522,14 +604,18 @@ def _set_rates(root: Field, runner: Runner, epoch: int, iteration: int) -> None:
     if not schedulers or any(getattr(s, "need_val_args", False) for s in schedulers):
         return  # of a schedule that follows the scores
     length = iteration // epoch if epoch else iteration + 1
+    # beyond the end of its schedule an iteration changes nothing, unless an epoch ends with it
+    last = min(iteration, max((s.end for s in schedulers if not s.by_epoch), default=0))
+    later = {*range((last // length + 1) * length, iteration + 1, length), iteration} - {last}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of schedules before the first step of an optimizer
-        for number in range(1, iteration + 1):
+        for number in chain(range(1, last + 1), sorted(later)):
             for scheduler in schedulers:
                 if not scheduler.by_epoch or (number % length == 0 and number // length <= epoch):
                     scheduler.step()
     for node, scheduler in pairs:
         node.value.update(scheduler.state_dict())
+        node.value["_global_step"] = epoch if scheduler.by_epoch else iteration
     for node, wrapper, own in _pair(root, runner):
         names = {name for scheduler in own for name in _scheduled(scheduler)}
         groups = node["param_groups"].sequence()
@@ -550,13 +636,13 @@ def _unit(scheduler: Any) -> str:
     return "epochs" if scheduler.by_epoch else "iterations"
 
 
-def _assigned_later(kind: type) -> set[str]:
-    """Return the attributes that methods of a class assign after its construction."""
+def _assigned_later(kind: type, but: tuple[str, ...] = ("__init__",)) -> set[str]:
+    """Return the attributes that methods of a class, but for some, assign: by default later on."""
     return {
         step.argval
         for parent in kind.__mro__
         for name, method in vars(parent).items()
-        if isinstance(method, FunctionType) and name != "__init__"
+        if isinstance(method, FunctionType) and name not in but
         for step in dis.get_instructions(method)
         if step.opname == "STORE_ATTR"
     }
@@ -602,8 +688,7 @@ def _check_average(root: Field, runner: Runner, iteration: int) -> None:
     model = getattr(hook, "ema_model", None)
     own = model.state_dict() if model is not None else {}
     for name, value in node.items():
-        if not isinstance(value.value, Tensor):
-            value.wrong("a tensor")
+        value.weight()
         if own and (name not in own or own[name].shape != value.value.shape):
             value.fail("is no averaged weight of this run's model")
     for name in own:
@@ -656,9 +741,14 @@ def _check_hooks(root: Field, runner: Runner, has_gradients: bool) -> list[str]:
         return []  # of an earlier version, or of plain MMEngine
     root["meta"][RUN_STATE].whole(VERSION, VERSION)
     node = root[RUN_STATE]
-    stopped = node["stop_training"]
-    stopped.like(True)
     states, own, notes = node["hooks"], name_hooks(runner), []
+    parts = (*runner.hooks, runner.train_loop)
+    if node["stop_training"].like(True) and not any(
+        "stop_training" in _assigned_later(type(part), but=("__init__", "after_load_checkpoint"))
+        for part in parts
+    ):
+        node.value["stop_training"] = False
+        notes.append(f"{root.file}: run_state.stop_training is left out: no hook stops this run")
     names = [field.text() for field in node["names"].sequence()]
     if set(names) != set(states.mapping()):
         states.fail(f"is not about the hooks that names lists ({', '.join(names)[:200]})")

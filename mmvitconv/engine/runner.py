@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.engine.configuration import find_class, walk
-from mmvitconv.engine.resume import find_resumable
+from mmvitconv.engine.resume import find_resumable, is_file
 from mmvitconv.engine.torchrun import STARTED_VARIABLE
 from mmvitconv.errors import UserError
 from mmvitconv.weights.addresses import SCHEMES, address_of
@@ -80,12 +80,16 @@ def check_checkpoint(path: str, role: str) -> str:
         if address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
             fetch(address)
         return address
-    if Path(path).expanduser().is_file():
+    local = os.path.expanduser(path)
+    if is_file(local):
         return path
-    folder = Path(path).expanduser().parent
-    others = sorted(other.name for other in folder.glob("*.pth")) if folder.is_dir() else []
+    folder = os.path.dirname(local) or "."
+    files = Path(folder).glob("*.pth") if os.path.isdir(folder) else []
+    others = sorted(file.name for file in files if is_file(file))
     hint = f"; {folder} holds {', '.join(others[:6])}" if others else ""
-    raise UserError(f"{role}: there is no file {path!r}{hint}")
+    what = what_is_there(local)
+    problem = f"{path!r} is {what}, no checkpoint" if what else f"there is no file {path!r}"
+    raise UserError(f"{role}: {problem}{hint}")
 
 
 def require_writable(folder: Path, option: str) -> None:
@@ -114,8 +118,8 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
 
     Args:
         cfg: Config of a training.
-        resume: Path of a checkpoint or of a work directory; ``'auto'`` for the last checkpoint of
-            this run's work directory; None for what the config says.
+        resume: Path of a checkpoint or of a work directory that holds one; ``'auto'`` for the last
+            checkpoint of this run's work directory, if any; None for what the config says.
 
     Returns:
         Lines for the user: from where the training goes on, and warnings.
@@ -140,12 +144,20 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
             f"--resume goes on from a checkpoint of a training run, and {named} is none; to start "
             f"from these weights give --cfg-options load_from={named}"
         )
-    if named and not Path(named).is_dir():
-        cfg.resume = True
+    if named and not os.path.isdir(named):
         cfg.load_from = check_checkpoint(named, "--resume")
+        cfg.resume = True
         return [f"resuming from {cfg.load_from}"]
     place = Path(named or cfg.work_dir)
     found, warnings = find_resumable(place, out_dir=_checkpoint_folder(cfg, place))
+    if named and found is None:  # what was asked for by name is never passed over
+        role = "load_from" if resume is None else "--resume"
+        problems = "".join(f"; {warning}" for warning in warnings[:3])
+        raise UserError(
+            f"{role}: the folder {named!r} holds no checkpoint to go on from{problems}; give a "
+            "file or the work directory of a run, or --resume alone, which starts anew where there "
+            "is none"
+        )
     notes = [f"warning: {warning}" for warning in warnings]
     cfg.resume = found is not None
     if found is not None:

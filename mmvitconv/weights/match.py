@@ -120,7 +120,9 @@ def check_match(
     check_values(weights, whole)
     backbone = model if backbone is None else backbone
     if hasattr(backbone, "check_weights"):
-        backbone.check_weights(_backbone_part(state_dict), source)
+        # of 8 bits, which PyTorch does not compare
+        part = {k: v.float() if _is_tiny(v) else v for k, v in _backbone_part(state_dict).items()}
+        backbone.check_weights(part, source)
 
 
 def check_values(state_dict: Mapping[str, Tensor], model: nn.Module | None = None) -> None:
@@ -197,13 +199,17 @@ def _is_float(value: Tensor) -> bool:
     return value.is_floating_point() and not str(value.dtype).startswith("torch.float4")
 
 
+def _is_tiny(value: Tensor) -> bool:
+    return value.is_floating_point() and value.element_size() == 1
+
+
 def _is_finite(value: Tensor) -> bool:
     """Whether there is neither NaN nor infinity, by reading the values once and copying none."""
     if value.is_complex():
         value = torch.view_as_real(value.resolve_conj())
     if not value.is_floating_point() or value.numel() == 0 or value.is_meta:
         return True
-    if value.element_size() == 1:  # nothing computes with them
+    if _is_tiny(value):  # nothing computes with them
         value = value.float()
     return bool(torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all())
 

@@ -522,6 +522,9 @@ def test_older_files_still_resume(trained: Path, tmp_path: Path) -> None:
         (("optimizer", "state", 0, "exp_avg"), torch.zeros(1, 3).expand(4, 3)),
         (("optimizer", "state", 0, "exp_avg"), torch.zeros(4, 3).to(torch.float8_e5m2)),
         (("optimizer", "state", 0, "step"), torch.tensor(10.0).to(torch.float8_e5m2)),
+        (("optimizer", "state", 0, "step"), torch.tensor(0.0)),
+        (("optimizer", "state", 0, "step"), torch.tensor(1.5)),
+        (("optimizer", "state", 0, "step"), torch.tensor(5.0).bfloat16()),
         (("optimizer", "state", 0), REMOVED),
         (("optimizer", "param_groups", 0, "lr"), REMOVED),
         (("optimizer", "param_groups", 0, "lr"), NAN),
@@ -531,6 +534,8 @@ def test_older_files_still_resume(trained: Path, tmp_path: Path) -> None:
         (("param_schedulers",), REMOVED),
         (("ema_state_dict",), REMOVED),
         (("ema_state_dict", "module.head.weight"), torch.full((1, 4), INFINITE)),
+        (("ema_state_dict", "module.head.weight"), torch.zeros(1, 4).to(torch.float8_e5m2)),
+        (("state_dict", "head.weight"), torch.zeros(1, 4).to(torch.float8_e5m2)),
         (("run_state",), REMOVED),
         (("run_state", "hooks", "EarlyStoppingHook"), REMOVED),
         (("run_state", "hooks", "EarlyStoppingHook", 0, "wait_count"), "1"),
@@ -551,6 +556,135 @@ def test_known_fields(trained: Path, tmp_path: Path, place: tuple, value: Any) -
     assert f"{work / file.name}: " in str(caught.value)
     assert place[0] in str(caught.value)
     assert snapshot(work) == before
+
+
+def forge(checkpoint: dict, kind: str) -> str:
+    """Change what a file says about its run, with nothing else against it; return the field."""
+    optimizer, info = checkpoint["optimizer"], checkpoint["message_hub"]["runtime_info"]
+    state = optimizer["state"]
+    if kind == "nothing kept":
+        optimizer["state"] = {}
+        checkpoint["run_state"]["entries"]["optimizer"] = 0
+        return "optimizer.state is empty after 5 steps, of which it keeps step, exp_avg"
+    if kind == "nothing kept, by MMEngine":
+        optimizer["state"] = {}
+        del checkpoint["run_state"], checkpoint["meta"]["run_state"]
+        return "optimizer.state is empty after 5 steps"
+    if kind == "one step for all":
+        for entry in state.values():
+            entry["step"] = state[0]["step"]
+        return r"optimizer.state\[\d\].step shares its memory with optimizer.state\[\d\].step"
+    if kind == "one moment for two":
+        state[0]["exp_avg"] = state[0]["exp_avg_sq"]
+        return "exp_avg(_sq)? shares its memory with .*exp_avg"
+    if kind == "parts of one":
+        whole = torch.zeros(14)
+        state[0]["exp_avg"], state[0]["exp_avg_sq"] = whole[:12].view(4, 3), whole[2:].view(4, 3)
+        return "exp_avg_sq shares its memory with .*exp_avg"
+    length = {"far": 10**12, "beyond dates": 10**15}[kind]
+    info.update(max_epochs=EPOCHS, max_iters=EPOCHS * length, epoch=1, iter=2 * length - 1)
+    checkpoint["meta"]["iter"] = 2 * length
+    schedules = checkpoint["param_schedulers"]
+    schedules[0].update(_global_step=2 * length, last_step=6, start_factor=0.2)
+    return f"max_iters makes epochs of {length} iterations; 100000 are the most"
+
+
+KINDS = ["nothing kept", "nothing kept, by MMEngine", "one step for all", "one moment for two"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "parts of one", "far", "beyond dates"])
+def test_files_that_agree_with_themselves_only(trained: Path, tmp_path: Path, kind: str) -> None:
+    work = copy_of(trained, tmp_path / "work")
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    problem = forge(checkpoint, kind)
+    torch.save(checkpoint, work / "epoch_2.pth")
+    before = snapshot(work)
+    with pytest.raises(CheckpointError, match=problem):
+        build(work, work / "epoch_2.pth").train()
+    assert snapshot(work) == before
+
+
+@pytest.mark.usefixtures("runner_state")
+def test_gradients_that_share_memory_are_refused(tmp_path: Path) -> None:
+    build(tmp_path / "work").train()
+    file = tmp_path / "work" / "epoch_1.pth"  # in the middle of a step
+    checkpoint = torch.load(file, weights_only=True)
+    (part,) = checkpoint["accumulated_gradients"]
+    part["backbone.0.bias"] = part["backbone.1.bias"]
+    torch.save(checkpoint, file)
+    with pytest.raises(CheckpointError, match=r"accumulated_gradients.* shares its memory with"):
+        build(tmp_path / "work", file).train()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_step_not_yet_made_leaves_nothing(tmp_path: Path, optimizer: str) -> None:
+    """Plain SGD keeps nothing ever; AdamW nothing in the middle of its first step."""
+    counts = 2 if optimizer == "SGD" else 2 * PER_EPOCH + 2
+    wrapper = {"optimizer": {"type": optimizer, "lr": 0.01}, "accumulative_counts": counts}
+    build(tmp_path, optim_wrapper=wrapper).train()
+    file = tmp_path / "epoch_2.pth"
+    state = torch.load(file, weights_only=True)["optimizer"]["state"]
+    assert not any(isinstance(v, Tensor) for entry in state.values() for v in entry.values())
+    expected = final_state(tmp_path)
+    build(tmp_path, file, optim_wrapper=wrapper).train()
+    assert_same(final_state(tmp_path), expected)
+
+
+def test_a_stop_that_no_hook_gives_is_left_out(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    checkpoint["run_state"]["stop_training"] = True
+    file = tmp_path / "epoch_2.pth"
+    torch.save(checkpoint, file)
+    runner = build(tmp_path / "with", file)
+    runner.train()
+    assert runner.epoch == 2  # early stopping may have said so
+    log = StringIO()
+    runner = build(tmp_path / "without", file)
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, EarlyStoppingHook)]
+    runner.logger.setLevel(logging.WARNING)
+    runner.logger.addHandler(logging.StreamHandler(log))
+    runner.train()
+    assert runner.epoch == EPOCHS
+    assert f"{file}: run_state.stop_training is left out" in log.getvalue()
+
+
+def test_rates_beyond_the_end_of_a_schedule(trained: Path, tmp_path: Path) -> None:
+    """Those of another config are its own at the same point, though few steps are repeated."""
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    build(whole).train()
+    file = whole / "epoch_3.pth"  # at iteration 15, the first schedule ended at 7
+    expected = final_state(whole)
+    checkpoint = torch.load(file, weights_only=True)
+    groups = len(checkpoint["optimizer"]["param_groups"])
+    honest = copy.deepcopy(checkpoint["param_schedulers"])
+    checkpoint["param_schedulers"][1]["eta_min"] = 0.5
+    for schedule in checkpoint["param_schedulers"]:
+        schedule["_last_value"] = [0.003] * (groups + 1)
+    optimizer = checkpoint["optimizer"]
+    for group in (*optimizer["param_groups"], optimizer["base_param_settings"]):
+        group["lr"] = 0.003
+    torch.save(checkpoint, tmp_path / "other.pth")
+    kept: list = []
+    runner = build(rest, tmp_path / "other.pth")
+    runner.register_hook(Kept(kept))
+    runner.train()
+    assert kept == [[schedule["_global_step"] for schedule in honest]]
+    found = final_state(rest)
+    assert_same(found["optimizer"]["param_groups"], expected["optimizer"]["param_groups"])
+    assert_same(found["param_schedulers"], expected["param_schedulers"])
+
+
+class Kept(Hook):
+    """Notes where the schedules are when training begins."""
+
+    keeps_state = False
+
+    def __init__(self, kept: list) -> None:
+        self.kept = kept
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if not self.kept:
+            self.kept.append([schedule._global_step for schedule in runner.param_schedulers])
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ import logging
 import os
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmvitconv.engine import runner
 from mmvitconv.engine.runner import (
+    check_checkpoint,
     check_pretrained,
     choose_exact_loop,
     choose_start,
@@ -74,6 +76,60 @@ def test_a_log_without_room_ends_the_run(tmp_path, capsys) -> None:
     handler.stream = Full()
     with pytest.raises(OSError, match="No space left"):
         logger.info("words")
+
+
+def put(path, kind: str) -> str:
+    """Put what is no checkpoint in the place of one."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "nothing":
+        path.symlink_to(path if kind == "loop" else path.with_name("gone"))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("pipe", "is a pipe or device, no checkpoint"),
+        ("folder", "is a folder, no checkpoint"),
+        ("loop", "is a link that points nowhere, no checkpoint"),
+        ("dangling", "is a link that points nowhere, no checkpoint"),
+        ("nothing", "there is no file '.*odd.pth'; .* holds epoch_1.pth$"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(tmp_path, kind: str, what: str) -> None:
+    (tmp_path / "epoch_1.pth").touch()
+    path = put(tmp_path / "odd.pth", kind)
+    with pytest.raises(UserError, match=what):
+        check_checkpoint(path, "checkpoint")
+    cfg = Config({"work_dir": str(tmp_path / "work")})
+    wanted = "holds no checkpoint to go on from" if kind == "folder" else what
+    with pytest.raises(UserError, match=wanted):
+        choose_start(cfg, path)
+    assert not cfg.get("resume")
+    with pytest.raises(UserError, match=wanted):
+        choose_start(Config({"work_dir": "work", "resume": True, "load_from": path}), None)
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "\0", "~nobody-of-this-name/a.pth"])
+def test_paths_that_cannot_be(path: str) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        check_checkpoint(path, "checkpoint")
+
+
+def test_work_directories_to_go_on_from(tmp_path) -> None:
+    cfg = Config({"work_dir": str(tmp_path / "work")})
+    assert "training starts from scratch" in choose_start(cfg, "auto")[-1]
+    assert not cfg.resume
+    (tmp_path / "epoch_1.pth").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"holds no checkpoint .*epoch_1.pth is damaged"):
+        choose_start(cfg, str(tmp_path))
+    torch.save({}, tmp_path / "epoch_1.pth")
+    choose_start(cfg, str(tmp_path))
+    assert cfg.resume
+    assert cfg.load_from == str(tmp_path / "epoch_1.pth")
 
 
 def test_what_a_run_writes_stays_in_its_work_directory(tmp_path):
