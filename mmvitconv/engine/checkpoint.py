@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import OrderedDict, deque
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from mmvitconv.engine.run_state import (
     GRADIENTS,
     check_run_state,
     check_tensors,
+    checkpoint_folder,
     optimizers_of,
 )
 from mmvitconv.errors import CheckpointError, UserError
@@ -115,32 +117,36 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
 
-def from_plain(value: Any) -> Any:
+def from_plain(value: Any, place: str = "it") -> Any:
     """Undo :func:`to_plain`: rebuild history buffers and arrays.
 
     Args:
         value: What :func:`to_plain` returned; other values pass unchanged.
+        place: Its name in the file, for messages.
 
     Returns:
         The value with all marked dicts replaced by their objects.
     """
     if isinstance(value, dict):
         if KIND in value:
-            return _rebuild(value)
-        return type(value)((key, from_plain(item)) for key, item in value.items())
+            return _rebuild(value, place)
+        return type(value)(
+            (key, from_plain(item, f"{place}[{str(key)[:80]!r}]")) for key, item in value.items()
+        )
     if type(value) in (list, tuple):
-        return type(value)(from_plain(item) for item in value)
+        items = enumerate(value)
+        return type(value)(from_plain(item, f"{place}[{number}]") for number, item in items)
     if type(value).__name__ == "HistoryBuffer" and not isinstance(value, HistoryBuffer):
         # the inert stand-in of load_file, for a checkpoint that plain MMEngine wrote
         names = ("_log_history", "_count_history", "max_length")
-        return _curve(*(vars(value).get(name) for name in names))
+        return _curve(place, *(vars(value).get(name) for name in names))
     return value
 
 
-def _rebuild(marked: dict) -> Any:
+def _rebuild(marked: dict, place: str) -> Any:
     """Make the object that a marked dict stands for, if it has what the object needs."""
     if marked[KIND] == "HistoryBuffer":
-        return _curve(*(marked.get(name) for name in ("logs", "counts", "max_length")))
+        return _curve(place, *(marked.get(name) for name in ("logs", "counts", "max_length")))
     values, shape, dtype = (marked.get(name) for name in ("values", "shape", "dtype"))
     values = _to_numpy(values)
     is_array = marked[KIND] == "ndarray" and values is not None
@@ -149,7 +155,7 @@ def _rebuild(marked: dict) -> Any:
     fits = is_array and is_shape and math.prod(shape) == values.size
     known = fits and isinstance(dtype, str) and dtype in NUMBER_TYPES
     if not known or np.dtype(dtype).itemsize > values.itemsize:
-        raise CheckpointError(f"an array of {dtype!r} is not what a run has saved")
+        raise CheckpointError(f"{place}: an array of {dtype!r} is not what a run has saved")
     return values.astype(dtype).reshape(shape)
 
 
@@ -162,14 +168,25 @@ def _to_numpy(value: Any) -> np.ndarray | None:
     return None
 
 
-def _curve(logs: Any, counts: Any, max_length: Any) -> HistoryBuffer:
+def _curve(place: str, logs: Any, counts: Any, max_length: Any) -> HistoryBuffer:
     """Make a history buffer of two lists of numbers."""
     arrays = [_to_numpy(value) for value in (logs, counts)]
     if not all(a is not None and a.ndim == 1 and a.dtype.kind in "iuf" for a in arrays):
-        raise CheckpointError("an entry is marked as the curve of a log and is none")
+        raise CheckpointError(f"{place} is marked as the curve of a log and is none")
     if len(arrays[0]) != len(arrays[1]) or type(max_length) is not int or max_length < 1:
-        raise CheckpointError("the curve of a log has other numbers of values and of counts")
+        raise CheckpointError(f"{place}: the curve has other numbers of values and of counts")
     return HistoryBuffer(*arrays, max_length)
+
+
+def _require_no_folders(place: Path, **progress: int) -> None:
+    """Make sure that no folder bears a name that a run will give to a checkpoint."""
+    for path in sorted(place.glob("*.pth")):
+        name = re.fullmatch(r"(?:best_.*_)?(epoch|iter)_(\d{1,18})\.pth", path.name)
+        if name and int(name[2]) > progress[name[1]] and path.is_dir():
+            raise CheckpointError(
+                f"{path} is a folder, where this run may write a checkpoint: move it away, or give "
+                "another --work-dir"
+            )
 
 
 class LateRemoval:
@@ -312,11 +329,15 @@ class SafeCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Tell MMEngine's hook that the checkpoint from which the run goes on is its last one.
 
-        Otherwise a best score that is found before the next checkpoint is not added to it.
+        Otherwise a best score that is found before the next checkpoint is not added to it. Folders
+        in the places of later checkpoints are named before an epoch is lost to them.
         """
         last = runner.message_hub.runtime_info.get("last_ckpt")
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and hook.last_ckpt is None:
+        for hook in (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)):
+            folder = str(checkpoint_folder(hook, runner.work_dir))
+            if "://" not in folder:
+                _require_no_folders(Path(folder), epoch=runner.epoch, iter=runner.iter)
+            if hook.last_ckpt is None:
                 hook.last_ckpt = last
         pointer = Path(runner.work_dir, "last_checkpoint")
         if is_main_process() and pointer.is_symlink():  # of a copy made of links
@@ -417,9 +438,9 @@ class SafeCheckpointHook(Hook):
             adapted["meta"] = {k: v for k, v in adapted["meta"].items() if k != "config"}
         for key in adapted.keys() - set(TENSOR_STATES):
             try:
-                adapted[key] = from_plain(adapted[key])
+                adapted[key] = from_plain(adapted[key], key)
             except CheckpointError as error:
-                raise CheckpointError(f"{runner._load_from}: {key}: {error}") from error
+                raise CheckpointError(f"{runner._load_from}: {error}") from error
         if resuming:
             file = str(runner._load_from)
             notes = check_run_state(runner, adapted, file, self.resume_schedule)

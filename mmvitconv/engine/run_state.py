@@ -231,8 +231,9 @@ def check_run_state(
             check = _check_scheduler(node, scheduler, runner, progress, schedule)
             notes += [f"{file}: {note}" for note in check]
         _check_rates(root, runner)
-        if schedule == "config" and (len(notes) > changed or any(".initial_" in n for n in notes)):
-            _set_rates(root, runner, epoch, iteration)
+        if schedule == "config":
+            is_other = len(notes) > changed or any(".initial_" in note for note in notes)
+            notes += _set_rates(root, runner, epoch, iteration, is_other)
     _check_average(root, runner, iteration)
     if not _is_sharded(runner):
         for _, weight in root["state_dict"].items():
@@ -597,12 +598,20 @@ def _counts(is_kept: bool, is_choice: bool) -> str:
     return "the config's counts (--resume-schedule checkpoint takes the checkpoint's)"
 
 
-def _set_rates(root: Field, runner: Runner, epoch: int, iteration: int) -> None:
-    """Write into a checkpoint the rates that this run's schedules have at its point."""
+def _set_rates(
+    root: Field, runner: Runner, epoch: int, iteration: int, is_other: bool
+) -> list[str]:
+    """Write into a checkpoint the rates that this run's schedules have at its point.
+
+    Rates of schedules with this run's settings (not ``is_other``) stay as they are, to the bit,
+    unless these schedules would never have given them. Returns notes.
+    """
     pairs = list(_pair_schedulers(root, runner))
     schedulers = [scheduler for _, scheduler in pairs]
+    if not any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks) and not is_other:
+        return []
     if not schedulers or any(getattr(s, "need_val_args", False) for s in schedulers):
-        return  # of a schedule that follows the scores
+        return []  # of a schedule that follows the scores
     length = iteration // epoch if epoch else iteration + 1
     # beyond the end of its schedule an iteration changes nothing, unless an epoch ends with it
     last = min(iteration, max((s.end for s in schedulers if not s.by_epoch), default=0))
@@ -613,17 +622,41 @@ def _set_rates(root: Field, runner: Runner, epoch: int, iteration: int) -> None:
             for scheduler in schedulers:
                 if not scheduler.by_epoch or (number % length == 0 and number // length <= epoch):
                     scheduler.step()
+    rates = []
+    for node, wrapper, own in _pair(root, runner):
+        groups = list(
+            zip(node["param_groups"].sequence(), wrapper.optimizer.param_groups, strict=True)
+        )
+        if wrapper.base_param_settings is not None:
+            groups.append((node["base_param_settings"], wrapper.base_param_settings))
+        names = sorted({name for scheduler in own for name in _scheduled(scheduler)})
+        rates += [(group, n, mine[n]) for group, mine in groups for n in names if n in mine]
+    wrong = [(group[name], rate) for group, name, rate in rates if name in group]
+    wrong = [(field, rate) for field, rate in wrong if not _is_near(field.value, rate)]
+    if not wrong and not is_other:
+        return []
     for node, scheduler in pairs:
         node.value.update(scheduler.state_dict())
         node.value["_global_step"] = epoch if scheduler.by_epoch else iteration
-    for node, wrapper, own in _pair(root, runner):
-        names = {name for scheduler in own for name in _scheduled(scheduler)}
-        groups = node["param_groups"].sequence()
-        for group, mine in zip(groups, wrapper.optimizer.param_groups, strict=True):
-            group.value.update({name: mine[name] for name in names if name in mine})
-        if wrapper.base_param_settings is not None:
-            base = wrapper.base_param_settings
-            node["base_param_settings"].value.update({n: base[n] for n in names if n in base})
+    notes = []
+    if not is_other:
+        field, rate = wrong[0]
+        others = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        notes.append(
+            f"{root.file}: {field.place} is {_describe(field.value)}{others}, which this run's "
+            f"schedules do not give; they give {_describe(rate)}: {_counts(False, True)}"
+        )
+    for group, name, rate in rates:
+        group.value[name] = rate
+    return notes
+
+
+def _is_near(value: Any, rate: Any) -> bool:
+    """Tell whether two rates, or pairs of them, differ by rounding at most."""
+    values, rates = (x if isinstance(x, (list, tuple)) else (x,) for x in (value, rate))
+    return len(values) == len(rates) and all(
+        math.isclose(a, b, rel_tol=1e-6) for a, b in zip(values, rates, strict=True)
+    )
 
 
 def _scheduled(scheduler: Any) -> tuple[str, ...]:

@@ -648,6 +648,37 @@ def test_a_stop_that_no_hook_gives_is_left_out(trained: Path, tmp_path: Path) ->
     assert f"{file}: run_state.stop_training is left out" in log.getvalue()
 
 
+@pytest.mark.parametrize("rate", [0.0, 1e3])
+def test_rates_that_the_schedules_never_give(trained: Path, tmp_path: Path, rate: float) -> None:
+    """Though the file agrees with itself: the config's count, unless the file's are asked for."""
+    build(tmp_path / "whole").train()
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    optimizer = checkpoint["optimizer"]
+    for schedule in checkpoint["param_schedulers"]:
+        schedule["_last_value"] = [rate] * len(schedule["_last_value"])
+    for group in (*optimizer["param_groups"], optimizer["base_param_settings"]):
+        group["lr"] = rate
+    file = tmp_path / "forged.pth"
+    torch.save(checkpoint, file)
+    log = StringIO()
+    runner = build(tmp_path / "rest", file)
+    runner.logger.addHandler(logging.StreamHandler(log))
+    runner.train()
+    assert_same(final_state(tmp_path / "rest"), final_state(tmp_path / "whole"))
+    assert f"lr is {rate} and " in log.getvalue()
+    assert "which this run's schedules do not give" in log.getvalue()
+
+
+@pytest.mark.parametrize("name", ["epoch_3.pth", "best_score_epoch_3.pth"])
+def test_folders_in_the_place_of_checkpoints(trained: Path, tmp_path: Path, name: str) -> None:
+    work = copy_of(trained, tmp_path / "work")
+    (work / name).mkdir()
+    before = snapshot(work)
+    with pytest.raises(CheckpointError, match=f"{name} is a folder, where this run may write"):
+        build(work, work / "epoch_2.pth").train()
+    assert snapshot(work) == before
+
+
 def test_rates_beyond_the_end_of_a_schedule(trained: Path, tmp_path: Path) -> None:
     """Those of another config are its own at the same point, though few steps are repeated."""
     whole, rest = tmp_path / "whole", tmp_path / "rest"
