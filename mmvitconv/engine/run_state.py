@@ -243,6 +243,7 @@ def check_run_state(
     notes += _check_gradients(root, runner, iteration)
     _check_apart(_updated(root, runner))
     notes += _check_hooks(root, runner, has_gradients)
+    notes += _check_best(root["message_hub"])
     notes += _own_paths(root, runner, max(epoch, iteration))
     return notes
 
@@ -822,6 +823,25 @@ def _check_hooks(root: Field, runner: Runner, has_gradients: bool) -> list[str]:
             f"{root.file}: resuming may be inexact: a checkpoint does not hold "
             f"{', '.join(unsaved)[:500]}"
         )
+    return notes
+
+
+def _check_best(hub: Field) -> list[str]:
+    """Leave out a best score that no validation of the run has given: its file would be removed."""
+    curves = [f.value.data[0] for n, f in hub["log_scalars"].items() if n.startswith("val/")]
+    curves = [logs for logs in curves if not np.isnan(logs).all()]
+    ends = [end for logs in curves for end in (np.nanmin(logs), np.nanmax(logs))]
+    notes, info, kept = [], hub["runtime_info"], hub["resumed_keys"]
+    for name in [name for name in info.value if name.startswith("best_score")] if ends else []:
+        score = float(info[name].number())
+        if not any(math.isclose(score, end, rel_tol=1e-5) for end in ends):
+            notes.append(
+                f"{hub.file}: {info[name].place} is {_describe(score)}, the best or worst score of "
+                "no validation of this run: it is left out, and the best is sought anew"
+            )
+            for key in (name, name.replace("best_score", "best_ckpt", 1)):
+                info.value.pop(key, None)
+                kept.value.pop(key, None)
     return notes
 
 

@@ -333,6 +333,8 @@ def with_notes(file: Path, target: Path, **notes: Any) -> Path:
     checkpoint = torch.load(file, weights_only=True)
     checkpoint["message_hub"]["runtime_info"].update(notes)
     checkpoint["message_hub"]["resumed_keys"].update(dict.fromkeys(notes, True))
+    if "best_score" in notes:
+        checkpoint["message_hub"]["log_scalars"]["val/score"]["logs"].fill_(notes["best_score"])
     torch.save(checkpoint, target)
     return target
 
@@ -371,6 +373,20 @@ def test_paths_in_a_file_never_remove_anything(
             build(work, file).train()
     assert snapshot(outside) == before
     assert list(work.glob("best_*.pth"))
+
+
+@pytest.mark.parametrize("score", [-1.0, 1e6, 0.0])
+def test_a_best_score_that_no_validation_gave(trained: Path, tmp_path: Path, score: float) -> None:
+    work = copy_of(trained, tmp_path / "work")
+    checkpoint = torch.load(trained / "epoch_2.pth", weights_only=True)
+    checkpoint["message_hub"]["runtime_info"]["best_score"] = score
+    torch.save(checkpoint, work / "epoch_2.pth")
+    log = StringIO()
+    runner = build(work, work / "epoch_2.pth")
+    runner.logger.addHandler(logging.StreamHandler(log))
+    runner.train()
+    assert (work / "best_score_epoch_1.pth").is_file()
+    assert f"best_score is {score}, the best or worst score of no validation" in log.getvalue()
 
 
 def test_folders_in_the_work_directory_stay(trained: Path, tmp_path: Path) -> None:
