@@ -40,6 +40,7 @@ from mmvitconv.checks.annotations import (
 from mmvitconv.checks.effects import check_effects
 from mmvitconv.checks.keys import check_keys
 from mmvitconv.checks.samples import (
+    UNLOADABLE,
     BadSampleError,
     CheckedPipeline,
     Problem,
@@ -47,6 +48,7 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
+from mmvitconv.checks.steps import Failure, describe, explain_step, find_early_steps
 from mmvitconv.checks.values import check_values
 from mmvitconv.datasets.jsons import without_collections
 from mmvitconv.datasets.layout import (
@@ -59,7 +61,7 @@ from mmvitconv.datasets.layout import (
 from mmvitconv.datasets.listing import use_careful_listing
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments, walk
-from mmvitconv.errors import UserError, shorten
+from mmvitconv.errors import UserError, root_cause, shorten
 
 __all__ = [
     "SPLITS",
@@ -92,6 +94,8 @@ WAYS = {  # what to do about kinds of problems that are usually in all files
     "channel, a number for each class",
 }
 FEW_FILES = 64  # per data set, always opened; more while there is time
+TRIED = 8  # samples per data set that go through the whole pipeline
+EARLY = "the step changes images before LoadAnnotations loads what must change with them"
 
 
 def check_config(
@@ -291,7 +295,11 @@ class _Check:
         if hasattr(dataset, "folder_to_idx"):
             self.folders[name] = list(dataset.folder_to_idx)
             fact.labels = len(dataset.folder_to_idx)
-        pipeline = CollectingPipeline(transforms, dataset, self.num_classes, loading_only=True)
+        place = f"{option}.pipeline"
+        pipeline = CollectingPipeline(transforms, dataset, self.num_classes, True, place)
+        early = list(find_early_steps(pipeline.steps, place)) if split == "train" else []
+        if early:
+            self.report.error(EARLY, *early, advice="put LoadAnnotations in front of it")
         infos = list(sample_infos(dataset))
         fact.samples = len(dataset) if hasattr(dataset, "__len__") else len(infos)
         if not infos:
@@ -498,15 +506,17 @@ class _Check:
         else:  # spread over the data set, however early it ends
             chosen = sorted(inside, key=lambda number: number * 0.6180339887 % 1)
             chosen = chosen[: len(inside) if self.sample is None else self.sample]
+        tried = set(take_sample(chosen, TRIED) if self.seconds is None else chosen[:TRIED])
         results = DataLoader(
             chosen,
             batch_size=None,
-            collate_fn=functools.partial(_examine, pipeline, infos),
+            collate_fn=functools.partial(_examine, pipeline, infos, tried),
             num_workers=min(self.workers, len(chosen)),
             worker_init_fn=_use_one_thread,
         )
         begin, count = time.monotonic(), 0
         bad: list[Problem] = []
+        failures: list[Failure | None] = []
         harmless: Counter[str] = Counter()
         values: Counter[int] = Counter()
         highest = deepest = 0
@@ -521,12 +531,18 @@ class _Check:
             values.update(found.values)
             deepest += found.highest > 0
             highest = max(highest, found.highest)
+            failures += found.failures
             count += 1
             late = self.seconds is not None and time.monotonic() - begin > self.seconds
             if late and count >= FEW_FILES:
                 break
         if count < len(inside):
             self.report.notes.append(f"{name}: opened {count} of {len(inside)} samples")
+        if failures and all(failure and failure.loads for failure in failures):
+            bad = [problem for problem in bad if problem.kind != UNLOADABLE]
+        else:
+            failures = [failure for failure in failures if not (failure and failure.loads)]
+        self._judge_steps(split, len(inside), failures)
         for kind, number in harmless.items():
             self.report.notes.append(f"{name}: {number} of {count} opened images: {kind}")
         if deepest and pipeline.backend != "pillow":
@@ -597,6 +613,20 @@ class _Check:
                 self.report.error(kind, *places, advice=f"{why} at most{way}")
             else:
                 self.report.warn(kind, *places, advice=LEFT_OUT)
+
+    def _judge_steps(self, split: str, size: int, tried: list[Failure | None]) -> None:
+        """Report steps that fail behind the loading ones, each with its place."""
+        for failure, count in Counter(filter(None, tried)).items():
+            lost = count * size / len(tried)
+            is_fatal = count == len(tried) or (
+                split != "train" or (lost > allowed_bad(size) and not failure.leaves_out)
+            )
+            tell = self.report.error if is_fatal else self.report.warn
+            tell(
+                f"on {count} of {len(tried)} samples: {failure.reason}",
+                failure.place,
+                advice=failure.advice,
+            )
 
     def _check_paths(
         self,
@@ -706,22 +736,25 @@ def _build(option: str, settings: Mapping[str, Any]) -> tuple[Any, Compose]:
         settings.update({key: wanted[key] for key in wanted if legal is None or key in legal})
         return DATASETS.build(settings), transforms
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = _refused_step(steps, f"{option}.pipeline") or describe(error)
         if "unexpected keyword argument 'classes'" in text:
             text += "; write metainfo=dict(classes=...)"
-        if not text:  # of an assertion
-            text = f"{type(error).__name__} in {_refused_step(steps) or settings.get('type')}"
         raise UserError(f"{option}: the dataset cannot be built: {text}") from error
 
 
-def _refused_step(steps: Sequence[Any]) -> str:
-    """Return the first transform that cannot be built, with its arguments; '' if all can."""
-    for step in steps:
+def _refused_step(steps: Any, place: str) -> str:
+    """Say which transform cannot be built, with its arguments; '' if all can."""
+    if isinstance(steps, Mapping):
+        return f"{place} must be a list of dicts: put it into [ ]"
+    for number, step in enumerate(steps):
         try:
             Compose([copy.deepcopy(step)])
-        except Exception:
+        except Exception as error:
+            if not isinstance(step, Mapping):
+                return f"{place}.{number} must be a dict with a type, got {step!r}"
             given = ", ".join(f"{key}={value!r}" for key, value in step.items() if key != "type")
-            return f"{type_name(step)}({given}), which refuses its arguments"
+            call = f"{type_name(step)}({given})"
+            return f"{place}.{number}: {call} refuses its arguments: {describe(root_cause(error))}"
     return ""
 
 
@@ -771,6 +804,30 @@ class CollectingPipeline(CheckedPipeline):
         """Keep a problem and go on."""
         self.found.append(problem)
 
+    def finish(self, sample: Any) -> Failure | None:
+        """Take a sample that was loaded through the other steps.
+
+        Args:
+            sample: It is changed.
+
+        Returns:
+            The step that fails, if one does.
+
+        Raises:
+            MemoryError: There is too little memory.
+        """
+        for number in range(self.loading, len(self.steps)):
+            try:
+                sample = self.steps[number](sample)
+            except MemoryError:
+                raise
+            except Exception as error:
+                return explain_step(error, self.steps, number, self.place)
+            if sample is None:
+                place = f"{self.place}.{number} ({type(self.steps[number]).__name__})"
+                return Failure(place, "the step leaves the sample out", leaves_out=True)
+        return None
+
 
 class Examined(NamedTuple):
     """What was found in a sample.
@@ -781,6 +838,7 @@ class Examined(NamedTuple):
         labels: The classes in its label map, each once.
         values: The numbers in its label map as they are in the pipeline, ignored ones included.
         highest: The highest value of an image of 16 bits; 0 for others.
+        failures: Of one that went through the whole pipeline, the step that failed, or None.
     """
 
     errors: list[Problem]
@@ -788,26 +846,32 @@ class Examined(NamedTuple):
     labels: list[int]
     values: list[int]
     highest: int = 0
+    failures: Sequence[Failure | None] = ()
 
 
 def _examine(
-    pipeline: CollectingPipeline, infos: Sequence[Mapping[str, Any]], number: int
+    pipeline: CollectingPipeline,
+    infos: Sequence[Mapping[str, Any]],
+    tried: set[int],
+    number: int,
 ) -> Examined:
     """Open a sample; return what is wrong, what is unusual, and the labels in its label map."""
     info = dict(copy.deepcopy(infos[number]), sample_idx=number)
     path = next(iter(paths_of(info)), "")
     errors = pipeline.found = []
     warnings: list[Problem] = []
-    loaded = None
+    loaded = failure = None
     with _decoder_messages() as messages:
         try:
             loaded = pipeline(info)
         except BadSampleError as bad:
             errors.append(bad.problem)
+            failure = bad.failure
         except UserError as error:
             errors.append(Problem(str(error), path))
     if loaded is None:
-        return Examined(errors, warnings, [], [])
+        failures = [failure] if number in tried and failure else []
+        return Examined(errors, warnings, [], [], failures=failures)
     errors += [Problem(DAMAGED, path, text) for text in messages]
     highest = 0
     if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
@@ -825,7 +889,9 @@ def _examine(
         if not labels:
             kind = "label map in which everything is ignored"
             warnings.append(Problem(kind, str(info.get("seg_map_path", path))))
-    return Examined(list(dict.fromkeys(errors)), warnings, labels, numbers, highest)
+    errors = list(dict.fromkeys(errors))
+    failures = [pipeline.finish(loaded)] if number in tried and not errors else []
+    return Examined(errors, warnings, labels, numbers, highest, failures)
 
 
 def _reads_eight_bits(loaded: Any) -> bool:

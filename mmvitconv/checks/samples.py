@@ -19,6 +19,7 @@ from mmengine.dataset import Compose
 from PIL import Image, UnidentifiedImageError
 
 from mmvitconv.checks.annotations import ANOTHER_SIZE, MAX_PIXELS, mask_problem
+from mmvitconv.checks.steps import Failure, explain_step
 from mmvitconv.datasets.layout import is_remote
 from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.datasets.loading import LoadBands
@@ -42,6 +43,7 @@ IGNORED_LABEL = 255
 # Pillow starts programs of others, or asks for data elsewhere, to read some of its other formats
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF tag
+UNLOADABLE = "sample cannot be loaded"
 NOT_THE_DATA = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 MODES = {  # of Pillow that are not RGB
     **dict.fromkeys(("1", "L", "LA"), "grayscale"),
@@ -75,11 +77,13 @@ class BadSampleError(Exception):
 
     Args:
         problem: What is wrong with it.
+        failure: The step of the pipeline that failed, where no file is to blame.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, failure: Failure | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.failure = failure
 
     def __str__(self) -> str:
         return str(self.problem)
@@ -230,6 +234,7 @@ class CheckedPipeline(Compose):
         num_classes: Number of classes where the dataset does not know it.
         loading_only: Leave out everything after the last transform with ``backend_args``,
             MMEngine's argument for what opens files; where none has it, the whole pipeline counts.
+        place: The pipeline's place in the config.
     """
 
     def __init__(
@@ -238,12 +243,16 @@ class CheckedPipeline(Compose):
         dataset: Any,
         num_classes: int | None = None,
         loading_only: bool = False,
+        place: str = "pipeline",
     ) -> None:
         is_list = isinstance(pipeline, Compose) and type(pipeline).__call__ is Compose.__call__
         self.transforms = list(pipeline.transforms) if is_list else [pipeline]
         loaders = [n for n, item in enumerate(self.transforms) if hasattr(item, "backend_args")]
-        if loading_only and loaders:
-            self.transforms = self.transforms[: loaders[-1] + 1]
+        self.place = place
+        self.steps = self.transforms
+        self.loading = loaders[-1] + 1 if loaders else len(self.steps)
+        if loading_only:
+            self.transforms = self.steps[: self.loading]
         reader = next((item for item in self.transforms if hasattr(item, "imdecode_backend")), None)
         self.backend = getattr(reader, "imdecode_backend", "cv2")
         self.color_type = getattr(reader, "color_type", "color")
@@ -290,10 +299,11 @@ class CheckedPipeline(Compose):
             self._check_openable(path for path in paths if not is_remote(path))
         result: Any = data
         shape: tuple[int, ...] | None = None
+        number = 0
         checked: set[str] = set()
         try:
-            for transform in self.transforms:
-                result = transform(result)
+            for number in range(len(self.transforms)):
+                result = self.transforms[number](result)
                 if result is None:
                     return None
                 if not isinstance(result, Mapping):
@@ -310,7 +320,14 @@ class CheckedPipeline(Compose):
         except Exception as error:
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in NOT_THE_DATA:
                 raise
-            raise BadSampleError(explain(error, paths if self.is_local else [], name)) from error
+            problem = explain(error, paths if self.is_local else [], name)
+            failure = None
+            if problem.kind == UNLOADABLE and self.steps:
+                failure = explain_step(error, self.steps, number, self.place)
+                reason = "; ".join(filter(None, failure[1:3]))
+                problem = Problem(UNLOADABLE, name, f"{failure.place}: {reason}")
+                failure = failure._replace(loads=number < self.loading)
+            raise BadSampleError(problem, failure) from error
         return result
 
     def conversions(self, path: str) -> list[str]:
@@ -476,7 +493,7 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     text = " ".join(str(error).split())[:300]
     if text.startswith("failed to load image"):
         return Problem("file cannot be decoded as an image", name)
-    return Problem("sample cannot be loaded", name, f"{type(error).__name__}: {text}")
+    return Problem(UNLOADABLE, name, f"{type(error).__name__}: {text}")
 
 
 @cache
