@@ -48,7 +48,13 @@ from mmvitconv.checks.samples import (
     paths_of,
     sample_infos,
 )
-from mmvitconv.checks.steps import Failure, describe, explain_step, find_early_steps
+from mmvitconv.checks.steps import (
+    Failure,
+    describe,
+    explain_step,
+    find_early_steps,
+    find_late_steps,
+)
 from mmvitconv.checks.values import check_values
 from mmvitconv.datasets.jsons import without_collections
 from mmvitconv.datasets.layout import (
@@ -300,6 +306,10 @@ class _Check:
         early = list(find_early_steps(pipeline.steps, place)) if split == "train" else []
         if early:
             self.report.error(EARLY, *early, advice="put LoadAnnotations in front of it")
+        for step, pack in find_late_steps(pipeline.steps, place):
+            self.report.error(
+                f"it looks for an image that {pack} has packed: move it forward", step
+            )
         infos = list(sample_infos(dataset))
         fact.samples = len(dataset) if hasattr(dataset, "__len__") else len(infos)
         if not infos:

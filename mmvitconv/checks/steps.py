@@ -11,7 +11,15 @@ from mmcv.transforms import LoadAnnotations
 
 from mmvitconv.errors import message_of
 
-__all__ = ["Failure", "describe", "explain_step", "find_early_steps", "locate", "name_steps"]
+__all__ = [
+    "Failure",
+    "describe",
+    "explain_step",
+    "find_early_steps",
+    "find_late_steps",
+    "locate",
+    "name_steps",
+]
 
 # what a step looks at that must change annotations with the image
 ANNOTATIONS = {"gt_bboxes", "gt_masks", "gt_seg_map", "seg_fields"}
@@ -146,6 +154,25 @@ def find_early_steps(steps: Sequence[Any], place: str) -> Iterator[str]:
         inside = [item for _, item in name_steps([step], place)]
         if any(ANNOTATIONS & _constants(item) for item in inside):
             yield f"{place}.{number} ({type(step).__name__})"
+
+
+def find_late_steps(steps: Sequence[Any], place: str) -> Iterator[tuple[str, str]]:
+    """Find the steps that look for an image which has been packed already.
+
+    Args:
+        steps: Those of a pipeline.
+        place: That of the pipeline in the config.
+
+    Yields:
+        The place of such a step, and of the one that packs.
+    """
+    pack = ""
+    for number, step in enumerate(steps):
+        name = f"{place}.{number} ({type(step).__name__})"
+        if pack and "img" in (words := _constants(step)) and not words & {"inputs", "data_samples"}:
+            yield name, pack
+        if type(step).__name__.startswith("Pack"):
+            pack = name
 
 
 def _loads_annotations(step: Any) -> bool:

@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=sample_size,
         help="files per dataset that are opened, or 'all' (default: all)",
     )
+    parser.add_argument(
+        "--no-rehearsal",
+        action="store_true",
+        help="check without a trial of the model with a batch of training and of validation",
+    )
 
 
 def whole_number(text: str) -> int:
@@ -64,6 +69,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         with quiet_logger():
             report = check_config(cfg, options.splits, options.sample, options.workers)
+        if not report.errors and not options.no_rehearsal:
+            from mmvitconv.checks.rehearsal import rehearse_config
+
+            rehearse_config(report, cfg, options.splits or SPLITS)
     except UserError:
         raise
     except Exception as error:  # annotations can be wrong in more ways than anyone has thought of

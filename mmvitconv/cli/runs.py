@@ -204,6 +204,10 @@ def errors_before_loop() -> Iterator[Loop]:
             raise
         if loop.running and describe_accident(error) is not None:
             raise
+        if loop.quiet is not None:
+            from mmvitconv.engine.quiet import log_traceback
+
+            log_traceback(error)
         raise UserError(loop.explain() or message_of(cause)) from error
     finally:
         if loop.quiet is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,21 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 
-__all__ = ["QuietStart", "quiet_logger"]
+__all__ = ["QuietStart", "log_traceback", "quiet_logger"]
+
+
+def log_traceback(error: BaseException) -> None:
+    """Write the traceback of an error into the log files, and nowhere else.
+
+    Args:
+        error: What became a sentence for the user.
+    """
+    logger = MMLogger.get_current_instance()
+    text = "".join(traceback.format_exception(error))
+    record = logger.makeRecord(logger.name, logging.INFO, "", 0, text, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 @contextmanager

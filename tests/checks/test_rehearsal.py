@@ -1,18 +1,25 @@
-"""One batch through the validation before a run: what it finds, and that nothing of it is left."""
+"""One batch through training and validation before a run: what it finds; nothing of it is left."""
 
 import random
+from copy import deepcopy
 from types import SimpleNamespace
 
 import exports
 import numpy as np
 import pytest
 import torch
+from broken_data import CLASSIFIER
+from mmcv.transforms import BaseTransform
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
+from mmengine.registry import TRANSFORMS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmvitconv.checks.rehearsal import RehearsalHook
+from mmvitconv.checks.annotations import Report
+from mmvitconv.checks.rehearsal import RehearsalHook, rehearse_config
 from mmvitconv.errors import UserError
 
 SIZE, BATCH = 5, 2
@@ -39,10 +46,10 @@ class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = torch.nn.BatchNorm1d(3)
-        self.modes = []
+        self.note = lambda mode: None
 
     def val_step(self, batch):
-        self.modes.append((self.training, torch.is_grad_enabled()))
+        self.note((self.training, torch.is_grad_enabled()))
         return [{"img_id": int(row[0]), "value": row.mean()} for row in self.norm(batch)]
 
 
@@ -72,12 +79,13 @@ def rehearse(runner):
 
 
 def test_one_batch_is_validated_and_nothing_is_left():
-    runner = make()
+    runner, modes = make(), []
+    runner.model.note = modes.append  # a list of the model itself would be put back
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     weights = {key: value.clone() for key, value in runner.model.state_dict().items()}
     rehearse(runner)
     assert runner.val_loop.dataloader.dataset.asked == list(range(BATCH))
-    assert runner.model.modes == [(False, False)], "evaluated, without gradients"
+    assert modes == [(False, False)], "evaluated, without gradients"
     assert runner.model.training
     for key, value in runner.model.state_dict().items():
         assert torch.equal(value, weights[key])
@@ -198,3 +206,100 @@ def test_cocos_metric_scores_the_images_of_the_batch(batch, tmp_path):
     assert seen[0]["bbox_mAP_50"] == pytest.approx(1 if batch == 1 else 0.5, abs=0.3)
     assert metric.img_ids is None or len(metric.img_ids) == len(exports.SCENE)
     assert metric.results == []
+
+
+# ---- training
+
+
+class Draw(BaseTransform):
+    """Draws random numbers of all kinds, and keeps a count that changes what it draws."""
+
+    count = 0
+
+    def transform(self, results):
+        self.count += 1
+        noise = random.random() + np.random.rand() + torch.rand(1).item() + self.count
+        results["img"] = np.clip(results["img"] + noise, 0, 255).astype(np.uint8)
+        return results
+
+
+TRANSFORMS.register_module(module=Draw, force=True)
+PIPELINE = "train_dataloader.dataset.pipeline"
+
+
+def classifier(make, tmp_path, batch=4, **changes):
+    """The config of a small classifier of digits, with dropout and norms."""
+    _, cfg = make("classification")
+    cfg |= deepcopy(CLASSIFIER)
+    loader = cfg["train_dataloader"]
+    loader.update(batch_size=batch, drop_last=True)
+    loader["dataset"]["pipeline"].insert(1, {"type": "Draw"})
+    cfg["model"]["backbone"]["base_channels"] = 8
+    del cfg["val_dataloader"]
+    cfg.update(work_dir=str(tmp_path / "run"), randomness={"seed": 3}, **changes)
+    cfg["default_hooks"] = {"checkpoint": None, "logger": None}
+    return Config(cfg)
+
+
+def weights_after(cfg, *hooks):
+    cfg = Config(deepcopy(cfg._cfg_dict))
+    cfg.custom_hooks = [{"type": f"mmvitconv.{hook}"} for hook in hooks]
+    cfg.experiment_name = f"rehearsal_{random.random()}"
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner.model.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["EpochBasedTrainLoop", "mmvitconv.ResumableEpochLoop"])
+@pytest.mark.parametrize("optimizer", ["OptimWrapper", "mmvitconv.CPUAmpOptimWrapper"])
+def test_a_training_is_the_same_with_a_rehearsal(make, tmp_path, runner_state, loop, optimizer):
+    cfg = classifier(make, tmp_path, train_cfg={"type": loop, "max_epochs": 2})
+    cfg.optim_wrapper.update(type=optimizer)
+    if "Amp" in optimizer:
+        cfg.optim_wrapper.dtype = "bfloat16"
+    plain = weights_after(cfg, "BadDataHook", "NonFiniteHook")
+    rehearsed = weights_after(cfg, "BadDataHook", "NonFiniteHook", "RehearsalHook")
+    assert plain.keys() == rehearsed.keys()
+    for key, value in plain.items():
+        assert torch.equal(value, rehearsed[key]), key
+
+
+def rehearse_of(cfg):
+    """The report on a config, and the error with which its training ends."""
+    report = Report()
+    rehearse_config(report, cfg, ("train", "val"))
+    return report
+
+
+SLIPS = [
+    (lambda cfg, steps: steps.pop(),
+     f"{PIPELINE}: the samples are not packed (they have img_path, gt_label, sample_idx, img, "
+     "img_shape, ori_shape): end it with dict(type='PackInputs')"),
+    (lambda cfg, steps: cfg.model.head.update(in_channels=32), "model.head: the loss fails"),
+    (lambda cfg, steps: cfg.model.head.update(num_classes=1),
+     "model.head: the loss fails in a rehearsal with training samples (labels 1, "
+     "model.head.num_classes=1): Target 1 is out of bounds"),
+    (lambda cfg, steps: steps.insert(1, {"type": "RandomApply", "prob": 1.0, "transforms": [
+        {"type": "LoadAnnotations", "with_keypoints": True}]}),
+     f"{PIPELINE}.1.transforms.0 (LoadAnnotations): "),
+    (lambda cfg, steps: cfg.model.backbone.update(depth=17),
+     "model: it cannot be built: invalid depth 17"),
+    (lambda cfg, steps: cfg.data_preprocessor.update(mean=[0.5] * 3, std=[0.2] * 3),
+     "train_dataloader: numbers of up to 127"),
+    (lambda cfg, steps: steps.insert(-1, {"type": "Normalize", "mean": [127] * 3, "std": [64] * 3}),
+     "normalised twice: take Normalize out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), SLIPS)
+def test_slips_in_a_training_are_named(make, tmp_path, change, words):
+    cfg = classifier(make, tmp_path)
+    cfg.train_dataloader.dataset.pipeline.pop(1)
+    assert rehearse_of(cfg) == Report()
+    change(cfg, cfg.train_dataloader.dataset.pipeline)
+    report = rehearse_of(cfg)
+    sentences = report.sentences() + report.sentences("warnings")
+    assert len(sentences) == 1
+    assert words in sentences[0]
+    assert "--no-rehearsal" not in sentences[0], "the check has trained nothing"

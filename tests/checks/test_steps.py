@@ -38,6 +38,8 @@ DEAD = [
     # load, annotations, flip, pack
     ("detection", put(4, type="mmdet.Resize", scale=(64, 64)), "4 (Resize): on 8 of 8 samples",
      "PackDetInputs must be the last step, and it is train_dataloader.dataset.pipeline.3"),
+    ("segmentation", put(4, type="mmseg.Resize", scale=(64, 64)), "4 (Resize)",
+     "it looks for an image that train_dataloader.dataset.pipeline.3 (PackSegInputs) has packed"),
     ("detection", drop(0), "0 (LoadAnnotations): on 8 of 8 samples: KeyError: ori_shape",
      "begin with LoadImageFromFile"),
     ("detection", put(2, type="RandomApply", prob=1.0, transforms=[
