@@ -306,7 +306,6 @@ def test_a_config(check, config, tmp_path):
     ("arguments", "words"),
     [
         (["{config}", "--splits", "val"], "the config has no val_dataloader"),
-        (["{config}", "--cfg-options", "train_dataloader.dataset.type=Nothing"], "'Nothing'"),
         (["{config}", "--cfg-options", "train_dataloder.x=1"], "did you mean"),
         (["no_such_config.py"], "there is no config file"),
     ],
@@ -317,3 +316,9 @@ def test_a_wrong_config(check, config, arguments, words):
     (line,) = err.strip().splitlines()
     assert line.startswith("check_dataset.py: error: ")
     assert words in line
+
+
+def test_a_data_set_of_an_unknown_type(check, config):
+    code, out, err = check(config, "--cfg-options", "train_dataloader.dataset.type=Nothing")
+    assert (code, err) == (1, "")
+    assert "error: no class is registered as 'Nothing'" in out
