@@ -21,6 +21,7 @@ _SETTINGS = {field.name for field in fields(PretrainedCfg)}
 # What timm's functions and scripts pass to every model, and ours have no use for.
 _IGNORED = ("cache_dir", "feature_cls", "pretrained_strict", "pretrained_model_args", "scriptable",
             "exportable", "no_jit")  # fmt: skip
+_OF_HEADS = ("num_classes", "drop_rate", "global_pool")  # timm's features ignore them in silence
 _SAVED_BY_TIMM = ("hf-hub", "local-dir")
 
 default_cfgs: dict[str, dict[str, Any]] = {}
@@ -50,8 +51,9 @@ def _create(
 ) -> torch.nn.Module:
     """Build a model as timm asks for it."""
     cfg = resolve_pretrained_cfg(theirs, pretrained_cfg, pretrained_cfg_overlay)
-    kwargs = {key: value for key, value in kwargs.items() if key not in _IGNORED}
-    if cfg.num_classes != factory.NUM_CLASSES:
+    ignored = _IGNORED + (_OF_HEADS if kwargs.get("features_only") else ())
+    kwargs = {key: value for key, value in kwargs.items() if key not in ignored}
+    if cfg.num_classes != factory.NUM_CLASSES and not kwargs.get("features_only"):
         kwargs.setdefault("num_classes", cfg.num_classes)
     is_theirs = cfg.source in _SAVED_BY_TIMM
     source = False if is_theirs or not pretrained else cfg.file or cfg.url or True

@@ -10,6 +10,7 @@ import torch
 from oracles import parc
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import FeatureInfo, group_parameters, save_for_hf
+from timm.models._features import FeatureGetterNet, feature_take_indices
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 
@@ -102,6 +103,31 @@ def test_intermediates_and_checkpointing(name):
     torch.testing.assert_close(
         model.get_parameter(f"{model.default_cfg['first_conv']}.weight").grad, gradient
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("indices", [None, 1, 2, [-1], [0], [1, 1], (2, 0), range(2)])
+def test_choice_of_intermediates_is_timm_s(name, indices):
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        image = torch.rand(1, 3, SIZE, SIZE)
+    wanted, last = feature_take_indices(len(model.feature_info), indices)
+    info = [model.feature_info[index] for index in sorted(set(wanted))]
+    maps = model.forward_intermediates(image, indices, intermediates_only=True)
+    assert [x.shape[1] for x in maps] == [level["num_chs"] for level in info]
+    assert model.prune_intermediate_layers(indices) == wanted
+    assert len(model.feature_info) == last + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timm_s_wrapper_of_features(name):
+    """It prunes the classifier and asks it for maps; nothing is left that they do not need."""
+    model = FeatureGetterNet(timm.create_model(name), out_indices=(0, 1)).train()
+    maps = model(torch.rand(2, 3, SIZE, SIZE))
+    assert [x.shape[1] for x in maps] == model.feature_info.channels()
+    sum(x.mean() for x in maps).backward()
+    unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert [key for key in unused if ".norm" not in key] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

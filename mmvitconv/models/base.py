@@ -68,14 +68,21 @@ class Backbone(BaseModule, metaclass=ABCMeta):
     ) -> None:
         if isinstance(init_cfg, (str, os.PathLike)):
             init_cfg = {"type": "Pretrained", "checkpoint": os.fspath(init_cfg)}
+        given = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
+        if not all(isinstance(config, Mapping) for config in given):
+            raise ValueError(
+                f"init_cfg must be a file, an address, a dict or a list of dicts, got {init_cfg!r}"
+            )
         super().__init__(init_cfg=init_cfg)
         self._awaits_weights = self._pretrained_cfg() is not None
         self._is_copy = False
         self._warn_without_file()
         check_positive(in_channels=in_channels)
         self.in_channels = int(in_channels)
-        self.out_indices = _normalise_out_indices(out_indices, num_stages, self.unit)
-        if not _is_integer(frozen_stages) or not -1 <= frozen_stages < num_stages:
+        indices = normalise_indices("out_indices", out_indices, num_stages, self.unit)
+        check_increasing("out_indices", indices, out_indices)
+        self.out_indices = tuple(indices)
+        if not is_integer(frozen_stages) or not -1 <= frozen_stages < num_stages:
             raise ValueError(
                 f"frozen_stages must be an integer from -1 (nothing frozen) to {num_stages - 1}, "
                 f"got {frozen_stages!r}"
@@ -333,13 +340,16 @@ class PyramidBackbone(Backbone):
 
     def output(self, stage: int, x: Any) -> Tensor:
         """Make a stage's output of shape (B, C, H, W) from what its last block gave."""
-        norm = getattr(self, self._norm_name(stage), None)
-        return x if norm is None else norm(x)
+        return self.to_map(x, self.norm_of(stage))
+
+    def norm_of(self, stage: int) -> nn.Module | None:
+        """Return the norm of a stage's output, if it has one."""
+        return getattr(self, self._norm_name(stage), None)
 
     def output_parts(self) -> Iterator[tuple[nn.Module, Collection[int]]]:
         """Yield norms, which reach one output, and stages, which reach those behind them."""
         for index, stage in enumerate(self.out_indices):
-            norm = getattr(self, self._norm_name(stage), None)
+            norm = self.norm_of(stage)
             if norm is not None:
                 yield norm, (index,)
             for inner in range(self.out_indices[index - 1] + 1, stage + 1) if index else ():
@@ -347,9 +357,9 @@ class PyramidBackbone(Backbone):
                     if module is not norm:
                         yield module, range(index, len(self.out_indices))
 
-    def to_map(self, x: Any) -> Tensor:
-        """Return what a stage's last block gave as a map (B, C, H, W), not normed."""
-        return x
+    def to_map(self, x: Any, norm: nn.Module | None = None) -> Tensor:
+        """Return what a stage's last block gave as a map (B, C, H, W), normed if ``norm`` is."""
+        return x if norm is None else norm(x)
 
     def to_features(self, x: Any) -> Tensor:
         """Return what a classifier pools, from what the last block gave."""
@@ -386,8 +396,27 @@ class PyramidBackbone(Backbone):
         if last == "{block}":  # one module holds the stage's blocks and nothing else
             names = [parent.format(**_numbers(stage))]
         parts = [attrgetter(name)(self) for name in (*self._embedding_names(stage), *names)]
-        parts.append(getattr(self, self._norm_name(stage), None))
+        parts.append(self.norm_of(stage))
         return [part for part in parts if isinstance(part, nn.Module)]
+
+    def truncate(self, stage: int, keeps_norm: bool = True) -> None:
+        """Drop all stages behind one, as if the backbone had been built for its output alone.
+
+        Args:
+            stage: The last that stays.
+            keeps_norm: Whether it takes over the last output's norm, if that has as many channels.
+        """
+        channels = self.all_channels
+        norm = self._modules.pop(self._norm_name(self.num_stages - 1), None)
+        behind = [part for i in range(stage + 1, self.num_stages) for part in self.stage_modules(i)]
+        names = {part: name for name, part in self.named_modules()}
+        for part in reversed(behind):  # from the end: what is left of a list keeps its numbers
+            parent, _, last = names[part].rpartition(".")
+            del self.get_submodule(parent)._modules[last]
+        if norm is not None and keeps_norm and channels[stage] == channels[self.num_stages - 1]:
+            self.add_module(self._norm_name(stage), norm)
+        self.num_stages, self.out_indices = stage + 1, (stage,)
+        self.out_channels, self.strides = (channels[stage],), (self.all_strides[stage],)
 
     def train(self, mode: bool = True) -> "PyramidBackbone":
         """Switch the mode; parameters of the stem's own are frozen with stage 0."""
@@ -452,24 +481,39 @@ def _numbers(stage: int) -> dict[str, int]:
     return {"stage": stage, "before": stage - 1, "number": stage + 1}
 
 
-def _is_integer(value: Any) -> bool:
-    """Whether it counts something; True and False do not, although Python says so."""
+def is_integer(value: Any) -> bool:
+    """Return whether it counts something; True and False do not, although Python says so."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _normalise_out_indices(
-    out_indices: int | Sequence[int], num_stages: int, unit: str
-) -> tuple[int, ...]:
-    """Return non-negative, increasing stage indices, or say what is legal."""
-    given = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
-    is_legal = given and all(_is_integer(i) and -num_stages <= i < num_stages for i in given)
-    indices = tuple(int(i) % num_stages for i in given) if is_legal else ()
-    if not indices or any(a >= b for a, b in pairwise(indices)):
+def normalise_indices(name: str, given: Any, count: int, unit: str) -> list[int]:
+    """Return what a sequence, or one number, chooses among ``count`` things.
+
+    Args:
+        name: Of the argument, for the message.
+        given: Indices from 0 on, or from -1 downwards.
+        count: How many there are.
+        unit: What they are called, in the plural.
+
+    Returns:
+        Indices from 0 to ``count - 1``, in the given order.
+
+    Raises:
+        ValueError: There is none, or one that is no such index.
+    """
+    indices = [*given] if isinstance(given, Iterable) and getattr(given, "ndim", 1) else [given]
+    if not indices or not all(is_integer(i) and -count <= i < count for i in indices):
         raise ValueError(
-            f"out_indices must be one or more of {unit} 0 to {num_stages - 1} (or -{num_stages} "
-            f"to -1), in increasing order, got {out_indices!r}"
+            f"{name} must be one or more of {unit} 0 to {count - 1} (or -{count} to -1), "
+            f"got {given!r}"
         )
-    return indices
+    return [int(index) % count for index in indices]
+
+
+def check_increasing(name: str, indices: Sequence[int], given: Any) -> None:
+    """Raise a ValueError unless each of the indices is larger than the one before it."""
+    if any(a >= b for a, b in pairwise(indices)):
+        raise ValueError(f"{name} must be in increasing order, each once, got {given!r}")
 
 
 def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[ArchT]) -> ArchT:
@@ -506,13 +550,22 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, ArchT], kind: type[Arc
 @as_one_node
 def check_image(x: Tensor, in_channels: int, name: str) -> Tensor:
     """Return images, or raise a ValueError that says what ``name`` takes."""
-    is_image = x.dim() == 4 and x.shape[1] == in_channels and 0 not in x.shape
+    is_tensor = isinstance(x, Tensor) and not x.is_nested and x.layout is torch.strided
+    is_image = is_tensor and x.dim() == 4 and x.shape[1] == in_channels and 0 not in x.shape
     if not is_image or not x.is_floating_point():
+        given = f"{tuple(x.shape)} of {x.dtype}" if is_tensor else _kind(x)
         raise ValueError(
             f"{name} takes a tensor of shape (B, {in_channels}, H, W) with B, H, W >= 1 and "
-            f"floating-point numbers, but got {tuple(x.shape)} of {x.dtype}"
+            f"floating-point numbers, but got {given}"
         )
     return x
+
+
+def _kind(x: Any) -> str:
+    """Say what something is that is no plain tensor."""
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    return "a nested tensor" if x.is_nested else f"a tensor of layout {x.layout}"
 
 
 def check_rate(name: str, rate: float) -> None:
@@ -524,7 +577,7 @@ def check_rate(name: str, rate: float) -> None:
 def check_positive(**sizes: int) -> None:
     """Raise a ValueError unless all sizes are integers of at least 1."""
     for name, size in sizes.items():
-        if not _is_integer(size) or size < 1:
+        if not is_integer(size) or size < 1:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
 
 
@@ -552,5 +605,5 @@ def check_integers(sizes: Any, names: Sequence[str], count: int, least: int = 1)
     """
     for name in names:
         values = getattr(sizes, name)
-        if len(values) != count or any(not _is_integer(v) or v < least for v in values):
+        if len(values) != count or any(not is_integer(v) or v < least for v in values):
             raise ValueError(f"{name} must be {count} integers of at least {least}, got {values!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import logging
 import os
 import sys
 from collections import OrderedDict
@@ -27,7 +28,15 @@ from torch import Tensor, nn
 
 from mmvitconv.errors import CheckpointError, UserError
 from mmvitconv.models import backbones
-from mmvitconv.models.base import Backbone, PyramidBackbone, check_rate
+from mmvitconv.models.base import (
+    Backbone,
+    PyramidBackbone,
+    check_increasing,
+    check_positive,
+    check_rate,
+    is_integer,
+    normalise_indices,
+)
 from mmvitconv.models.necks import LightViTPooling
 from mmvitconv.weights.files import load_file
 from mmvitconv.weights.index import Weights, read_inputs, weights_of
@@ -112,6 +121,13 @@ class _Entry:
     @property
     def family(self) -> type[PyramidBackbone]:
         return getattr(backbones, self.design.family)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The stages whose maps are features; of token models all blocks."""
+        sizes = sys.modules[self.family.__module__].ARCHS[self.arch]
+        count = sizes.depth if hasattr(sizes, "depth") else len(sizes.depths)
+        return self.design.levels or tuple(range(count))
 
     def find_weights(self) -> Weights | None:
         """Return the published weights of the classifier."""
@@ -230,11 +246,11 @@ def create_model(
         pretrained: Load the published ImageNet weights, which are fetched once per machine, or
             those of a file or address that :func:`mmvitconv.weights.load_file` takes.
         num_classes: Classes of the head, which is drawn anew unless the weights have as many; None
-            for ImageNet's 1000, 0 for pooled features without a head.
+            for ImageNet's 1000, 0 for pooled features without a head. Feature maps have no head.
         features_only: Give maps of several strides, as ``feature_info`` of the result says.
-        out_indices: With ``features_only``, which of the levels are given, in increasing order;
-            one number means the last so many. None for all, and for the usual four where every
-            block is a level.
+        out_indices: With ``features_only``, which of the levels are given, in increasing order,
+            negative ones from the end; one number means the last so many. None for all, and for
+            the usual four where every block is a level.
         in_chans: Channels of the images, at least 1. Pretrained kernels of the first convolution
             are summed for one channel, and repeated and scaled for others than three.
         drop_path_rate: Stochastic depth of the last block, in [0, 1).
@@ -258,11 +274,22 @@ def create_model(
     """
     entry = find_entry(name)
     _check_names(entry, kwargs)
+    check_positive(in_chans=in_chans)
     if not isinstance(pretrained, (bool, str, os.PathLike)):
         raise UserError(f"pretrained must be True, False, a file or an address, got {pretrained!r}")
     published = entry.find_weights()
     options = {**entry.design.options, "in_channels": in_chans, "drop_path_rate": drop_path_rate}
     if features_only:
+        taken = inspect.signature(entry.family).parameters
+        idle = [key for key in ("drop_rate", "global_pool") if key in kwargs and key not in taken]
+        kwargs = {key: value for key, value in kwargs.items() if key not in idle}
+        if idle := [*(["num_classes"] if num_classes else []), *idle]:
+            print_log(
+                f"{', '.join(idle)} of create_model: no effect with features_only=True, since "
+                "feature maps have no head",
+                "current",
+                logging.WARNING,
+            )
         model = FeatureExtractor(entry, out_indices, {**options, **kwargs})
     elif out_indices is not None:
         raise UserError("out_indices choose among feature maps; give features_only=True as well")
@@ -343,7 +370,7 @@ class FeatureInfo:
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
         """Return an entry of one level, of several, or of those that the model gives."""
-        if isinstance(idx, int):
+        if is_integer(idx):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
 
@@ -363,7 +390,7 @@ class FeatureInfo:
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> Any:
         """Return levels as dicts, whole or some of their entries."""
-        if isinstance(idx, int):
+        if is_integer(idx):
             return {key: self.info[idx][key] for key in keys or self.info[idx]}
         indices = self.out_indices if idx is None else idx
         return [{key: self.info[i][key] for key in keys or self.info[i]} for i in indices]
@@ -375,6 +402,29 @@ class FeatureInfo:
         return len(self.info)
 
 
+def _choose(name: str, given: int | Sequence[int] | None, count: int) -> list[int]:
+    """Return which of ``count`` levels are meant, as timm has it; see :func:`create_model`.
+
+    Args:
+        name: Of the argument, for the message.
+        given: What the user gave.
+        count: How many there are.
+
+    Raises:
+        ValueError: There is no such level, or none is asked for.
+    """
+    if given is None:
+        return list(range(count))
+    if not is_integer(given):
+        return normalise_indices(name, given, count, "levels")
+    if not 0 < given <= count:
+        raise ValueError(
+            f"{name} as one number means the last so many of {count} levels and must be 1 to "
+            f"{count}, got {given!r}; give ({given},) for one level"
+        )
+    return list(range(count - given, count))
+
+
 class _Model(nn.Module):
     """What classifiers and feature extractors share."""
 
@@ -384,7 +434,7 @@ class _Model(nn.Module):
         """Set what is known of the model, when its modules are there."""
         backbone = self.backbone
         self.name = entry.name
-        self.levels = entry.design.levels or tuple(range(len(backbone.depths)))
+        self.levels = entry.levels
         self._levels_info = [
             {
                 "num_chs": backbone.all_channels[stage],
@@ -444,21 +494,14 @@ class FeatureExtractor(_Model):
         self, entry: _Entry, out_indices: int | Sequence[int] | None, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        levels = entry.design.levels
-        if isinstance(out_indices, int):
-            out_indices = range(-out_indices, 0)
-        chosen = {} if out_indices is None else {"out_indices": tuple(out_indices)}
-        if levels is not None:
-            given = chosen.get("out_indices", range(len(levels)))
-            if any(not -len(levels) <= index < len(levels) for index in given):
-                raise UserError(
-                    f"out_indices must be levels from 0 to {len(levels) - 1} of {entry.name}, got "
-                    f"{tuple(given)}"
-                )
-            chosen = {"out_indices": [levels[index] for index in given]}
+        levels, chosen = entry.levels, {}
+        if out_indices is not None or entry.design.levels:
+            indices = _choose("out_indices", out_indices, len(levels))
+            check_increasing("out_indices", indices, out_indices)
+            chosen = {"out_indices": [levels[index] for index in indices]}
         self.backbone = entry.family(entry.arch, **chosen, **options)
         self._finish(entry)
-        indices = [self.levels.index(stage) for stage in self.backbone.out_indices]
+        indices = [levels.index(stage) for stage in self.backbone.out_indices]
         self.feature_info = FeatureInfo(self._levels_info, indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -515,7 +558,7 @@ class Classifier(_Model):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute what is pooled: a map (B, C, H, W), or tokens (B, N, C)."""
-        return self.forward_intermediates(x, indices=())[0]
+        return self.forward_intermediates(x, indices=1)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool features and, unless ``pre_logits``, classify them."""
@@ -537,40 +580,35 @@ class Classifier(_Model):
         Args:
             x: Images (B, in_chans, H, W).
             indices: Levels, see :attr:`feature_info`; one number means the last so many, None all.
-            norm: Has no effect: a classifier has a norm behind its last stage alone, and the maps
-                are those in front of it.
+            norm: Norm the maps that the norm behind the last stage fits: that stage's, and of token
+                models all.
             stop_early: Leave out what is behind the last of ``indices``.
-            output_fmt: ``'NCHW'``.
+            output_fmt: ``'NCHW'``, or ``'NLC'`` for maps as tokens (B, H * W, C).
             intermediates_only: Return the maps alone.
 
         Returns:
-            What :meth:`forward_features` gives, and a list of maps, finest first.
+            What :meth:`forward_features` gives, or with ``stop_early`` the last map, not normed,
+            if it is of a stage before the last; and a list of maps, finest first.
 
         Raises:
             ValueError: There is no such level or format.
         """
-        if str(output_fmt).rpartition(".")[2] != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        wanted = [self.levels[index] for index in self._level_indices(indices)]
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
+        wanted = [self.levels[i] for i in _choose("indices", indices, len(self.levels))]
         backbone, maps = self.backbone, []
         state: Any = backbone.check_image(x)
-        last = max(wanted) if stop_early and intermediates_only else backbone.num_stages - 1
+        end = backbone.num_stages - 1
+        last = max(wanted) if stop_early else end
         for stage in range(last + 1):
             state = backbone.run_stage(stage, backbone.embed(stage, state))
             if stage in wanted:
-                maps.append(backbone.to_map(state))
+                fits = norm and backbone.all_channels[stage] == backbone.all_channels[end]
+                x = backbone.to_map(state, backbone.norm_of(end) if fits else None)
+                maps.append(x if output_fmt == "NCHW" else x.flatten(2).transpose(1, 2))
         if intermediates_only:
             return maps
-        return backbone.to_features(state), maps
-
-    def _level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        count = len(self.levels)
-        if isinstance(indices, int):
-            indices = range(count - indices, count)
-        given = list(range(count) if indices is None else indices)
-        if any(not -count <= index < count for index in given):
-            raise ValueError(f"indices must be levels from 0 to {count - 1}, got {given}")
-        return [index % count for index in given]
+        return (backbone.to_features(state) if last == end else backbone.to_map(state)), maps
 
     def prune_intermediate_layers(
         self,
@@ -578,16 +616,30 @@ class Classifier(_Model):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the head; return the levels that are left.
+        """Drop the stages behind the last level that is needed, and the head.
 
         Args:
-            indices: Levels whose maps are needed.
-            prune_norm: Has no effect.
-            prune_head: Whether the head goes.
+            indices: Levels whose maps are needed, as in :meth:`forward_intermediates`.
+            prune_norm: Whether the norm behind the last stage goes, too.
+            prune_head: Whether the head goes; it does where it does not fit what is left.
+
+        Returns:
+            The levels, from 0 on.
+
+        Raises:
+            ValueError: There is no such level.
         """
-        if prune_head:
+        wanted, backbone = _choose("indices", indices, len(self.levels)), self.backbone
+        end = max(wanted) + 1
+        last = self.levels[end - 1] if end < len(self.levels) else backbone.num_stages - 1
+        if prune_norm or last < backbone.num_stages - 1:
+            backbone.truncate(last, keeps_norm=not prune_norm)
+        self.levels, self._levels_info = self.levels[:end], self._levels_info[:end]
+        channels = backbone.all_channels[last]
+        if prune_head or channels != self.num_features:
+            self.neck, self.num_features, self.head_hidden_size = None, channels, channels
             self.reset_classifier(0, "")
-        return self._level_indices(indices)
+        return wanted
 
     def get_classifier(self) -> nn.Module:
         """Return the head's last layer."""
@@ -609,7 +661,7 @@ class Classifier(_Model):
                 f"global_pool must be 'avg', or '' with num_classes=0, got {pool!r} with "
                 f"num_classes={num_classes}"
             )
-        if not isinstance(num_classes, int) or num_classes < 0:
+        if not is_integer(num_classes) or num_classes < 0:
             raise ValueError(f"num_classes must be an integer of at least 0, got {num_classes!r}")
         self.global_pool, self.num_classes = pool, num_classes
         fc: nn.Module = nn.Identity()
@@ -618,6 +670,9 @@ class Classifier(_Model):
             nn.init.trunc_normal_(fc.weight, std=0.02)
             nn.init.zeros_(fc.bias)
         self.head.fc = fc.to(next(self.backbone.parameters()))
+
+
+_MAX_ASPECT = 256  # the long side is resized, too, before the centre is cropped
 
 
 @dataclass(frozen=True)
@@ -647,16 +702,17 @@ class ImageTransform:
 
         Args:
             image: A picture of Pillow, or numbers of 0 to 255 in RGB of shape (H, W, 3).
+
+        Raises:
+            UserError: It is something else, or its sides are too different to be resized.
         """
-        if hasattr(image, "convert"):
-            image = image.convert("RGB")
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise UserError(
-                "an image must be Pillow's or an array of uint8 of shape (H, W, 3), got "
-                f"{pixels.dtype} of {pixels.shape}"
-            )
+        pixels = _read_pixels(image)
         height, width = pixels.shape[:2]
+        if max(height, width) > _MAX_ASPECT * min(height, width):
+            raise UserError(
+                f"the sides of an image may differ by a factor of {_MAX_ASPECT}, since the short "
+                f"one becomes {self.resize} pixels, got {height} x {width}; cut it into pieces"
+            )
         scale = self.resize / min(height, width)
         size = [
             self.resize if side == min(height, width) else int(side * scale)
@@ -683,6 +739,31 @@ class ImageTransform:
         return x[0].round().clamp(0, 255)
 
 
+def _read_pixels(image: Any) -> np.ndarray:
+    """Return a picture as numbers of 0 to 255 in RGB of shape (H, W, 3), or raise a UserError."""
+    if hasattr(image, "convert"):
+        if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+            raise UserError(
+                f"an image must have 8 bits for each colour, got mode {image.mode!r}; scale its "
+                "values to 0 to 255 first, as in training"
+            )
+        try:
+            image = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"this image of mode {image.mode!r} cannot be read: {error}") from error
+    if isinstance(image, Tensor) and image.dtype == torch.uint8:
+        image = image.cpu().numpy()
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    if not is_array or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        has_shape = hasattr(image, "dtype") and hasattr(image, "shape")
+        given = f"{image.dtype} of {tuple(image.shape)}" if has_shape else type(image).__name__
+        raise UserError(
+            "an image must be Pillow's or an array of uint8 of shape (H, W, 3) with H, W >= 1, "
+            f"got {given}"
+        )
+    return image
+
+
 def create_transform(model: Classifier | FeatureExtractor) -> ImageTransform:
     """Return what makes a model's input from an image, as its weights were evaluated.
 
@@ -690,16 +771,21 @@ def create_transform(model: Classifier | FeatureExtractor) -> ImageTransform:
         model: From :func:`create_model`, for images of three channels.
 
     Raises:
-        UserError: The model takes other images.
+        UserError: The model is not of :func:`create_model`, or takes other images.
 
     Examples:
         >>> transform = create_transform(create_model("fcvit_tiny"))
         >>> transform.resize, transform.crop
         (248, 224)
     """
-    cfg = model.default_cfg
+    names = ("resize", "mean", "std", "colours", "interpolation", "antialias")
+    cfg = getattr(model, "default_cfg", None)
+    if not isinstance(cfg, Mapping) or not {"input_size", *names} <= cfg.keys():
+        raise UserError(
+            f"create_transform takes models of create_model, got {type(model).__name__}; give the "
+            "model inside, or for a model of timm's own take timm.data.create_transform"
+        )
     channels, crop, _ = cfg["input_size"]
     if channels != 3:
         raise UserError(f"this model takes images of {channels} channels, for which nothing is set")
-    names = ("resize", "mean", "std", "colours", "interpolation", "antialias")
     return ImageTransform(crop=crop, **{name: cfg[name] for name in names})

@@ -312,6 +312,7 @@ def _standardise(
     return (scores if beta is None else scores + beta).to(dtype)
 
 
+@as_one_node
 def token_norm_attention(
     q: Tensor, k: Tensor, v: Tensor, order: int, valid: Tensor | None = None
 ) -> Tensor:

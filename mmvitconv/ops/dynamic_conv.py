@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmvitconv.ops.depthwise_conv import depthwise_conv2d
 from mmvitconv.ops.precision import without_autocast
-from mmvitconv.ops.traced import is_exported, is_traced
+from mmvitconv.ops.traced import as_one_node, is_exported, is_traced
 
 __all__ = ["IMPLEMENTATIONS", "dynamic_depthwise_conv2d", "involution", "pool_layout"]
 
@@ -15,6 +15,7 @@ _MIN_IMAGE = 1 << 15
 IMPLEMENTATIONS = ("auto", "group", "shift", "image")
 
 
+@as_one_node
 def dynamic_depthwise_conv2d(x: Tensor, kernels: Tensor, impl: str = "auto") -> Tensor:
     """Convolve each channel of each sample with a kernel of its own, zeros around the map.
 

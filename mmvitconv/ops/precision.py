@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from mmvitconv.ops.traced import as_one_node
 
@@ -42,4 +43,6 @@ def saturating_relu(x: Tensor) -> Tensor:
 
 
 def _is_autocast(x: Tensor) -> bool:
+    if isinstance(x, Proxy):  # a symbolic trace, which knows no device
+        return False
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
+from torch import nn
 
 import mmvitconv
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import CheckpointError, UserError
+from mmvitconv.models import factory
 from mmvitconv.models.factory import ImageTransform, find_entry
 from mmvitconv.resources import list_configs
 from mmvitconv.weights.index import read_index
@@ -111,12 +113,46 @@ def test_transform_is_the_config_s_pipeline(name, shape, tmp_path):
         assert np.abs(ours - theirs).max() <= tolerance
 
 
-def test_transform_refuses_other_images():
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        (np.zeros((9, 9, 3)), r"uint8 of shape \(H, W, 3\) .*got float64 of \(9, 9, 3\)"),
+        (np.zeros((9, 9), np.uint8), r"got uint8 of \(9, 9\)"),
+        (np.zeros((0, 9, 3), np.uint8), "H, W >= 1"),
+        (np.zeros((1, 9999, 3), np.uint8), "got 1 x 9999; cut it"),
+        (torch.rand(3, 9, 9), r"got torch.float32 of \(3, 9, 9\)"),
+        (torch.zeros(3, 9, 9, dtype=torch.uint8), r"got uint8 of \(3, 9, 9\)"),
+        ("image.png", "got str"),
+        (None, "got NoneType"),
+        (Image.new("I;16", (9, 9)), "8 bits for each colour, got mode 'I;16'"),
+        (Image.new("F", (9, 9)), "mode 'F'"),
+        (Image.new("La", (9, 9)), "cannot be read"),
+        (Image.new("RGB", (0, 9)), "H, W >= 1"),
+    ],
+)
+def test_transform_refuses_other_images(image, hint):
+    with pytest.raises(UserError, match=hint):
+        ImageTransform(8, 8, (0.0,) * 3, (1.0,) * 3)(image)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_transform_takes_pictures_of_8_bits(mode):
+    picture = Image.new(mode, (9, 7))
     transform = ImageTransform(8, 8, (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(UserError, match=r"uint8 of shape \(H, W, 3\), got float64 of \(9, 9, 3\)"):
-        transform(np.zeros((9, 9, 3)))
-    with pytest.raises(UserError, match="1 channels"):
-        mmvitconv.create_transform(mmvitconv.create_model("fcvit_tiny", in_chans=1))
+    assert torch.equal(transform(picture), transform(np.asarray(picture.convert("RGB"))))
+
+
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        (nn.Linear(1, 1), "models of create_model, got Linear"),
+        ("fcvit_tiny", "got str"),
+        (mmvitconv.create_model("fcvit_tiny", in_chans=1), "1 channels"),
+    ],
+)
+def test_transform_of_other_models(model, hint):
+    with pytest.raises(UserError, match=hint):
+        mmvitconv.create_transform(model)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -134,22 +170,54 @@ def test_features(name):
 
 
 @pytest.mark.parametrize("name", STRIDED)
-@pytest.mark.parametrize("out_indices", [2, (-1,), (0, 2)])
+@pytest.mark.parametrize("out_indices", [2, np.int64(1), (-1,), np.arange(2), range(2), (0, 2)])
 def test_chosen_features(name, out_indices):
     with torch.device("meta"):
         whole = mmvitconv.create_model(name, features_only=True).feature_info
         model = mmvitconv.create_model(name, features_only=True, out_indices=out_indices)
     levels = range(len(whole))
-    wanted = levels[-out_indices:] if isinstance(out_indices, int) else out_indices
+    wanted = levels[-out_indices:] if isinstance(out_indices, (int, np.int64)) else out_indices
     assert model.feature_info.channels() == [whole.channels()[index] for index in wanted]
     assert model.feature_info.reduction() == [whole.reduction()[index] for index in wanted]
 
 
-@pytest.mark.parametrize("name", ["fcvit_tiny", "parc_mobilenetv2"])
-@pytest.mark.parametrize("out_indices", [(9,), (), (1, 0)])
+NO_CHOICE = [0, -1, 99, True, 1.0, "a", (), (99,), (-99,), (True,), (1.0,), ("a",), np.array(1)]
+
+
+@pytest.mark.parametrize("name", ["fcvit_tiny", "parc_mobilenetv2", "deit_tiny"])
+@pytest.mark.parametrize("out_indices", [*NO_CHOICE, (1, 0), (0, 0)])
 def test_features_that_are_not_there(name, out_indices):
-    with pytest.raises(ValueError, match="out_indices must be"):
+    with torch.device("meta"), pytest.raises(ValueError, match="out_indices"):
         mmvitconv.create_model(name, features_only=True, out_indices=out_indices)
+
+
+def test_features_have_no_head(monkeypatch):
+    said = []
+    monkeypatch.setattr(factory, "print_log", lambda text, *args: said.append(text))
+    options = {"num_classes": 3, "global_pool": "avg"}
+    model = mmvitconv.create_model("fcvit_tiny", features_only=True, **options)
+    assert "num_classes, global_pool of create_model: no effect" in said[0]
+    assert not [name for name, _ in model.named_parameters() if "head" in name]
+    mmvitconv.create_model("fcvit_tiny", features_only=True, num_classes=0)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("features_only", [True, False])
+def test_modules_of_levels(name, features_only):
+    """The modules are there, each behind the one before, and so are dicts in timm's forms."""
+    with torch.device("meta"):
+        model = mmvitconv.create_model(name, features_only=features_only)
+    info = model.feature_info
+    levels = info.get_dicts(idx=range(len(info))) if features_only else info
+    names = [module for module, _ in model.named_modules()]
+    places = [names.index(level["module"]) for level in levels]
+    assert places == sorted(places)
+    assert [level["index"] for level in levels] == [*range(len(levels))]
+    if features_only:
+        assert info.get_dicts(["num_chs"]) == [{"num_chs": n} for n in info.channels()]
+        assert info.channels(np.int64(-1)) == info.channels()[-1]
+        assert info.get_dicts(["reduction"], 0) == {"reduction": info.reduction(0)}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -173,6 +241,68 @@ def test_intermediates_are_the_stages_maps(name):
         torch.testing.assert_close(
             mmvitconv.create_model(name, num_classes=0).eval()(image).shape, pooled.shape
         )
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("indices", NO_CHOICE)
+def test_intermediates_that_are_not_there(name, indices):
+    with torch.device("meta"):
+        model = mmvitconv.create_model(name)
+    with pytest.raises(ValueError, match="indices"):
+        model.forward_intermediates(torch.rand(1, 3, 64, 64), indices)
+    with pytest.raises(ValueError, match="indices"):
+        model.prune_intermediate_layers(indices)
+    with pytest.raises(ValueError, match="'NCHW' or 'NLC', got 'NHWC'"):
+        model.forward_intermediates(torch.rand(1, 3, 64, 64), output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_intermediates_in_other_forms(name):
+    """As tokens; normed where the last norm fits; the last map instead of features."""
+    model = mmvitconv.create_model(name, num_classes=3).eval()
+    image, end = torch.rand(1, 3, 64, 64), model.backbone.num_stages - 1
+    norm = model.backbone.norm_of(end)
+    with torch.no_grad():
+        _, maps = model.forward_intermediates(image)
+        tokens = model.forward_intermediates(image, output_fmt="NLC", intermediates_only=True)
+        torch.testing.assert_close(tokens, [x.flatten(2).transpose(1, 2) for x in maps])
+        normed = model.forward_intermediates(image, norm=True, intermediates_only=True)
+        for x, y in zip(maps, normed, strict=True):
+            if norm is not None and x.shape[1] == maps[-1].shape[1]:
+                takes_last = type(norm) is nn.LayerNorm
+                x = norm(x.movedim(1, 3)).movedim(3, 1) if takes_last else norm(x)
+            torch.testing.assert_close(y, x)
+        last, (first,) = model.forward_intermediates(image, [0], stop_early=True)
+        torch.testing.assert_close(first, maps[0])
+        assert torch.equal(last, first)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_pruned(name):
+    """What is left gives the same maps, and no more is left than a backbone of them has."""
+    model = mmvitconv.create_model(name).eval()
+    image, whole = torch.rand(1, 3, 64, 64), model.backbone.num_stages
+    with torch.no_grad():
+        features, maps = model.forward_intermediates(image, [0, -1])
+        assert model.prune_intermediate_layers(1) == [len(model.feature_info) - 1]
+        torch.testing.assert_close(model(image), features)
+        assert model.prune_intermediate_layers([1, 0], prune_norm=True) == [1, 0]
+        assert len(model.feature_info) == 2
+        rest, again = model.forward_intermediates(image, [0, -1])
+        torch.testing.assert_close(again[0], maps[0])
+        assert rest.shape == model.forward_features(image).shape
+        assert model.num_features == model.head_hidden_size == again[1].shape[1]
+        model.reset_classifier(5, "avg")
+        assert model(image).shape == (1, 5)
+    assert model.backbone.num_stages < whole
+    left = {key for key in model.backbone.state_dict() if not key.startswith("norm")}
+    backbone = type(model.backbone)(
+        find_entry(name).arch,
+        out_indices=model.backbone.out_indices,
+        **find_entry(name).design.options,
+    )
+    assert left == {key for key in backbone.state_dict() if not key.startswith("norm")}
+    assert model.group_matcher()("head.fc.weight") == model.backbone.get_layer_depth("x")[0]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -262,8 +392,10 @@ def test_weights_of_other_models_are_refused(published):
         ("fcvit_tiny", {"global_pool": "max"}, "global_pool must be 'avg'"),
         ("fcvit_tiny", {"global_pool": ""}, "with num_classes=0"),
         ("fcvit_tiny", {"num_classes": -1}, "num_classes must be"),
+        ("fcvit_tiny", {"num_classes": True}, "num_classes must be"),
+        ("fcvit_tiny", {"drop_path_rate": 1}, r"drop_path_rate must be a number in \[0, 1\)"),
         ("fcvit_tiny", {"drop_rate": 2}, "drop_rate must be"),
-        ("fcvit_tiny", {"in_chans": 0}, "in_channels must be"),
+        ("fcvit_tiny", {"in_chans": 0}, "in_chans must be"),
     ],
 )
 def test_wrong_arguments(name, options, hint):

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmvitconv.models.layers.mixers.base import Mixer
+from mmvitconv.models.layers.mixers.presets import MIXERS
 
 SIZE = (72, 40)
 
@@ -78,6 +79,17 @@ def test_symbolic_trace(model: nn.Module):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     features.train()(images(2))["map"].sin().sum().backward()
     assert model.get_submodule(layer).training is False  # it is a copy that trains
+
+
+@pytest.mark.parametrize("mixer", sorted({*MIXERS} - {"natt", "swin"}))
+def test_symbolic_trace_of_each_mixer(mixer: str):
+    """All mixers that see the whole map or a few neighbours: those of windows ask for sizes."""
+    model = FAMILIES["DynConvViT"](shallow("DynConvViT"), mixer=mixer)
+    model.load_state_dict(reference.fill_like(model.state_dict()))
+    model.double().eval()
+    traced = torch.fx.symbolic_trace(model)
+    for x in (images(2), images(1)[..., :24]):
+        assert_same(traced(x), model(x), 0)
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -218,6 +230,17 @@ def test_moving_average_and_data_parallel(model: nn.Module):
     expected = model(images(2))
     assert_same(averaged(images(2)), expected)
     assert_same(nn.DataParallel(model)(images(2)), expected)
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_meta_device(model: nn.Module, is_emptied: bool):
+    """Buffers that no state dict has are computed again."""
+    with torch.device("meta"):
+        twin = type(model)(shallow(type(model).__name__)).double().eval()
+    if is_emptied:
+        twin.to_empty(device="cpu")
+    twin.load_state_dict(model.state_dict(), assign=True)
+    assert_same(twin(images(2)), model(images(2)), 0)
 
 
 def test_fusing_convolutions_and_norms(model: nn.Module):

@@ -174,13 +174,9 @@ class DynConvSwin(PyramidBackbone):
         self.apply(init_layer)
         self.train()
 
-    def output(self, stage: int, x: Tensor) -> Tensor:
-        """Norm a stage's map, its channels first."""
-        return self.to_map(super().output(stage, x))
-
-    def to_map(self, x: Tensor) -> Tensor:
+    def to_map(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """Return a map with its channels first."""
-        return x.permute(0, 3, 1, 2)
+        return super().to_map(x, norm).permute(0, 3, 1, 2)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

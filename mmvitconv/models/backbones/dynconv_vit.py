@@ -298,19 +298,19 @@ class DynConvViT(PyramidBackbone):
     def output(self, stage: int, x: Any) -> Tensor:
         """Norm a block's output, a map (B, C, H, W) or the class token (B, C)."""
         if self.out_type == "cls_token":
-            return super().output(stage, x[0][:, 0])
-        return super().output(stage, self.to_map(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return super().to_map(x[0][:, 0], self.norm_of(stage))
+        return super().output(stage, x)
 
-    def to_map(self, x: Any) -> Tensor:
+    def to_map(self, x: Any, norm: nn.Module | None = None) -> Tensor:
         """Return the tokens as a map, without the class token."""
         x, grid = x
         x = x if grid is None else x[:, 1:].unflatten(1, grid)
-        return x.permute(0, 3, 1, 2)
+        return super().to_map(x, norm).permute(0, 3, 1, 2)
 
     def to_features(self, x: Any) -> Tensor:
         """Return the normed map, or all normed tokens where a classifier takes the class token."""
         if self.out_type == "cls_token":
-            return super().output(self.num_stages - 1, x[0])
+            return super().to_map(x[0], self.norm_of(self.num_stages - 1))
         return super().to_features(x)
 
     def pool(self, features: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from mmvitconv.models.base import (
     resolve_arch,
 )
 from mmvitconv.models.layers import Conv2d, draw_kept, drop_path_rates
-from mmvitconv.models.layers.window import relative_position_index
+from mmvitconv.models.layers.window import PositionIndex
 from mmvitconv.ops import attention, convolution_format, multiply_add, window_attention
 from mmvitconv.registry import MODELS
 
@@ -501,7 +501,7 @@ class Merge(nn.Module):
 
 
 @MODELS.register_module()
-class LightViT(PyramidBackbone):
+class LightViT(PositionIndex, PyramidBackbone):
     """LightViT backbone (arXiv:2207.05557), strides 8, 16 and 32.
 
     The original classification and detection codes differ; ``out_type`` chooses between their
@@ -576,8 +576,7 @@ class LightViT(PyramidBackbone):
             num_global_tokens or sizes.num_global_tokens,
             takes_any_number=num_global_tokens is None,
         )
-        index = relative_position_index(sizes.window_size)
-        self.register_buffer("relative_position_index", index, persistent=False)
+        self.set_index(sizes.window_size)
         rates = drop_path_rates(drop_path_rate, sizes.depths)
         self.merges = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -621,15 +620,18 @@ class LightViT(PyramidBackbone):
 
     def output(self, stage: int, x: tuple[Tensor, Tensor]) -> Tensor:
         """Norm the image tokens as a map or, for ``out_type='raw'``, all tokens."""
-        x, g = x
-        norm = getattr(self, f"norm{stage}")
-        if self.out_type == "raw":
-            return norm(torch.cat([g, x.flatten(1, 2)], dim=1))
-        return norm(x).permute(0, 3, 1, 2)
+        if self.out_type == "featmap":
+            return super().output(stage, x)
+        x, norm = torch.cat([x[1], x[0].flatten(1, 2)], dim=1), self.norm_of(stage)
+        return x if norm is None else norm(x)
 
-    def to_map(self, x: tuple[Tensor, Tensor]) -> Tensor:
+    def to_map(self, x: tuple[Tensor, Tensor], norm: nn.Module | None = None) -> Tensor:
         """Return the image tokens as a map."""
-        return x[0].permute(0, 3, 1, 2)
+        return super().to_map(x[0], norm).permute(0, 3, 1, 2)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Take the mean of all tokens, or of the map."""
+        return features.mean(1) if self.out_type == "raw" else super().pool(features)
 
     def accepts_shape(self, key: str, shape: torch.Size, fine_tuning: bool) -> bool:
         """Accept any number of global tokens, unless one was asked for."""

@@ -224,7 +224,7 @@ class ParCConvNeXt(PyramidBackbone):
     def pool(self, features: Tensor) -> Tensor:
         """Norm the mean of the last map."""
         mean = features.mean(dim=(2, 3), keepdim=True)
-        return super().output(self.num_stages - 1, mean).flatten(1)
+        return self.to_map(mean, self.norm_of(self.num_stages - 1)).flatten(1)
 
     def layer_names(self, stage: int) -> list[list[str]]:
         """Name the layers of ConvNeXt's recipe: a stage each, in the third every three blocks."""

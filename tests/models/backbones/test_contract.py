@@ -7,6 +7,7 @@ smallest of each family, counts and shapes on all of them (on the meta device).
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from families import ALIASES, DISTINCT, FAMILIES, smallest
@@ -113,7 +114,9 @@ def test_every_parameter_reaches_an_output(build, choice):
 def test_illegal_out_indices(build, choice):
     model = build(out_indices=-1)
     last = model.num_stages - 1
-    with pytest.raises(ValueError, match=rf"must be .*{model.unit} 0 to {last}.*, got"):
+    with pytest.raises(
+        ValueError, match=rf"must be .*({model.unit} 0 to {last}|increasing).*, got"
+    ):
         build(out_indices=out_indices_of(build, choice))
 
 
@@ -124,6 +127,22 @@ def test_illegal_inputs(build, shape):
 
 
 @pytest.mark.parametrize(
+    ("image", "given"),
+    [
+        (np.zeros((1, 3, 32, 32), np.float32), "ndarray"),
+        ([torch.rand(3, 32, 32)], "list"),
+        (None, "NoneType"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "torch.uint8"),
+        (torch.rand(1, 3, 32, 32).to_sparse(), "a tensor of layout torch.sparse_coo"),
+        (torch.nested.nested_tensor([torch.rand(3, 32, 32)]), "a nested tensor"),
+    ],
+)
+def test_no_images(build, image, given):
+    with pytest.raises(ValueError, match=rf"takes a tensor of shape .*, but got .*{given}"):
+        build()(image)
+
+
+@pytest.mark.parametrize(
     "kwargs",
     [
         {"in_channels": 0},
@@ -131,6 +150,9 @@ def test_illegal_inputs(build, shape):
         {"frozen_stages": -2},
         {"drop_path_rate": 1.0},
         {"drop_path_rate": -0.1},
+        {"out_indices": np.array(0)},
+        {"init_cfg": 5},
+        {"init_cfg": ("file.pth",)},
     ],
 )
 def test_illegal_arguments(build, kwargs):

@@ -24,8 +24,8 @@ from mmvitconv.models.backbones.lightvit import (
     Merge,
     Tokens,
     WindowGrid,
-    relative_position_index,
 )
+from mmvitconv.models.layers.window import relative_position_index
 from mmvitconv.models.necks import LightViTPooling
 from mmvitconv.weights import adapt_checkpoint, check_match, convert_state_dict
 

@@ -21,7 +21,7 @@ from mmvitconv.models.layers.mixers.base import (
     check_divides,
     check_neighbourhood,
 )
-from mmvitconv.models.layers.window import from_windows, relative_position_index, to_windows
+from mmvitconv.models.layers.window import PositionIndex, from_windows, to_windows
 from mmvitconv.ops.dynamic_attention import (
     Activation,
     activate,
@@ -242,7 +242,7 @@ class DepthwiseHeads(GlobalMixer):
         return out.transpose(1, 2).unsqueeze(3)
 
 
-class WindowAttention(Attention):
+class WindowAttention(PositionIndex, Attention):
     """Attention in windows, which may be shifted.
 
     Args:
@@ -293,8 +293,7 @@ class WindowAttention(Attention):
             self.columns["static_term"] = "relative position"
             table = torch.zeros((2 * size - 1) ** 2, self.heads)
             self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-            index = relative_position_index(size)
-            self.register_buffer("relative_position_index", index, persistent=False)
+            self.set_index(size)
 
     def mix(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix a map; where its borders meet by the shift, they do not see each other.

@@ -43,8 +43,8 @@ class PooledProjection(nn.Linear):
         dim = self.in_features
         biases = (None, None) if self.bias is None else (self.bias[:dim], self.bias[dim:])
         q = F.linear(x, self.weight[:dim], biases[0])
-        kernels = F.linear(layout.to(x.dtype), self.weight[dim:], biases[1])
-        return q, *kernels.permute(0, 3, 1, 2).chunk(2, dim=1)
+        kernels = F.linear(layout.to(x.dtype), self.weight[dim:], biases[1]).permute(0, 3, 1, 2)
+        return q, kernels[:, :dim], kernels[:, dim:]
 
 
 class PooledMixer(Mixer):
