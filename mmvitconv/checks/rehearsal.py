@@ -29,6 +29,7 @@ from mmvitconv.checks.untouched import untouched
 from mmvitconv.compat.absent import check_model
 from mmvitconv.datasets.layout import leaf_datasets
 from mmvitconv.engine.loops import SeededDataset
+from mmvitconv.engine.modules import unwrap_model
 from mmvitconv.engine.quiet import log_traceback, quiet_logger
 from mmvitconv.engine.randomness import seed_process
 from mmvitconv.errors import UserError, describe_accident, root_cause
@@ -381,16 +382,31 @@ def _richness(sample: Any) -> tuple[int, int]:
     return count, max(_labels(known), default=0)
 
 
+def _kind(model: nn.Module) -> str:
+    """Return the word for a model's task in the name of the step that packs its samples."""
+    return "Seg" if hasattr(model, "decode_head") else "" if hasattr(model, "head") else "Det"
+
+
+def _find_unpacked(samples: Sequence[Any], model: nn.Module) -> str:
+    """Say which step is missing when samples are dicts as transforms pass them on, else ''."""
+    sample = samples[0] if samples else None
+    if not isinstance(sample, Mapping) or "inputs" in sample or "img" not in sample:
+        return ""
+    found = ", ".join(map(str, list(sample)[:6]))
+    pack = f"Pack{_kind(unwrap_model(model))}Inputs"
+    return f"the samples are not packed (they have {found}): end it with dict(type={pack!r})"
+
+
 def _find_missing(samples: Sequence[Any], model: nn.Module) -> str:
     """Say which part of the samples is not there that the model's task needs, '' if all is."""
     if not samples or not isinstance(samples[0], Mapping):
         return ""
-    kind = "Seg" if hasattr(model, "decode_head") else "" if hasattr(model, "head") else "Det"
+    if unpacked := _find_unpacked(samples, model):
+        return unpacked
+    kind, known = _kind(model), _data_sample(samples[0])
     pack = f"Pack{kind}Inputs"
-    known = _data_sample(samples[0])
-    if "inputs" not in samples[0] or known is None:
-        found = ", ".join(map(str, list(samples[0])[:6]))
-        return f"the samples are not packed (they have {found}): end it with dict(type={pack!r})"
+    if known is None:
+        return f"the samples have no annotations: end it with dict(type={pack!r})"
     if kind == "Seg":
         absent = "gt_sem_seg" not in known and "label map: put LoadAnnotations in front of " + pack
     elif not kind:
@@ -515,7 +531,10 @@ def _validate(
 ) -> Mapping[str, Any]:
     """Return the scores of a batch, perhaps none."""
     size = min(loader.batch_size or 1, len(loader.dataset))
-    batch = loader.collate_fn([loader.dataset[number] for number in range(size)])
+    samples = [loader.dataset[number] for number in range(size)]
+    if isinstance(unwrap_model(model), BaseModel) and (absent := _find_unpacked(samples, model)):
+        raise RehearsalError("val_dataloader.dataset.pipeline", absent)
+    batch = loader.collate_fn(samples)
     model.eval()
     with autocast(enabled=is_half):
         outputs = model.val_step(batch)

@@ -135,7 +135,7 @@ def explain_step(error: Exception, steps: Sequence[Any], number: int, place: str
         elif key.startswith("gt_"):
             advice = "put LoadAnnotations with what it needs in front of it"
         else:
-            advice = f"it looks for {key!r}: is a step missing in front of it?"
+            advice = f"neither the step nor one in front of it knows {key!r}"
     return Failure(inner or name, reason, advice)
 
 

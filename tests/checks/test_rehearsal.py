@@ -303,3 +303,19 @@ def test_slips_in_a_training_are_named(make, tmp_path, change, words):
     assert len(sentences) == 1
     assert words in sentences[0]
     assert "--no-rehearsal" not in sentences[0], "the check has trained nothing"
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_an_evaluation_that_does_not_pack_is_named(make, tmp_path, packs):
+    cfg = classifier(make, tmp_path)
+    loader = deepcopy(cfg.train_dataloader)
+    loader.dataset.update(data_prefix="val", test_mode=True)
+    loader.dataset.pipeline.pop(1)
+    cfg.update(val_dataloader=loader, val_evaluator={"type": "Accuracy", "topk": (1,)})
+    if not packs:
+        loader.dataset.pipeline.pop()
+    sentences = rehearse_of(cfg).sentences()
+    assert len(sentences) == (not packs)
+    assert packs or sentences[0].startswith(
+        "val_dataloader.dataset.pipeline: the samples are not packed (they have img_path"
+    )

@@ -54,7 +54,8 @@ DEAD = [
     ("segmentation", put(2, type="mmseg.RandomCrop", crop_size=(64, 64), cat_max_ratio="0.7"),
      "2 (RandomCrop)", ""),
     ("classification", put(1, type="Collect", keys=["gt_box"]), "1 (Collect)", "gt_box"),
-    ("classification", put(1, type="Collect", keys=["angle"]), "1 (Collect)", "looks for 'angle'"),
+    ("classification", put(1, type="Collect", keys=["angle"]), "1 (Collect)",
+     "in front of it knows 'angle'"),
 ]  # fmt: skip
 
 
