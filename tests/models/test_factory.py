@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import mmvitconv
 from mmvitconv.engine.configuration import load_config
@@ -319,6 +320,18 @@ def test_layers(name):
         assert layers[stem] == 0
         assert layers["head.fc.weight"] == max(layers.values())
         assert set(layers.values()) == set(range(max(layers.values()) + 1))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SMALL if not name.startswith(("lightvit", "dynconv_swin"))]
+)
+def test_torchvision_takes_the_modules_of_levels(name):
+    model = mmvitconv.create_model(name).eval()
+    modules = [level["module"] for level in model.feature_info]
+    kept = create_feature_extractor(model, modules)(torch.rand(1, 3, 32, 64))
+    assert [*kept] == modules
+    for out, level in zip(kept.values(), model.feature_info, strict=True):
+        assert level["num_chs"] in (out.shape[1], out.shape[-1])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Literal
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmvitconv.models.base import check_positive
+from mmvitconv.models.base import check_increasing, check_positive, normalise_indices
 from mmvitconv.models.layers import ChannelNorm, build_norm
 from mmvitconv.ops import with_zero_gradients
 from mmvitconv.registry import MODELS
@@ -67,11 +67,8 @@ class IsotropicPyramid(BaseModule):
         if mode not in ("taps", "last"):
             raise ValueError(f"mode must be 'taps' or 'last', got {mode!r}")
         check_positive(in_channels=in_channels, patch_size=patch_size)
-        out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & {0, 1, 2, 3}):
-            raise ValueError(
-                f"out_indices must be one or more of 0 to 3, in increasing order, got {out_indices}"
-            )
+        indices = normalise_indices("out_indices", out_indices, 4, "scales")
+        check_increasing("out_indices", indices, out_indices)
         if mode == "taps" and out_channels not in (None, in_channels):
             raise ValueError(
                 f"out_channels must be None with mode='taps', which keeps the {in_channels} "
@@ -79,8 +76,8 @@ class IsotropicPyramid(BaseModule):
             )
         self.in_channels = in_channels
         self.mode = mode
-        self.out_indices = out_indices
-        steps = [round(math.log2(patch_size / _TARGETS[index])) for index in out_indices]
+        self.out_indices = tuple(indices)
+        steps = [round(math.log2(patch_size / _TARGETS[index])) for index in indices]
         narrowest = in_channels / 2 ** max(*steps, 0)
         if mode == "last" and narrowest != int(narrowest):
             raise ValueError(

@@ -113,8 +113,10 @@ def test_wrong_arguments():
     for options, message in (
         ({"in_channels": 8, "patch_size": 8, "mode": "fpn"}, "mode must be .*, got 'fpn'"),
         ({"in_channels": 8, "patch_size": 0}, "patch_size must be a positive"),
-        ({"in_channels": 8, "patch_size": 8, "out_indices": (1, 4)}, "one or more of 0 to 3"),
-        ({"in_channels": 8, "patch_size": 8, "out_indices": ()}, "one or more of 0 to 3"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": (1, 4)}, "of scales 0 to 3"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": (1, 0)}, "increasing order"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": "1"}, "of scales 0 to 3"),
+        ({"in_channels": 8, "patch_size": 8, "out_indices": ()}, "of scales 0 to 3"),
         ({"in_channels": 8, "patch_size": 8, "out_channels": 4}, "mode='taps', which keeps the 8"),
         ({"in_channels": [8] * 4, "patch_size": 8}, "in_channels must be a positive integer"),
         (
