@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -44,8 +45,8 @@ def bitmap(polygon: list[tuple[float, float]]) -> np.ndarray:
 
 
 def write_images(folder: Path, names=tuple(SCENE)) -> None:
-    generator = np.random.default_rng(0)
-    for name in names:
+    for name in names:  # each another picture
+        generator = np.random.default_rng(zlib.crc32(f"{folder.name}/{name}".encode()))
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -56,6 +56,7 @@ from mmvitconv.checks.steps import (
     find_late_steps,
 )
 from mmvitconv.checks.values import check_values
+from mmvitconv.datasets.copies import find_copies
 from mmvitconv.datasets.jsons import without_collections
 from mmvitconv.datasets.layout import (
     as_items,
@@ -65,6 +66,7 @@ from mmvitconv.datasets.layout import (
     type_name,
 )
 from mmvitconv.datasets.listing import use_careful_listing
+from mmvitconv.datasets.map_values import MapValues, count_values
 from mmvitconv.datasets.progress import progress
 from mmvitconv.engine.configuration import legal_arguments, walk
 from mmvitconv.errors import UserError, root_cause, shorten
@@ -88,6 +90,10 @@ CONVERSIONS = {
 }
 # of which a note says how many there are
 HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
+COPIES = {
+    "splits": "the score is that of images which were learnt by heart: leave one of both out",
+    "classes": "one of both is wrong, or the image has several classes",
+}
 NO_SAMPLE = "class without a sample in training, which the evaluation has"
 LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
@@ -180,6 +186,7 @@ def _check_with_data(
         if check.report is not report:
             report.take(check.report, errors_as="warnings")
     check.report = report
+    check.compare_contents()
     check.compare_folders()
     check.compare_classes()
     for split in wanted:
@@ -211,6 +218,7 @@ def check_datasets(
     check = _Check(num_classes, sample, workers, is_strict=True)
     for option, split, settings in datasets:
         check.add(option, split, settings)
+    check.compare_contents()
     check.compare_folders()
     check.compare_classes()
     return check.report
@@ -272,7 +280,8 @@ class _Check:
     is_strict: bool = False
     report: Report = field(default_factory=Report)
     facts: list[Facts] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)  # split of each image, by its real path
+    # split and class of each image, by its real path
+    files: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
     # by split and class, whether it has a sample
     seen: dict[str, dict[str, bool]] = field(default_factory=dict)
@@ -367,6 +376,24 @@ class _Check:
             absent = [label for label, is_seen in labels.items() if not is_seen]
             if absent and not (split == "train" and set(absent) <= set(lacking)):
                 self.report.notes.append(f"{split}: no sample of the class {shorten(absent)}")
+
+    def compare_contents(self) -> None:
+        """Name images that are the same as others of another split, or class."""
+        pairs, left = find_copies(self.files)
+        for index, what in enumerate(("splits", "classes")):
+            found = [
+                pair for pair in pairs if self.files[pair[0]][index] != self.files[pair[1]][index]
+            ]
+            if found:
+                self.report.warn(
+                    f"the same image, byte for byte, is in two {what}",
+                    *(" and ".join(pair) for pair in found),
+                    advice=COPIES[what],
+                )
+        if left:
+            self.report.notes.append(
+                f"{left} images of equal sizes were not compared, whether they are the same"
+            )
 
     def compare_folders(self) -> None:
         """Compare the class folders of the splits, whose order numbers the classes."""
@@ -528,7 +555,7 @@ class _Check:
         bad: list[Problem] = []
         failures: list[Failure | None] = []
         harmless: Counter[str] = Counter()
-        values: Counter[int] = Counter()
+        maps = MapValues()
         highest = deepest = 0
         for found in progress(results, f"{name}: files"):
             bad += found.errors
@@ -538,7 +565,8 @@ class _Check:
                 else:
                     self.report.warn(problem.kind, _place(problem))
             labels.update(found.labels)
-            values.update(found.values)
+            if found.values:
+                maps.add(found.values)
             deepest += found.highest > 0
             highest = max(highest, found.highest)
             failures += found.failures
@@ -568,7 +596,15 @@ class _Check:
             )
         ignore = pipeline.ignore_index
         classes = pipeline.num_classes or 0
+        values = maps.pixels
         legal = {value for value in values if value != ignore}
+        for kind in (
+            maps.find_borders(),
+            maps.find_objects(are_named=count < len(inside)),
+            maps.find_white() if ignore == 255 else "",
+        ):
+            if kind:
+                self.report.warn(f"label maps: {kind}", f"{name}: {count} label maps")
         if values and not legal:
             self.report.error(
                 "of all label maps no pixel is left: everything is ignored",
@@ -648,6 +684,7 @@ class _Check:
         """Check where the files of the samples are; return the samples inside the data root."""
         inside = []
         images: Counter[str] = Counter()
+        labels: dict[str, int] = {}
         for number, info in enumerate(infos):
             try:
                 pipeline.roots.check(info, info.get("img_id", number))
@@ -656,12 +693,17 @@ class _Check:
                 continue
             inside.append(number)
             images.update(paths_of(info)[:1])
+            if isinstance(info.get("gt_label"), int):
+                labels.update(dict.fromkeys(paths_of(info)[:1], info["gt_label"]))
         real = functools.lru_cache(maxsize=None)(os.path.realpath)  # of folders
         for path, count in images.items():
             if count > 1:
                 self.report.warn("image is listed more than once", f"{name}: {path}")
             folder, file = os.path.split(path)
-            other = self.files.setdefault(os.path.join(real(folder), file), split)
+            if is_remote(path):
+                continue
+            own = split, labels.get(path)
+            other = self.files.setdefault(os.path.join(real(folder), file), own)[0]
             if other != split:
                 self.report.warn("image is in two splits", f"{path}: {other} and {split}")
         return inside
@@ -846,7 +888,8 @@ class Examined(NamedTuple):
         errors: What is wrong with it.
         warnings: What is unusual.
         labels: The classes in its label map, each once.
-        values: The numbers in its label map as they are in the pipeline, ignored ones included.
+        values: How often the numbers in its label map stand there as they are in the pipeline,
+            ignored ones included; see :func:`~mmvitconv.datasets.map_values.count_values`.
         highest: The highest value of an image of 16 bits; 0 for others.
         failures: Of one that went through the whole pipeline, the step that failed, or None.
     """
@@ -854,7 +897,7 @@ class Examined(NamedTuple):
     errors: list[Problem]
     warnings: list[Problem]
     labels: list[int]
-    values: list[int]
+    values: Mapping[int, tuple[int, int]]
     highest: int = 0
     failures: Sequence[Failure | None] = ()
 
@@ -881,7 +924,7 @@ def _examine(
             errors.append(Problem(str(error), path))
     if loaded is None:
         failures = [failure] if number in tried and failure else []
-        return Examined(errors, warnings, [], [], failures=failures)
+        return Examined(errors, warnings, [], {}, failures=failures)
     errors += [Problem(DAMAGED, path, text) for text in messages]
     highest = 0
     if pipeline.is_local and pipeline.is_converted and os.path.isfile(path):
@@ -891,10 +934,10 @@ def _examine(
             raw = cv2.imread(path, cv2.IMREAD_UNCHANGED)
             highest = 0 if raw is None else int(raw.max())
     labels: list[int] = []
-    numbers: list[int] = []
+    numbers: dict[int, tuple[int, int]] = {}
     values = loaded.get("gt_seg_map") if isinstance(loaded, Mapping) else None
-    if isinstance(values, np.ndarray) and pipeline.has_class_maps:
-        numbers = np.unique(values).tolist()
+    if isinstance(values, np.ndarray) and values.ndim == 2 and pipeline.has_class_maps:
+        numbers = count_values(values)
         labels = [value for value in numbers if value != pipeline.ignore_index]
         if not labels:
             kind = "label map in which everything is ignored"

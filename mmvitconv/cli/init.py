@@ -85,7 +85,11 @@ def run(options: argparse.Namespace) -> None:
     if folder.is_dir():
         shutil.rmtree(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    plan.write()
+    try:
+        plan.write()
+    except UserError:  # nothing of a data set that cannot be used stays
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     out.write_text(plan.text, encoding="utf-8")
     for line in plan.summary:
         print(line)

@@ -17,12 +17,13 @@ MOST_DIGITS = 18  # of a whole number: what 64 bits hold
 MOST_KEPT = 500_000  # numbers that are shared; of more, each is made anew
 
 
-def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
+def read_json(path: str | os.PathLike, what: str = "json file", encoding: str = "utf-8") -> Any:
     """Read a json file.
 
     Args:
         path: The file.
         what: What it is for the user, for the message.
+        encoding: ``'utf-8-sig'`` to take a mark of the byte order, which other readers refuse.
 
     Returns:
         Its content: dicts, lists, texts, numbers, True, False and None. Whole numbers of more than
@@ -42,7 +43,7 @@ def read_json(path: str | os.PathLike, what: str = "json file") -> Any:
         there = "is no file" if os.path.lexists(path) else "does not exist"
         raise UserError(f"the {what} {os.fspath(path)!r} {there}; give the path of one")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding=encoding) as file:
             text = file.read()
         with without_collections():
             fractions, whole = _Numbers(float), _Numbers(_whole)

@@ -18,7 +18,7 @@ from mmvitconv.datasets.formats.records import DataSet
 from mmvitconv.datasets.formats.writing import plain_masks, write_coco, write_list, write_masks
 from mmvitconv.datasets.statistics import colour_statistics, measure
 from mmvitconv.engine.configuration import load_config
-from mmvitconv.errors import shorten
+from mmvitconv.errors import UserError, shorten
 from mmvitconv.resources import resource_root
 from mmvitconv.zoo.config_text import Name, Why, to_text
 from mmvitconv.zoo.own_model import Recipe, set_classes
@@ -113,6 +113,7 @@ class _Planner:
         self.facts = measure(data)
         self.folder = self.out.with_name(f"{self.out.stem}_data")
         self.writes: list[Callable[[], None]] = []
+        self.found = Report()  # in what was written
         self.number = len(data.splits["train"])
         self.is_dense = data.task in ("detection", "instance")
 
@@ -133,18 +134,15 @@ class _Planner:
             **runtime,
             "model": self._model(size),
         }
-        writes = self.writes
+        writes, summary = self.writes, self._summary(size)
 
         def write() -> None:
             for step in writes:
                 step()
+            summary.extend(f"note: {text}" for text in self.found.sentences("warnings"))
 
-        return Plan(
-            f"{self._head()}\n{to_text(settings)}",
-            write,
-            self.folder if writes else None,
-            self._summary(size),
-        )
+        text = f"{self._head()}\n{to_text(settings)}"
+        return Plan(text, write, self.folder if writes else None, summary)
 
     # --- words
 
@@ -426,8 +424,24 @@ class _Planner:
             if is_good and (not prefix or prefix.endswith("/")):
                 return self._place(file), prefix
         file = self.folder / f"{split}.json"
-        self.writes.append(lambda: write_coco(file, records, self.data.classes))
+        self.writes.append(lambda: self._write_coco(file, split))
         return self._place(file), ""
+
+    def _write_coco(self, file: Path, split: str) -> None:
+        """Write a split as COCO json, unless training would refuse it."""
+        write_coco(file, self.data.splits[split], self.data.classes)
+        if split == "test":  # that of a benchmark has no objects
+            return
+        report = Report()
+        written = check_coco_file(report, file, self.data.classes, evaluated=split != "train")
+        lost = Counter({why: n.total() for why, n in (written.lost if written else {}).items()})
+        if lost and lost.total() == written.objects.total():
+            report.error(f"no object is left of {lost.total()}: {lost.most_common(1)[0][0]}", split)
+        if report.errors:
+            raise UserError(
+                f"{self.data.root!r}, read as {self.data.format}: {report.sentences()[0]}"
+            )
+        self.found.take(report)
 
     # --- semantic segmentation
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 from mmvitconv.datasets.formats.records import Object, Record, Tally
-from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.datasets.formats.tree import SPLIT_WORDS, Tree, split_of
+from mmvitconv.errors import UserError, shorten
 
 __all__ = ["read_folders", "read_tables"]
 
@@ -42,9 +45,40 @@ def read_folders(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         if folder in classes
         for image in images
     ]
+    for name, inside in _find_splits(folders, classes).items():
+        raise UserError(
+            f"{tree.path(name)!r} holds the folders {shorten(sorted(inside), 4)}, which seem to be "
+            "classes: is it a split? Call it train, val or test"
+        )
     loose = sum(len(images) for folder, images in folders.items() if folder not in classes)
     tally["images are in no folder of a class"] += loose
     return records, sorted({record.label for record in records}, key=natural)
+
+
+def _find_splits(folders: Iterable[str], classes: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the folders that were taken for classes and hold folders of other classes."""
+    inside: dict[str, set[str]] = defaultdict(set)
+    for folder in folders:
+        parts = folder.split("/")
+        label = classes.get(folder)
+        if label in parts[:-1]:
+            at = parts.index(label)
+            inside["/".join(parts[: at + 1])].add(parts[at + 1])
+    names = set(classes.values())
+    same = len(inside) > 1 and len(set(map(frozenset, inside.values()))) == 1
+    return {
+        folder: below
+        for folder, below in inside.items()
+        if len(below & names) > 1
+        or (same and len(below) > 1 and _resembles_split(folder.rpartition("/")[2]))
+    }
+
+
+def _resembles_split(name: str) -> bool:
+    """Tell whether a folder's name is nearly that of a split."""
+    return name.lower() in ("tr", "va", "te", "ts") or bool(
+        get_close_matches(name.lower(), SPLIT_WORDS, n=1, cutoff=0.8)
+    )
 
 
 def natural(name: str) -> tuple[int, int, str]:
@@ -79,6 +113,8 @@ def read_tables(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                     continue
                 name = (row[label] or "").strip() if label else _one_hot(row, image)
                 if not name:
+                    what = "lines of csv name no class in a column such as class or label"
+                    tally.count(what, f"{file}, columns {', '.join(columns)}")
                     continue
                 split = split_of(file, is_annotation=True) or split_of(path)
                 record = records.setdefault(path, Record(path, split=split, source=file))

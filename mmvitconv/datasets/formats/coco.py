@@ -11,11 +11,14 @@ from typing import Any
 from mmvitconv.datasets.formats.panoptic import is_panoptic
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
-from mmvitconv.errors import UserError
+from mmvitconv.datasets.run_lengths import size_in, total_of
+from mmvitconv.errors import UserError, shorten
 
 __all__ = ["NAME", "is_coco", "read"]
 
 NAME = "COCO json"
+LISTED = "annotations have an image_id that is none of the images"
+NO_BOX = "annotations have no box of any area, x, y, width, height"
 WHAT = ("image_id", "category_id", "bbox", "segmentation")
 
 
@@ -38,6 +41,9 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     """
     files = {name: content for name, content in tree.jsons.items() if is_coco(content)}
     annotated = {name: content for name, content in files.items() if content["annotations"]}
+    for name in files.keys() - annotated.keys():
+        number = len(files[name]["images"])
+        tally.count("json files have no annotations: left out", f"{name}, {number} images")
     # COCO itself has the same images in captions_, person_keypoints_ and instances_
     usual = {n: c for n, c in annotated.items() if PurePosixPath(n).name.startswith("instances")}
     records: dict[str, Record] = {}
@@ -57,7 +63,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
 
 def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
     entries = [entry for entry in content["categories"] if isinstance(entry, dict)]
-    return {entry.get("id"): str(entry.get("name", entry.get("id"))) for entry in entries}
+    names = {entry.get("id"): entry.get("name", entry.get("id")) for entry in entries}
+    return {number: "" if name is None else str(name) for number, name in names.items()}
 
 
 def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) -> list[Record]:
@@ -79,8 +86,20 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
         used.add(entry.get("category_id"))
         annotations[entry.get("image_id")].append(entry)
     _check_categories(tree, file, used, set(categories))
+    for number in used & categories.keys():
+        if not categories[number].strip():
+            raise UserError(
+                f"{tree.path(file)!r}: the category with the id {number!r} has no name: write one"
+            )
+    known = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    if strange := [number for number in annotations if number not in known]:
+        lost = sum(len(annotations[number]) for number in strange)
+        some = next(iter(known), None)
+        tally.count(LISTED, f"{strange[0]!r}; an image has the id {some!r}")
+        tally[LISTED] += lost - 1
     for image in content["images"]:
-        if not isinstance(image, dict) or "file_name" not in image:
+        if not isinstance(image, dict) or not image.get("file_name"):
+            tally.count("images of the json have no file_name", image)
             continue
         path = tree.find_image(image["file_name"], file)
         if path is None:
@@ -90,10 +109,13 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
         sides = [image.get(key) for key in ("width", "height")]
         record.stated = size_of(*sides)
         for entry in annotations.get(image.get("id"), ()):
-            name = categories.get(entry.get("category_id"))
-            made = None if name is None else _object(name, entry, sides, tally)
-            if made is None:
-                tally["annotations have no box of any area, or an unknown category"] += 1
+            number = entry.get("category_id")
+            if number not in categories:
+                listed = shorten([repr(known) for known in categories], 3)
+                what = f"annotations have a category_id that is none of the categories, {listed}"
+                tally.count(what, repr(number))
+            elif (made := _object(categories[number], entry, sides, tally)) is None:
+                tally.count(NO_BOX, entry.get("bbox"))
             else:
                 record.objects.append(made)
         record.reference = str(image["file_name"])
@@ -137,10 +159,14 @@ def _check_categories(tree: Tree, file: str, used: set[Any], known: set[Any]) ->
 
 def _object(name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally) -> Object | None:
     """Return an annotation as an object; None where it has neither a box nor a mask."""
-    shape = entry.get("segmentation")
+    given = shape = entry.get("segmentation")
     if isinstance(shape, list):
         shape = [ring for ring in shape if isinstance(ring, list) and len(ring) >= 6]
+    elif isinstance(shape, dict) and total_of(shape.get("counts")) != math.prod(size_in(shape)):
+        shape = None
     shape = shape if isinstance(shape, (list, dict)) and shape else None
+    if given and not shape:
+        tally.count("masks are neither lists of polygons nor whole run lengths", given)
     box = entry.get("bbox")
     if not _is_box(box) and isinstance(shape, list):
         box = box_of([ring[i : i + 2] for ring in shape for i in range(0, len(ring) - 1, 2)])
@@ -148,8 +174,6 @@ def _object(name: str, entry: Mapping[str, Any], sides: list[Any], tally: Tally)
         from pycocotools import mask
 
         code = shape
-        if not str(code.get("counts")).isascii():
-            return None  # no run lengths; pycocotools reads past their end
         if isinstance(code.get("counts"), list):
             code = mask.frPyObjects(code, *code["size"])
         box = mask.toBbox(code).tolist()

@@ -63,7 +63,9 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                     record.label = name
                     continue
                 made = _object(child, name, sides)
-                if made is None:
+                if not name and made is not None:
+                    tally["shapes have no label"] += 1
+                elif made is None:
                     tally["shapes are points, lines or empty"] += 1
                 else:
                     record.objects.append(made)

@@ -51,7 +51,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                     continue
                 made = _object(value, sides)
                 if made is None:
-                    tally["shapes are points, lines or empty"] += 1
+                    tally["shapes are points, lines, empty or have no label"] += 1
                 else:
                     record.objects.append(made)
     names = {item.name for record in records.values() for item in record.objects}

@@ -48,7 +48,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             name = str(shape.get("label", "")).strip()
             made = None if not name or name in NOT_OBJECTS else _object(name, shape, size)
             if made is None:
-                tally["shapes are points, lines or empty"] += 1
+                tally["shapes are points, lines, empty or have no label"] += 1
                 continue
             names.add(name)
             # shapes of one group and name are parts of one object

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,11 +15,13 @@ from PIL import Image
 from mmvitconv.datasets.formats.records import Record, Tally
 from mmvitconv.datasets.formats.tree import MASK_WORDS, Tree, split_of, words_of
 from mmvitconv.datasets.formats.voc import listed_splits
+from mmvitconv.datasets.map_values import IGNORED, MapValues, count_values
 from mmvitconv.errors import UserError
 
 __all__ = ["MaskValues", "codes_of", "find_pairs", "read_mask", "study"]
 
-IGNORED = 255
+NO_DATA = (IGNORED, 65535)  # of 8 and of 16 bits
+DARK = 32  # in a lossy format, up to which gray is black; white mirrors it
 MOST_CLASSES = 200  # distinct values: more are noise of a lossy format
 # What else stands in names, of Cityscapes for example
 AROUND = {"gtfine", "leftimg8bit", "color", "img", "image", "rgb"}
@@ -70,6 +72,9 @@ def find_pairs(tree: Tree, tally: Tally) -> list[Record]:
         if known is None or _shared(mask, image) > _shared(mask, known.image):
             split = listed.get(stem) or wanted or split_of(mask)
             records[mask] = Record(image, split=split, mask=mask, source=mask)
+    if records:
+        left = (len(paths) for paths in masks.values() if not records.keys() & set(paths))
+        tally["masks have no image"] += sum(left)
     return list(records.values())
 
 
@@ -114,6 +119,13 @@ def read_mask(path: str, as_colours: bool = False) -> np.ndarray:
             values = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"the mask {path!r} cannot be decoded: {error}") from error
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and (values == np.round(values)).all()):
+            raise UserError(
+                f"the mask {path!r} holds numbers that are not whole, or NaN; write class numbers "
+                "0, 1, 2 ... as png"
+            )
+        values = values.astype(np.int32)
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]  # gray, written as three colours
     return values
@@ -196,36 +208,38 @@ def study(tree: Tree, masks: Iterable[str]) -> MaskValues:
     Raises:
         UserError: There are more values than any data set has classes.
     """
-    counts: Counter[int] = Counter()
-    colours: Counter[int] = Counter()
+    grays, colours = MapValues(), MapValues()
     masks, seen = list(masks), {}
     as_colours = not _palettes_agree(tree, masks)
     for mask in masks:
         values = read_mask(tree.path(mask), as_colours)
-        target, codes = (colours, codes_of(values)) if values.ndim == 3 else (counts, values)
-        found, numbers = np.unique(codes, return_counts=True)
-        target.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
-        seen[mask] = frozenset(found.tolist())
-    values = _name_values(tree, counts, colours)
+        target, codes = (colours, codes_of(values)) if values.ndim == 3 else (grays, values)
+        seen[mask] = target.add(count_values(codes))
+    names = _named_colours(tree)
+    if colours.seen:
+        values = _from_colours(colours, grays, names, [m for m in masks if seen[m] in grays.seen])
+    else:
+        is_jpeg = any(PurePosixPath(mask).suffix.lower() in (".jpg", ".jpeg") for mask in masks)
+        values = _from_grays(tree, grays, names, is_jpeg)
     values.seen = seen
     return values
 
 
-def _name_values(tree: Tree, counts: Counter[int], colours: Counter[int]) -> MaskValues:
-    """Return what values mean, from how often they occur and the lists in the folder."""
-    names = _named_colours(tree)
-    if colours:
-        return _from_colours(colours, counts, names)
-    if names and not set(counts) - {IGNORED} <= set(range(len(names))):
+def _from_grays(
+    tree: Tree, grays: MapValues, names: dict[tuple[int, int, int], str], is_jpeg: bool
+) -> MaskValues:
+    """Return what numbers mean, with the lists in the folder."""
+    used = set(grays.pixels) - {IGNORED}
+    if names and not used <= set(range(len(names))):
         by_gray = {colour[0]: name for colour, name in names.items() if len(set(colour)) == 1}
-        if set(counts) - {IGNORED} <= set(by_gray):
-            known = [value for value in by_gray if value in counts]
+        if used <= set(by_gray):
+            known = [value for value in by_gray if value in grays.pixels]
             return MaskValues(
                 [by_gray[value] for value in known],
                 {value: number for number, value in enumerate(known)},
                 "gray levels that a list names",
             )
-    return _from_numbers(counts, list(names.values()) or _listed_names(tree))
+    return _from_numbers(grays, list(names.values()) or _listed_names(tree), is_jpeg)
 
 
 def _palettes_agree(tree: Tree, masks: list[str]) -> bool:
@@ -243,20 +257,31 @@ def _palettes_agree(tree: Tree, masks: list[str]) -> bool:
     return True
 
 
-def _from_numbers(counts: Counter[int], names: list[str]) -> MaskValues:
-    values = sorted(counts)
-    total = sum(counts.values())
-    ends = sum(number for value, number in counts.items() if value < 16 or value > 239)
-    if len(values) > 2 and len(values) > min(MOST_CLASSES, 32) and ends > 0.9 * total:
-        return MaskValues(["background", "object"], {0: 0, 255: 1}, "lossy 0 and 255, cut at 128")
+def _from_numbers(grays: MapValues, names: list[str], is_jpeg: bool) -> MaskValues:
+    values = sorted(grays.pixels)
+    borders = grays.find_borders()
+    if borders or (is_jpeg and len(values) > 2):
+        areas = {value: grays.pixels[value] for value in grays.areas()}
+        white = sum(number for value, number in areas.items() if value >= IGNORED - DARK)
+        black = sum(number for value, number in areas.items() if value <= DARK)
+        if black and sum(areas.values()) - black - white < 0.2 * white:
+            kind = "lossy 0 and 255, cut at 128"
+            return MaskValues(["background", "object"], {0: 0, IGNORED: 1}, kind)
+        if not borders:
+            borders = f"JPEG, which changes numbers, has made {len(values)} values: write png"
+        raise UserError(f"the masks hold no class numbers: {borders}")
+    listed = bool(names) and values[-1] < len(names)
+    if (what := grays.find_objects(listed)) or (what := grays.find_white()):
+        raise UserError(f"the masks hold no class numbers: {what}")
     if len(values) > MOST_CLASSES:
         raise UserError(
             f"the masks hold {len(values)} different values, more than classes can be: masks of "
             "single objects, or of a lossy format? Write class numbers 0, 1, 2 ... as png"
         )
-    kept = [value for value in values if value != IGNORED]
-    if len(kept) == 1 and IGNORED in counts:
-        return MaskValues(["background", "object"], {kept[0]: 0, IGNORED: 1}, f"{kept[0]} and 255")
+    kept = [value for value in values if value >= 0 and value not in NO_DATA]
+    if len(kept) == 1 and values[-1] in NO_DATA:
+        kind = f"{kept[0]} and {values[-1]}"
+        return MaskValues(["background", "object"], {kept[0]: 0, values[-1]: 1}, kind)
     if len(kept) < 2:
         raise UserError(
             f"the masks hold the value {kept[0] if kept else IGNORED} only; a mask needs at least "
@@ -266,10 +291,12 @@ def _from_numbers(counts: Counter[int], names: list[str]) -> MaskValues:
         return MaskValues(names, None, "class numbers")
     if kept == list(range(len(kept))):
         return MaskValues(_names(kept), None, "class numbers")
-    if IGNORED in counts and len(kept) + 1 == len(values) and kept[-1] > 2 * len(kept):
+    if values[-1] == IGNORED and len(kept) + 1 == len(values) and kept[-1] > 2 * len(kept):
         kept = values  # levels of gray, of which white is one
     mapping = {value: number for number, value in enumerate(kept)}
-    return MaskValues(_names(kept), mapping, f"the values {', '.join(map(str, kept[:12]))}")
+    kind = f"the values {', '.join(map(str, kept[:12]))}"
+    kind += "; 255 is read as a class, not as pixels to be ignored" * (kept[-1] == IGNORED)
+    return MaskValues(_names(kept), mapping, kind)
 
 
 def _names(values: list[int]) -> list[str]:
@@ -279,9 +306,23 @@ def _names(values: list[int]) -> list[str]:
 
 
 def _from_colours(
-    colours: Counter[int], counts: Counter[int], names: dict[tuple[int, int, int], str]
+    shades: MapValues,
+    grays: MapValues,
+    names: dict[tuple[int, int, int], str],
+    gray_masks: list[str],
 ) -> MaskValues:
-    for gray, number in counts.items():  # masks of one gray value, e.g. all background
+    colours = shades.pixels
+    known = {code & 255 for code in colours if code == (code & 255) * 0x010101} | {0, IGNORED}
+    numbers = set(grays.pixels) - known
+    if not names and numbers and max(numbers) < DARK:
+        raise UserError(
+            f"{len(shades.seen)} masks have colours and {len(grays.seen)} have numbers "
+            f"({', '.join(map(str, sorted(grays.pixels)[:8]))}), the first of these is "
+            f"{gray_masks[0]!r}: write all in one way"
+        )
+    if not names and (borders := shades.find_borders(are_colours=True)):
+        raise UserError(f"the masks hold no colours of classes: {borders}")
+    for gray, number in grays.pixels.items():  # masks of one gray value, e.g. all background
         colours[gray << 16 | gray << 8 | gray] += number
     found = [(code >> 16, code >> 8 & 255, code & 255) for code, _ in colours.most_common()]
     unnamed = [colour for colour in found if colour not in names]

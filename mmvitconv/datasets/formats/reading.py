@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from mmvitconv.datasets.copies import find_copies
 from mmvitconv.datasets.formats import (
     class_folders,
     coco,
@@ -85,13 +86,32 @@ def read_folder(folder: str | os.PathLike, task: str, seed: int = 0) -> DataSet:
         found = f"one class, {classes[0]!r}" if classes else "no class"
         raise UserError(f"{str(tree.root)!r} has {found} ({kind}); {task} needs at least {least}")
     is_stored = _look_at_all(tree, records, tally)
+    for record in [r for r in records if r.objects and min(r.size) < 1]:
+        tally.count("images cannot be opened: left out", record.image)
+        records.remove(record)
     notes = [*tally.notes(), *(f"left out: {error}" for error in tree.unreadable)]
-    splits, divided = _split(records, task, seed)
-    if lost := _classes_without(splits["train"], classes, task):
-        notes.append(f"no training image has the class {shorten(lost)}")
+    splits, divided = _split(tree, records, task, seed)
+    for split, what in (("train", "training"), ("val", "validation")):
+        lost = _classes_without(splits[split], classes, records)
+        if lost and not (divided and split == "val"):
+            notes.append(f"no {what} image has the class {shorten(lost)}")
+    notes += _note_copies(tree, splits)
+    for name, other in _alike(classes):
+        notes.append(
+            f"the classes {other!r} and {name!r} differ in case or blanks only: one class?"
+        )
     classes = _printable(classes, records)
     root = str(tree.root)
     return DataSet(root, task, kind, classes, splits, divided, notes, colours, values, is_stored)
+
+
+def _alike(classes: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield names that are other ones but for case and blanks, with those."""
+    known: dict[str, str] = {}
+    for name in classes:
+        other = known.setdefault("".join(name.casefold().split()), name)
+        if other != name:
+            yield name, other
 
 
 def _printable(classes: list[str], records: list[Record]) -> tuple[str, ...]:
@@ -115,12 +135,13 @@ def classes_in(record: Record) -> set[str]:
     return found | record.kinds | ({record.label} if record.label else set())
 
 
-def _classes_without(records: list[Record], classes: Iterable[str], task: str) -> list[str]:
-    """Return the classes that no image has."""
-    if task == "semantic":  # a list of names may have more
-        return []
+def _classes_without(
+    records: list[Record], classes: Iterable[str], every: list[Record]
+) -> list[str]:
+    """Return the classes that some images have, but none of these."""
     seen = {name for record in records for name in classes_in(record)}
-    return [name for name in classes if name not in seen]
+    used = {name for record in every for name in classes_in(record)}
+    return [name for name in classes if name in used - seen]
 
 
 def _read(name: str, tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
@@ -148,16 +169,17 @@ def _read_objects(
         _keep_finite(records, own)
         objects = [item for record in records for item in record.objects]
         if not objects:
-            if own:
+            if own.notes():
                 without = without or f"{name} was found, but {'; '.join(own.notes())}"
             continue
         _keep_classes(records, own)
         if needs_masks:
             bare = [item for item in objects if not item.segmentation]
             if len(bare) == len(objects):
+                why = "".join(f"; {note}" for note in own.notes())
                 without = (
-                    f"{name} with {len(objects)} boxes and no masks; use the task 'detection', or "
-                    "export polygons or masks"
+                    f"{name} with {len(objects)} boxes and no masks{why}; use the task "
+                    "'detection', or export polygons or masks"
                 )
                 continue
             for record in records if bare else ():
@@ -166,7 +188,7 @@ def _read_objects(
                 item.segmentation = [polygon_of_box(item.box)]
                 item.is_crowd = True
             own["objects have a box but no mask: ignored in training and evaluation"] += len(bare)
-        tally.update(own)
+        tally.take(own)
         used = {item.name for item in objects if not item.is_crowd}
         for record in records:  # classes of which no object has a mask
             record.objects = [item for item in record.objects if item.name in used]
@@ -178,10 +200,31 @@ def _read_objects(
     reason = (
         without
         or next(iter(tree.unreadable), "")
-        or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}"
+        or f"none of the {len(tree.files)} files is one of {LOOKED_FOR}{_describe_unread(tree)}"
     )
     wanted = "masks" if needs_masks else "annotations"
     raise UserError(f"{str(tree.root)!r} holds no {wanted} of objects: {reason}")
+
+
+def _describe_unread(tree: Tree) -> str:
+    """Say why the first file that looks like annotations is not what it may be."""
+    lists = ("images", "annotations", "categories")
+    for file, content in tree.jsons.items():
+        if isinstance(content, dict) and not content.keys().isdisjoint(lists):
+            wrong = [key for key in lists if not isinstance(content.get(key), list)]
+            if wrong:
+                return f"; {file!r} may be COCO json, but has no list {shorten(wrong)}"
+        elif isinstance(content, list) and content and isinstance(content[0], dict):
+            keys = printable(", ".join(map(str, content[0])), 80)
+            return f"; {file!r} is a list whose first item has {keys}"
+    for file in tree.with_suffix(".txt"):
+        if tree.find_image(file.rpartition("/")[2].removesuffix(".txt"), file):
+            line = next(iter(tree.read_lines(file)), "")
+            return (
+                f"; {file!r} may be YOLO txt, but begins with {printable(line, 60)!r} instead of a "
+                "class number and at least four shares of the image, separated by blanks"
+            ) * bool(line)
+    return ""
 
 
 def _keep_finite(records: list[Record], tally: Tally) -> None:
@@ -242,7 +285,7 @@ def _read_labels(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str]
         records = [record for record in _read(name, tree, own)[0] if record.label]
         classes = sorted({record.label for record in records}, key=class_folders.natural)
         if len(classes) > 1:
-            tally.update(own)
+            tally.take(own)
             return name, records, classes
     records, classes = class_folders.read_folders(tree, tally)
     if len(classes) < 2:
@@ -262,7 +305,7 @@ def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], 
     own = Tally()
     pairs = masks.find_pairs(tree, own)
     if pairs:
-        tally.update(own)
+        tally.take(own)
         found = masks.study(tree, [record.mask for record in pairs])
         for record in pairs:
             record.kinds = found.classes_in(record.mask)
@@ -294,6 +337,7 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
             if found.is_turned and record.mask:
                 record.stated = look_at(tree.path(record.mask)).size
         except (UserError, OSError):
+            record.size = record.stated  # the check names the file
             return None
         if not found.is_turned or found.size[0] == found.size[1] or not record.stated[0]:
             return None
@@ -345,7 +389,31 @@ def _compare_sizes(tree: Tree, records: list[Record]) -> None:
         )
 
 
-def _split(records: list[Record], task: str, seed: int) -> tuple[dict[str, list[Record]], str]:
+def _note_copies(tree: Tree, splits: dict[str, list[Record]]) -> list[str]:
+    """Say which images are the same in two splits, or in two classes."""
+    groups = {
+        tree.path(record.image): (split, record.label)
+        for split, records in splits.items()
+        for record in records
+    }
+    pairs, left = find_copies(groups)
+    notes = []
+    for index, what in enumerate(("splits", "classes")):
+        found = [pair for pair in pairs if groups[pair[0]][index] != groups[pair[1]][index]]
+        if found:
+            first, second = (os.path.relpath(path, tree.root) for path in found[0])
+            notes.append(
+                f"{len(found)} images are the same, byte for byte, in two {what}, the first is "
+                f"{first!r} and {second!r}"
+            )
+    if left:
+        notes.append(f"{left} images of equal sizes were not compared, whether they are the same")
+    return notes
+
+
+def _split(
+    tree: Tree, records: list[Record], task: str, seed: int
+) -> tuple[dict[str, list[Record]], str]:
     """Return the records by split, dividing where there is no validation."""
     named = Counter(record.split for record in records)
     splits = {name: [r for r in records if r.split == name] for name in ("train", "val", "test")}
@@ -363,6 +431,15 @@ def _split(records: list[Record], task: str, seed: int) -> tuple[dict[str, list[
             f"one image with annotations is too few for {task}: training and validation need one "
             f"each, and a good model some dozens (found: {dict(named)})"
         )
-    train, val = divide(pool, classes_in, seed)
+    if task in ("detection", "instance"):
+        some = [record for record in pool if record.objects]
+        if len(some) < 2:
+            raise UserError(
+                f"all objects are in {some[0].image!r}, none is in the other {len(pool) - 1} images"
+                ": training and validation need objects each; does each annotation name its image?"
+            )
+    pairs, _ = find_copies({tree.path(record.image): record.image for record in pool})
+    same = {os.path.relpath(b, tree.root): os.path.relpath(a, tree.root) for a, b in pairs}
+    train, val = divide(pool, classes_in, seed, copies=same)
     splits = {"train": train, "val": val, **({"test": splits["test"]} if splits["test"] else {})}
     return splits, f"divided by image, seed {seed}"

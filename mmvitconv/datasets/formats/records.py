@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mmvitconv.errors import printable
+
 __all__ = [
     "DataSet",
     "Object",
@@ -115,13 +117,33 @@ class Tally(Counter):
 
     Attributes:
         at: The file that is being read, for messages.
+        first: What the first of each kind is, where it is known.
     """
 
     at = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, str] = {}
+
+    def count(self, what: str, example: object) -> None:
+        """Count one, of which the first is named."""
+        self[what] += 1
+        if what not in self.first:
+            self.first[what] = printable(example, 80)
+
+    def take(self, other: Tally) -> None:
+        """Add what another has counted."""
+        self.update(other)
+        self.first = other.first | self.first
+
     def notes(self) -> list[str]:
         """Return the sentences."""
-        return [f"{number} {what}" for what, number in self.items() if number]
+        return [
+            f"{number} {what}" + (f" (the first: {self.first[what]})" if what in self.first else "")
+            for what, number in self.items()
+            if number
+        ]
 
 
 def box_of(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float]:

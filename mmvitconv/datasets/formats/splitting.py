@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mmvitconv.datasets.formats.records import Record
 
@@ -18,23 +18,26 @@ def divide(
     classes_of: Callable[[Record], Collection[str]],
     seed: int = 0,
     share: float = VAL_SHARE,
+    copies: Mapping[str, str] | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """Divide images into two parts, the rarest classes first.
 
-    Copies of one photograph that Roboflow has augmented stay together.
+    Copies of one photograph, also those that Roboflow has augmented, stay together.
 
     Args:
         records: At least two images.
         classes_of: The classes in an image.
         seed: Of the order in which images are looked at.
         share: Of the second part, 0 to 1.
+        copies: Images that are the same as others, with those.
 
     Returns:
         Two lists that are not empty, each in the order of ``records``.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
-        groups[record.image.partition(".rf.")[0]].append(index)
+        image = (copies or {}).get(record.image, record.image)
+        groups[image.partition(".rf.")[0]].append(index)
     if len(groups) < 2:
         groups = {str(index): [index] for index in range(len(records))}
     waiting = sorted(groups.values())

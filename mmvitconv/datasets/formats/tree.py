@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from mmvitconv.datasets.jsons import read_json
 from mmvitconv.errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "MASK_WORDS", "Tree", "split_of", "words_of"]
+__all__ = ["IMAGE_SUFFIXES", "MASK_WORDS", "SPLIT_WORDS", "Tree", "split_of", "words_of"]
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jp2", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".npy")
@@ -150,7 +150,7 @@ class Tree:
         found = {}
         for name in self.with_suffix(".json"):
             try:
-                found[name] = read_json(self.path(name), "annotation file")
+                found[name] = read_json(self.path(name), "annotation file", "utf-8-sig")
             except UserError as error:
                 self.unreadable.append(str(error))
         return found
@@ -184,8 +184,8 @@ class Tree:
         if _suffix(parts[-1]) not in IMAGE_SUFFIXES:
             stem = parts[-1]
         candidates = self._by_stem.get(_plain(stem), [])
-        if not candidates:  # Label Studio puts eight hexadecimal digits in front
-            candidates = self._by_stem.get(_plain(re.sub(r"^[0-9a-f]{8}-", "", stem)), [])
+        if not candidates:  # Label Studio puts hexadecimal digits in front
+            candidates = self._by_stem.get(_plain(re.sub(r"^[0-9a-f]{4,12}-", "", stem)), [])
         if len(candidates) < 2:
             return next(iter(candidates), None)
         wanted, split = split_of("/".join(parts)), split_of(near, is_annotation=True)

@@ -30,7 +30,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         for shape, attributes in regions:
             made = _object(shape, _class_of(attributes))
             if made is None:
-                tally["shapes are points, lines or empty"] += 1
+                tally["shapes are points, lines, empty or have no label"] += 1
             else:
                 record.objects.append(made)
     names = {item.name for record in records.values() for item in record.objects}

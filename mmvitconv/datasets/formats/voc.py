@@ -12,6 +12,7 @@ from mmvitconv.errors import UserError
 __all__ = ["NAME", "listed_splits", "read", "read_xml"]
 
 NAME = "VOC xml"
+ENDS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_xml(tree: Tree, name: str) -> ElementTree.Element:
@@ -45,7 +46,7 @@ def listed_splits(tree: Tree) -> dict[str, str]:
 
 def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     """Read all files of the format below a folder; see :func:`..coco.read`."""
-    records, names = {}, set()
+    records, names, boxes = {}, set(), []
     listed = listed_splits(tree)
     for file in tree.with_suffix(".xml"):
         tally.at = file
@@ -62,24 +63,56 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         record = records[path] = Record(path, split=split, source=file)
         record.stated = size_of(root.findtext("size/width"), root.findtext("size/height"))
         for node in root.iter("object"):
-            made = None if node.findtext("deleted") == "1" else _object(node)
+            boxes.append((file, _ends(node), record.stated))
+            if node.findtext("deleted") == "1":
+                continue
+            made = _object(node)
             if made is None:
-                tally["annotations have no box of any area"] += 1
+                what = " ".join(" ".join(node.itertext()).split())
+                tally.count("objects have no name or no box of any area", what)
                 continue
             record.objects.append(made)
             names.add(made.name)
+    _check_ends(tree, boxes, tally)
     return list(records.values()), sorted(names)
+
+
+def _check_ends(
+    tree: Tree, boxes: list[tuple[str, list[float], tuple[int, int]]], tally: Tally
+) -> None:
+    """Refuse widths and heights in the place of corners; note corners that are swapped."""
+    boxes = [box for box in boxes if box[1]]
+    swapped = [file for file, (x1, y1, x2, y2), _ in boxes if x2 < x1 or y2 < y1]
+    if not swapped:
+        return
+    fits = all(
+        not size[0] or (x1 + x2 <= size[0] + 1 and y1 + y2 <= size[1] + 1)
+        for _, (x1, y1, x2, y2), size in boxes
+    )
+    if fits and len(swapped) > max(2, len(boxes) / 20):
+        raise UserError(
+            f"{tree.path(swapped[0])!r}: xmax is below xmin, or ymax below ymin, in {len(swapped)} "
+            f"of {len(boxes)} boxes, and all fit as x, y, width, height: write the right and the "
+            "lower end of each box into xmax and ymax"
+        )
+    tally["boxes have xmin above xmax, or ymin above ymax: read with the two swapped"] += len(
+        swapped
+    )
+
+
+def _ends(node: ElementTree.Element) -> list[float]:
+    """Return xmin, ymin, xmax and ymax of an object; none of one without a box of numbers."""
+    try:
+        return [float(node.findtext(f"bndbox/{end}")) for end in ENDS]
+    except (TypeError, ValueError):
+        return []
 
 
 def _object(node: ElementTree.Element) -> Object | None:
     name = (node.findtext("name") or "").strip()
     polygon = _polygon(node.find("polygon"))
-    box = node.find("bndbox")
-    try:
-        ends = [float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")]
-        corners = [ends[:2], ends[2:]]
-    except (AttributeError, TypeError, ValueError):
-        corners = polygon
+    ends = _ends(node)
+    corners = [ends[:2], ends[2:]] if ends else polygon
     if not name or not corners:
         return None
     found = box_of(corners)

@@ -14,12 +14,13 @@ from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.datasets.formats.voc import listed_splits
 from mmvitconv.datasets.image_files import look_at
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, printable, shorten
 
 __all__ = ["NAME", "read"]
 
 NAME = "YOLO txt"
 ABOVE_ONE = 1.01  # rounding of tools
+LEAST_OUTSIDE = 5  # boxes, where all fit that are read from their corner
 LEAST = 8  # boxes; a few may be at the borders all
 LINE = re.compile(r"\d+(\.0*)?(\s+[-+.\deE]+){4,}")
 
@@ -46,7 +47,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     names = _names(tree, settings)
     listed, placed = listed_splits(tree), _placed(tree, settings)
     keypoints = "kpt_shape" in settings
-    records, unnamed, outside = [], set(), []
+    records, unnamed, outside, as_corner = [], set(), [], []
     for image in tree.images:
         if os.path.dirname(image) not in folders:
             continue
@@ -70,6 +71,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             number = int(number)
             if not keypoints and len(values) < 6:
                 outside.append(_leaves(values) and source)
+                x, y, width, height = values[:4]
+                as_corner.append(max(x + width, y + height) <= ABOVE_ONE and min(x, y) >= 0)
             if names and number >= len(names):
                 raise UserError(
                     f"{tree.path(source)!r}: class number {number}, but the names are "
@@ -91,7 +94,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         records.append(record)
     if number := sum(map(bool, outside)):
         tally["boxes reach outside their images: cut at the borders"] += number
-    if len(outside) >= LEAST and number > len(outside) / 2:
+    is_corner = number >= LEAST_OUTSIDE and number > len(outside) / 20 and all(as_corner)
+    if is_corner or (len(outside) >= LEAST and number > len(outside) / 2):
         raise UserError(
             f"{tree.path(next(filter(None, outside)))!r}: {number} of "
             f"{len(outside)} boxes reach outside their images when they are read as YOLO's centre, "
@@ -152,8 +156,18 @@ def _settings(tree: Tree) -> dict[str, Any]:
 
 
 def _names(tree: Tree, settings: dict[str, Any]) -> list[str]:
-    names = settings.get("names")
+    names, number = settings.get("names"), settings.get("nc")
+    if isinstance(names, (list, dict)) and type(number) is int and number != len(names):
+        raise UserError(
+            f"{tree.path(settings['_file'])!r}: nc is {number}, but the names are {len(names)}: "
+            f"{shorten([str(name) for name in names], 8)}; write nc: {len(names)}, or all names"
+        )
     if isinstance(names, dict):
+        if not all(str(number).isdecimal() for number in names):
+            raise UserError(
+                f"{tree.path(settings['_file'])!r}: names must be a list, or number: name, got "
+                f"{printable(names)}"
+            )
         numbers = [int(number) for number in names]
         by_number = {int(number): str(name) for number, name in names.items()}
         return [by_number.get(i, str(i)) for i in range(max(numbers, default=-1) + 1)]
