@@ -128,7 +128,9 @@ def check_effects(report: Report, cfg: Config) -> None:
                 )
             elif key in READ_AS and not is_used:
                 kind = f"it has no effect, as nothing reads it: write {READ_AS[key]}"
-                report.error(kind, where)
+                # a whole config that says the same elsewhere has a variable left over
+                is_left = not bases and _is_set(cfg, READ_AS[key])
+                (report.warn if is_left else report.error)(kind, where)
             # a config that a run has written has all its helper variables, written out
             elif not is_used and (near := get_close_matches(key, sorted(read), 1, 0.85)):
                 report.error(f"nothing reads it: did you mean {near[0]!r}?", where)
@@ -140,6 +142,14 @@ def legal_arguments_of_runner() -> set[str]:
     from mmengine.runner import Runner
 
     return legal_arguments(Runner) or set()
+
+
+def _is_set(cfg: Mapping[str, Any], place: str) -> bool:
+    """Tell whether a config has something at a place."""
+    node: Any = cfg
+    for key in place.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node is not None
 
 
 def _is_among(value: Any, values: list[Any]) -> bool:
