@@ -1,6 +1,7 @@
 """Every format that tools export gives the same objects; splits, masks and class folders."""
 
 import json
+import re
 import shutil
 
 import exports
@@ -544,3 +545,94 @@ def test_what_is_wrong_with_every_object_is_said(tmp_path):
         UserError, match=r"found, but 7 masks are neither .*; 7 annotations have no box"
     ):
         read_folder(tmp_path, "instance")
+
+
+def slip(name, root):
+    """Write the scene with a slip of an exporter, or of a hand."""
+    if name == "typo":
+        names = [
+            f"{s}/{c}/{n}.jpg" for s in ("train", "vall") for c in ("cat", "dog") for n in "ab"
+        ]
+        exports.write_images(root, names)
+    elif name == "nc":
+        exports.yolo(root)
+        (root / "data.yaml").write_text("nc: 5\nnames: [a, b, c]\n")
+    elif name == "corner":
+        exports.yolo(root)
+        for file in (root / "labels").rglob("*.txt"):
+            file.write_text("")
+        (root / "labels/d.txt").write_text("0 .02 .5 .2 .2\n" * 6 + "0 .5 .5 .2 .2\n" * 40)
+    elif name == "comma":
+        exports.write_images(root)
+        (root / "d.txt").write_text("0, .5, .5, .2, .2\n")
+    elif name == "sizes":
+        exports.voc(root)
+        for file in (root / "Annotations").rglob("*.xml"):
+            text = re.sub("(?<=<[xy]max>)[^<]+", "9", file.read_text(encoding="utf-8"))
+            file.write_text(text, encoding="utf-8")
+    elif name == "label":
+        exports.cvat(root)
+        file = root / "annotations.xml"
+        text = re.sub(' label="[^"]*"', "", file.read_text(encoding="utf-8"))
+        file.write_text(text, encoding="utf-8")
+    elif name == "table":
+        exports.write_images(root)
+        (root / "a.csv").write_text("filename,kind,xmin,ymin,xmax,ymax\nd.jpg,cat,1,1,9,9\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("typo", "vall' holds the folders cat, dog"),
+        ("nc", "data.yaml': nc is 5, but the names are 3: a, b, c"),
+        ("corner", "6 of .* do they begin at a corner"),
+        ("comma", "d.txt' may be YOLO txt, but begins with '0, .5, .5, .2, .2'"),
+        ("sizes", "xmax is below xmin, .* all fit as x, y, width, height"),
+        ("label", "shapes have no label"),
+        ("table", "1 lines of csv name no class .* columns filename, kind, xmin"),
+    ],
+)
+def test_slips_of_every_format_are_named(name, message, tmp_path):
+    slip(name, tmp_path)
+    with pytest.raises(UserError, match=message):
+        read_folder(tmp_path, "classification" if name == "typo" else "detection")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["categories"][1].update(name=None), r"with the id \d+ has no name"),
+        (lambda c: c.update(categories={}), "has no list categories"),
+        (lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
+         "7 annotations have an image_id that is none of the images"),
+        (lambda c: [i.update(file_name="") for i in c["images"]], "6 images .* have no file_name"),
+        (lambda c: c["annotations"].clear(), "json files have no annotations"),
+    ],
+)  # fmt: skip
+def test_why_a_json_is_not_read_is_said(change, message, tmp_path):
+    change_coco(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        read_folder(tmp_path, "detection")
+
+
+def test_a_mark_of_the_byte_order_is_taken(tmp_path):
+    exports.coco(tmp_path)
+    file = tmp_path / "annotations/instances_default.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert len(everything(read_folder(tmp_path, "instance"))) == len(SCENE)
+
+
+def test_copies_are_named_and_stay_together(tmp_path):
+    for split in ("train", "val"):
+        exports.write_images(tmp_path / split, [f"{cls}/{n}.jpg" for cls in "xy" for n in range(4)])
+    shutil.copy(tmp_path / "train/x/0.jpg", tmp_path / "val/x/other.jpg")
+    shutil.copy(tmp_path / "train/x/1.jpg", tmp_path / "train/y/again.jpg")
+    notes = read_folder(tmp_path, "classification").notes
+    assert [note.partition(",")[0] + note.partition("in two ")[2][:6] for note in notes] == [
+        "1 images are the samesplits",
+        "1 images are the sameclasse",
+    ]
+    records = [Record(f"{n}.jpg", label="x") for n in range(10)]
+    same = {f"{n}.jpg": f"{n - 1}.jpg" for n in range(1, 10, 2)}
+    train, val = divide(records, lambda record: {record.label}, copies=same)
+    assert {int(r.image[0]) // 2 for r in val}.isdisjoint(int(r.image[0]) // 2 for r in train)
