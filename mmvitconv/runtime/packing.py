@@ -6,6 +6,7 @@ runs at half of oneDNN's speed on CPUs that are not Intel's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvitconv.ops.machine import machine_name
+from mmvitconv.ops.memory_format import is_channels_last
 from mmvitconv.ops.traced import is_traced
 
 __all__ = ["DirectConv2d", "PackedLinear", "pack", "packing_pays"]
@@ -62,36 +64,55 @@ def _runs(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-class DirectConv2d(nn.Conv2d):
-    """A convolution that runs in oneDNN with any number of threads."""
+def _packed(layer: nn.Module, make: Callable[[Tensor], Tensor], shape: tuple = ()) -> Tensor:
+    """Return a layer's weight in oneDNN's order, which may be one for inputs of this shape.
+
+    It is made again for another shape, and after a change of the weight.
+    """
+    weight = layer.weight
+    # A tensor made in inference mode has no version.
+    version = 0 if weight.is_inference() else weight._version
+    mark = (id(weight), weight.data_ptr(), version, shape)
+    packed = vars(layer).get("_packed")
+    if packed is None or packed[0] != mark:
+        packed = layer._packed = mark, make(weight.detach())
+    return packed[1]
+
+
+class _Packing:
+    """What layers with a packed weight share."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_packed"}
+
+
+class DirectConv2d(_Packing, nn.Conv2d):
+    """A convolution that runs in oneDNN with any number of threads.
+
+    For a single map in channels_last it keeps a copy of its weight in oneDNN's order for the last
+    shape. Other maps would come out in channels_last, and beside a batch the order is cheap.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a map of shape (B, C, H, W)."""
         if x.dim() != 4 or not _runs(x, self.weight):
             return super().forward(x)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        options = (self.padding, self.stride, self.dilation, self.groups)
+        if self.groups > 1 or len(x) > 1 or not is_channels_last(x):
+            return torch.mkldnn_convolution(x, self.weight, self.bias, *options)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        weight = _packed(self, lambda weight: reorder(weight, *options, list(x.shape)), x.shape)
+        run = torch.ops.mkldnn._convolution_pointwise
+        return run(x, weight, self.bias, *options, "none", [], "")
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(_Packing, nn.Linear):
     """A linear layer with a copy of its weight in oneDNN's order, made at the first call."""
-
-    _packed: tuple[Any, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform rows of shape (..., C)."""
-        weight, bias = self.weight, self.bias
-        if not _runs(x, weight):
+        if not _runs(x, self.weight):
             return super().forward(x)
-        # A tensor made in inference mode has no version.
-        version = 0 if weight.is_inference() else weight._version
-        mark = (id(weight), weight.data_ptr(), version)
-        packed = self._packed
-        if packed is None or packed[0] != mark:
-            values = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-            packed = self._packed = mark, values
-        return torch.ops.mkldnn._linear_pointwise(x, packed[1], bias, "none", [], "")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_packed"}
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        weight = _packed(self, lambda weight: reorder(weight, None))
+        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")

@@ -97,6 +97,7 @@ def test_folded_backbones_are_packed_where_it_pays(pays: bool, monkeypatch):
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "options",
@@ -107,13 +108,13 @@ def test_folded_backbones_are_packed_where_it_pays(pays: bool, monkeypatch):
         {"kernel_size": 3, "groups": 4},
     ],
 )
-def test_convolutions(options: dict, layout: torch.memory_format):
+def test_convolutions(options: dict, layout: torch.memory_format, batch: int):
     torch.manual_seed(0)
     plain = nn.Conv2d(8, 12, **options)
     packed = nn.Sequential(copy.deepcopy(plain)).eval()
     pack(packed)
     assert type(packed[0]) is DirectConv2d
-    x = torch.randn(2, 8, 11, 9).contiguous(memory_format=layout)
+    x = torch.randn(batch, 8, 11, 9).contiguous(memory_format=layout)
     for other in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
         with torch.no_grad():
             out = other(x)
@@ -127,6 +128,8 @@ def test_convolutions(options: dict, layout: torch.memory_format):
         packed[0].weight.mul_(2)
         plain.weight.mul_(2)
         assert torch.allclose(packed(x), plain(x), atol=1e-5)
+        other = torch.randn(1, 8, 6, 14).contiguous(memory_format=layout)  # of another size
+        assert torch.allclose(packed(other), plain(other), atol=1e-5)
         assert packed(x[0]).shape == plain(x[0]).shape
         assert packed(x[:0]).shape == plain(x[:0]).shape
     x.requires_grad_()

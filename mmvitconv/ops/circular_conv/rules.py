@@ -69,7 +69,7 @@ _MEASURED: dict[str, tuple[Rule, ...]] = {
     # `mmvitconv calibrate` on one core of an AMD EPYC with AVX-512 and bfloat16, rounded.
     "avx512": (
         # All other forms copy the map into the default layout, and so does what comes behind them.
-        Rule("concat", "cpu", "inference", False, is_half=False, channels_last=True, max_length=33),
+        Rule("concat", "cpu", "inference", False, channels_last=True, max_length=33),
         Rule("circulant", "cpu", dense=False, is_half=True, max_length=512, max_matrix=256),
         Rule("circulant", "cpu", dense=False, axis=2, max_length=94, max_matrix=256),
         Rule("fft", "cpu", dense=False, axis=3, max_length=11),

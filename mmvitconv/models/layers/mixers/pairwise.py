@@ -8,7 +8,6 @@ differ in which keys a query sees (docs/specs/dynconv.md#1-interpretation, #2-ta
 #4-norm-and-relu).
 """
 
-import math
 from typing import Any
 
 import torch
@@ -326,8 +325,9 @@ class WindowAttention(PositionIndex, Attention):
             bias = bias.view(size * size, size * size, -1).permute(2, 0, 1)
         seen = self._seen(x, shifts, valid)
         if seen is not None and follows_swin:  # as a bias: a fused kernel takes one mask
-            bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -math.inf)
-            seen = None
+            # 0 or minus infinity; torch.where takes ten times as long as this sum
+            hidden = seen.to((q if bias is None else bias).dtype).log()
+            bias, seen = hidden if bias is None else bias + hidden, None
         out = self.attend(q, k, v, bias, seen).transpose(1, 2).flatten(2)
         out = from_windows(out, size, *x.shape[1:3])
         out = out.roll(tuple(shifts), dims=(1, 2)) if any(shifts) else out
