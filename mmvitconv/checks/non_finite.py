@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import partial, update_wrapper
 from itertools import compress
 from typing import Any
 
@@ -511,7 +511,8 @@ def _patch(patches: ExitStack, owner: Any, name: str, replacement: Callable) -> 
         patches.callback(setattr, owner, name, original)
     else:
         patches.callback(vars(owner).pop, name, None)
-    setattr(owner, name, partial(replacement, original))
+    # with the marks that others have left on it, such as MMEngine's counter of steps
+    setattr(owner, name, update_wrapper(partial(replacement, original), original))
 
 
 def random_states() -> tuple:

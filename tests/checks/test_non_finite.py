@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -383,6 +384,15 @@ def test_finite_run_is_the_same_with_the_hook(tmp_path: Path, clip: dict | None)
         assert norms[0] is None or (norms[0].data[0] == norms[1].data[0]).all()
         assert "step" not in vars(run.optim_wrapper)
         assert isinstance(getattr(run.optim_wrapper, "clip_func", len), FUNCTIONS)
+
+
+def test_schedules_still_find_their_counter_of_steps(tmp_path: Path) -> None:
+    """MMEngine's first step of a schedule warns where the optimizer's ``step`` is another one."""
+    schedule = {"type": "LinearLR", "start_factor": 0.5, "end": 4, "by_epoch": False}
+    runner = build_runner(tmp_path, make_data(4, {}), [HOOK], param_scheduler=[schedule])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*optimizer.step")
+        runner.train()
 
 
 @pytest.mark.parametrize("special", [Trouble.ROOT, math.nan])
