@@ -7,7 +7,7 @@
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_224_bicubic.py",
-    "../_base_/schedules/imagenet_300e_warmup20.py",
+    "../_base_/schedules/imagenet_300e_swin.py",
     "../_base_/schedules/dynconv_no_decay.py",
     "../_base_/tasks/classification.py",
 ]
@@ -21,5 +21,4 @@ model = dict(
     ),
     head=dict(in_channels=768, init_cfg=dict(type="TruncNormal", layer="Linear", std=0.02)),
 )
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], eta_min=1e-5)]
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay, clip_grad=dict(max_norm=5.0))

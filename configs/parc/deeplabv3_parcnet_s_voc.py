@@ -6,7 +6,8 @@
 # Output stride 16; of COCO the images that show VOC's classes. "mmvitconv data voc_aug" and
 # "mmvitconv data coco_voc" make the masks. The authors train with mixed precision (add --amp to the
 # command) and bring the prediction back to the image's size by nearest neighbours; here scores are
-# resized, as mmseg does it.
+# resized, as mmseg does it. What is scored and kept are averaged weights (EMA, 5e-4); BatchNorm
+# counts over all GPUs.
 # Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/voc12_aug.py", "../_base_/tasks/segmentation.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.aspp"], allow_failed_imports=False)

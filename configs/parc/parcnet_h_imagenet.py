@@ -4,6 +4,7 @@
 # Published: nothing: the authors give the architecture and recipe of this size, but no result
 # Measured:  not trained here; model 20.40M parameters; backbone 19.44M, 8.54G MACs at 256x256
 # The authors train with mixed precision: add --amp to the command.
+# What is scored and kept are averaged weights (EMA, 5e-4).
 _base_ = "./parcnet_s_imagenet.py"
 model = dict(backbone=dict(arch="h"), head=dict(in_channels=960))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05))

@@ -6,6 +6,7 @@
 # Measured:  not trained here; model 5.04M parameters; backbone 4.40M, 1.66G MACs at 256x256
 # Input: BGR / 255 without mean and standard deviation, as the authors have it.
 # The authors train with mixed precision: add --amp to the command.
+# What is scored and kept are averaged weights (EMA, 5e-4).
 _base_ = [
     "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_256_multiscale.py",

@@ -5,6 +5,7 @@
 # Measured:  not trained here; model 5.20M parameters; backbone 4.29M, 2.59G MACs at 320x320
 # The authors train with mixed precision: add --amp to the command. They keep the best 200 boxes of
 # each class; here it is the best 1000 of all together, as mmdet counts.
+# What is scored and kept are averaged weights (EMA, 5e-4); BatchNorm counts over all GPUs.
 # Starts from: mmvitconv://parcnet_s (ImageNet); else --weights FILE or --from-scratch
 _base_ = ["../_base_/datasets/coco_detection.py", "../_base_/tasks/detection.py"]
 custom_imports = dict(imports=["mmvitconv.models.heads.ssdlite"], allow_failed_imports=False)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from mmengine.config import Config
@@ -149,7 +150,8 @@ def _build_model(cfg: Config) -> nn.Module:
     if isinstance(cfg.get("data_preprocessor"), Mapping):
         settings.setdefault("data_preprocessor", cfg["data_preprocessor"])
     try:
-        with quiet_logger(logging.CRITICAL), redirect_stdout(io.StringIO()):
+        with quiet_logger(logging.CRITICAL), redirect_stdout(io.StringIO()), catch_warnings():
+            simplefilter("ignore")  # of the frameworks' old names for their parts
             model = MODELS.build(settings)
     except Exception as error:
         reason = f"it cannot be built: {describe(root_cause(error))}"

@@ -34,7 +34,10 @@ TABLE = re.compile(r"(?<=<!-- choose: begin -->\n).*?(?=<!-- choose: end -->)", 
 TOP1 = "Top 1 Accuracy"
 REFERENCE = "resnet50"  # its time is 1
 # Each file is of one process, in which all models took turns with the reference.
-RUNS = {"eager": "docs/benchmark/eager*.json"}
+MEASURED = "docs/benchmark/choose-*.json"
+# Of the configs of an architecture, those whose figures have a column.
+SHOWN = re.compile(r".*_(imagenet|ade20k)|maskrcnn_.*(?<!_3x)_coco")
+MODES = {"eager": "eager", "openvino": "OpenVINO"}
 SIZES = {5: "About 5 M parameters", 15: "About 15 M", 30: "About 30 M", 60: "50 M and more"}
 COLUMNS = {  # titles and where their cells are aligned
     "backbone": "---",
@@ -43,7 +46,7 @@ COLUMNS = {  # titles and where their cells are aligned
     "ImageNet top-1": "---:",
     "Mask R-CNN 1x, box / mask": "---:",
     "ADE20K, mIoU": "---",
-    **{f"time, {runtime}": "---:" for runtime in RUNS},
+    **{f"time, {mode}": "---:" for mode in MODES.values()},
     "memory": "---:",
 }
 HEADER = f"| {' | '.join(COLUMNS)} |\n|{'|'.join(COLUMNS.values())}|\n"
@@ -63,12 +66,12 @@ class Choice:
     boxes: str
     pixels: str
     sources: tuple[str, ...]
-    times: Mapping[str, float]  # by runtime, in those of REFERENCE
+    times: Mapping[str, float]  # by mode, in REFERENCE's in eager mode
     memory: float | None  # MiB
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
-        times = (f"{self.times[key]:.2f}" if key in self.times else "-" for key in RUNS)
+        times = (f"{self.times[key]:.2f}" if key in self.times else "-" for key in MODES)
         return (
             f"[`{self.name}`]({self.link})" if self.link else f"*{self.name}*",
             "-" if self.parameters is None else f"{self.parameters / 1e6:.1f} M",
@@ -102,7 +105,8 @@ def read_choices(root: Path = ROOT) -> list[Choice]:
     for family in read_table().values():
         for arch in family.archs:
             paths = {Path(config.path).stem: config.path for config in arch.configs}
-            known = {name: quoted[name] for name in paths if name in quoted}
+            shown = [name for name in paths if name in quoted and SHOWN.fullmatch(name)]
+            known = {name: quoted[name] for name in shown}
             label = f"{arch.family}:{arch.arch}"
             sources = tuple(dict.fromkeys(source for _, source in known.values()))
             for name, (figures, _) in known.items():
@@ -140,7 +144,7 @@ def dense_figures(known: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
     """Mask R-CNN 1x and ADE20K, from what is published for the configs of an architecture."""
     boxes, pixels = ["-"], ["-"]
     for name, figures in known.items():
-        if re.fullmatch(r"maskrcnn_.*(?<!_3x)_coco", name):
+        if name.startswith("maskrcnn_"):
             boxes.append(boxes_of(figures))
         if name.endswith("_ade20k"):
             other = "" if name.startswith("upernet_") else " (Semantic FPN)"
@@ -149,19 +153,18 @@ def dense_figures(known: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
 
 
 def read_measured(root: Path) -> dict[str, tuple[dict[str, float], float | None, tuple[int, int]]]:
-    """Read times in those of the reference, memory, and costs, by the name of a model."""
+    """Read times in the reference's, memory, and costs, by the name of a model."""
     found: dict[str, Any] = {}
-    for runtime, pattern in RUNS.items():
-        for path in sorted(root.glob(pattern)):
-            best: dict[str, Any] = {}  # of both layouts the faster one
-            for row in read_results(path):
-                if row.model not in best or row.median_ms < best[row.model].median_ms:
-                    best[row.model] = row
-            for name, row in best.items():
-                memory = row.peak_mb if runtime == "eager" else None
-                times, before, costs = found.get(name, ({}, None, (row.params, row.macs)))
-                times[runtime] = row.median_ms / best[REFERENCE].median_ms
-                found[name] = (times, before or memory, costs)
+    for path in sorted(root.glob(MEASURED)):
+        best: dict[tuple[str, str], Any] = {}  # of both layouts the faster one
+        for row in read_results(path):
+            key = row.model, row.mode
+            if key not in best or row.median_ms < best[key].median_ms:
+                best[key] = row
+        for (name, mode), row in best.items():
+            times, memory, costs = found.get(name, ({}, None, (row.params, row.macs)))
+            times[mode] = row.median_ms / best[REFERENCE, "eager"].median_ms
+            found[name] = times, row.peak_mb if mode == "eager" else memory, costs
     return found
 
 
@@ -184,7 +187,10 @@ def tables_of(choices: Sequence[Choice]) -> str:
 def points_of(choices: Sequence[Choice]) -> str:
     """What the picture shows, as it is written into its file."""
     shown = [
-        (one.name, one.family, one.size, float(one.top1), round(one.times.get("eager", 0), 2))
+        (
+            *(one.name, one.family, one.size, float(one.top1)),
+            *(round(one.times.get(mode, 0), 2) for mode in MODES),
+        )
         for one in choices
     ]
     return json.dumps(shown)
@@ -205,7 +211,9 @@ def draw(choices: Sequence[Choice], path: Path) -> None:
     families = list(dict.fromkeys(one.family for one in choices if one.family))
     colours = dict(zip(families, (*plt.get_cmap("Dark2").colors, (0, 0, 0)), strict=False))
     colours[""] = "0.5"
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 12.5), layout="constrained")
+    figure, (upper, *lower) = plt.subplots(
+        1 + len(MODES), 1, figsize=(11, 6.25 * (1 + len(MODES))), layout="constrained"
+    )
     for column, size in enumerate(SIZES):
         for side in (-1, 1):  # ours, others
             rows = [one for one in choices if (one.size, bool(one.family)) == (size, side < 0)]
@@ -215,14 +223,16 @@ def draw(choices: Sequence[Choice], path: Path) -> None:
     upper.set_xticks(range(len(SIZES)), titles)
     upper.set_xlim(-0.7, len(SIZES) - 0.5)
     upper.set_xlabel("parameters")
-    timed = [one for one in choices if "eager" in one.times]
-    spots = [(math.log2(one.times["eager"]), float(one.top1)) for one in timed]
-    _label(lower, timed, spots, 0.12, colours)
-    ticks = range(math.floor(min(spots)[0]), math.ceil(max(spots)[0]) + 1)
-    lower.set_xticks(ticks, [f"{2.0**tick:g}" for tick in ticks])
-    lower.set_xlim(ticks[0], ticks[-1] + 0.8)
-    lower.set_xlabel("time of one image, in times of ResNet-50's (CPU, one thread, eager)")
-    for axes in (upper, lower):
+    shares = [one.times[mode] for one in choices for mode in MODES if mode in one.times]
+    ticks = range(math.floor(math.log2(min(shares))), math.ceil(math.log2(max(shares))) + 1)
+    for axes, (mode, title) in zip(lower, MODES.items(), strict=True):
+        timed = [one for one in choices if mode in one.times]
+        spots = [(math.log2(one.times[mode]), float(one.top1)) for one in timed]
+        _label(axes, timed, spots, 0.12, colours)
+        axes.set_xticks(ticks, [f"{2.0**tick:g}" for tick in ticks])
+        axes.set_xlim(ticks[0], ticks[-1] + 0.8)
+        axes.set_xlabel(f"time of one image ({title}), in ResNet-50's eager times (one CPU core)")
+    for axes in (upper, *lower):
         axes.set_ylabel("ImageNet top-1, published (%)")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
