@@ -153,6 +153,25 @@ def test_cifar10_pipelines():
     assert torch.equal(unchanged["inputs"], plain["inputs"]), "no channels are swapped"
 
 
+def test_cifar10_of_100_epochs():
+    """The authors' jitter and erasing beside what the 25 epochs have; specs/convmixer.md, 5."""
+    long, short = load("convmixer_256_8_100epochs_cifar10"), load(CIFAR10)
+    assert long.train_cfg.max_epochs == 100
+    pipeline = long.train_dataloader.dataset.pipeline
+    (jitter,) = (step for step in pipeline if step.type == "torchvision/ColorJitter")
+    (erasing,) = (step for step in pipeline if step.type == "RandomErasing")
+    assert (jitter.brightness, jitter.contrast, jitter.saturation) == (0.2, 0.2, 0.2)
+    assert (erasing.erase_prob, erasing.mode) == (0.2, "const")
+    assert erasing.fill_color == short.model.data_preprocessor.mean
+    others = [step for step in pipeline if step not in (jitter, erasing)]
+    assert others == short.train_dataloader.dataset.pipeline
+    assert long.val_dataloader == short.val_dataloader
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        sample = Compose(pipeline)({"img": image, "gt_label": 3})
+    assert sample["inputs"].dtype == torch.uint8
+
+
 @pytest.mark.parametrize("name", [*EPOCHS, *PRETRAINED, NUCLEI])
 def test_weight_decay(name):
     cfg = load(name)
