@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -499,3 +500,22 @@ def test_metafile_names_the_config(path):
     assert (ROOT / model["Config"]) == path
     assert ("Results" in model) != head_comment(path)["Published"].startswith("nothing")
     assert "Results" not in model or "not reproduced" in model["Published In"]
+
+
+def _patterns(section: str) -> list[str]:
+    """The patterns in the first column of a table, with braces written out."""
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    found = []
+    for pattern in re.findall(r"`([^`]+)`", " ".join(rows)):
+        before, braces, after = re.fullmatch(r"([^{]*)(?:{(.*)})?(.*)", pattern).groups("")
+        found += [before + choice + after for choice in braces.split(",")]
+    return found
+
+
+@pytest.mark.parametrize("family", sorted(GRID))
+def test_readmes_say_whose_each_recipe_is(family):
+    text = (ROOT / "configs" / family / "README.md").read_text("utf-8")
+    section = text.partition("## Whose recipe\n")[2].partition("\n## ")[0]
+    patterns, names = _patterns(section), [p.stem for p in PATHS if p.parent.name == family]
+    assert [n for n in names if not any(fnmatch(n, p) for p in patterns)] == []
+    assert [p for p in patterns if not any(fnmatch(n, p) for n in names)] == []
