@@ -1,7 +1,7 @@
 # Mask2Former with ConvMixer-768/32 on COCO: 50 epochs, large-scale jitter, batch 8 x 2.
 #
 # Command:   bash tools/dist_train.sh configs/convmixer/mask2former_convmixer_768_32_coco.py 8
-# Published: nothing: this model is ours; its recipe is mmdet's Mask2Former
+# Published: nothing: this model is ours; its recipe is mmdet's Mask2Former, biases not decayed
 # Measured:  not trained here; model 43.05M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Starts from: mmvitconv://convmixer_768_32 (ImageNet); else --weights FILE or --from-scratch (the
 #   stem is resized from patches of 7)

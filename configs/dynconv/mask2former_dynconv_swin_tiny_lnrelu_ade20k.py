@@ -1,7 +1,7 @@
 # Mask2Former with Swin-tiny with LN+ReLU on ADE20K: 160k iterations, batch 8 x 2.
 #
 # Command:   bash tools/dist_train.sh mask2former_dynconv_swin_tiny_lnrelu_ade20k 8
-# Published: nothing: this model is ours; its recipe is mmseg's Mask2Former
+# Published: nothing: this model is ours; its recipe is mmseg's Mask2Former, biases not decayed
 # Measured:  not trained here; model 47.44M parameters; backbone 27.52M, 25.02G MACs at 512x512
 # Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better: --weights FILE
 #   (mmvitconv://swin_tiny fits too, but was learnt with softmax)

@@ -1,7 +1,7 @@
 # Mask2Former with ParC-ConvNeXt-XT on COCO: 50 epochs, large-scale jitter, batch 8 x 2.
 #
 # Command:   bash tools/dist_train.sh configs/parc/mask2former_parc_convnext_xt_coco.py 8
-# Published: nothing: this model is ours; its recipe is mmdet's Mask2Former
+# Published: nothing: this model is ours; its recipe is mmdet's Mask2Former, biases not decayed
 # Measured:  not trained here; model 26.75M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # Starts from: random weights, as none are published; else --weights FILE
 _base_ = "../_base_/recipes/mask2former_coco_50e.py"
