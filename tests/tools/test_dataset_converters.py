@@ -221,6 +221,8 @@ def imagenet(tmp_path):
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             picture(tmp_path / split / name / "a.JPEG")
+            with (tmp_path / split / name / "a.JPEG").open("ab") as file:
+                file.write(f"{split} {name}".encode())  # no copies of each other
     return tmp_path
 
 
