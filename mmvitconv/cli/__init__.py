@@ -201,7 +201,7 @@ def execute(
             parser.error(str(error))
         elif isinstance(error, BrokenPipeError) and _reader_has_left():
             code = 128 + signal.SIGPIPE
-        elif is_debugged or (mistake := _as_user_error(error, options)) is None:
+        elif is_debugged or (mistake := _explained(error, options)) is None:
             raise
         else:
             if speaks(options) or mistake.of_one_process:
@@ -218,6 +218,17 @@ def execute(
 def _advice(options: argparse.Namespace) -> str:
     """Return how to go on as a sentence to append, '' where there is none."""
     return f". {options.advice}" if hasattr(options, "advice") else ""
+
+
+def _explained(error: BaseException, options: argparse.Namespace) -> UserError | None:
+    """Return what is shown for an exception, though a worker's death may be told meanwhile.
+
+    PyTorch raises it out of a signal's handler, that is anywhere.
+    """
+    try:
+        return _as_user_error(error, options)
+    except RuntimeError as later:
+        return _as_user_error(later, options)
 
 
 def _as_user_error(error: BaseException, options: argparse.Namespace) -> UserError | None:

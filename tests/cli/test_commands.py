@@ -8,7 +8,7 @@ from processes import run_python
 
 from mmvitconv import __version__
 from mmvitconv.cli import COMMANDS, UsageError, execute, main, run
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, describe_accident
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -99,6 +99,22 @@ def test_wrong_usage_shows_it(capsys):
         execute(*raising(UsageError("give two")))
     assert ended.value.code == 2
     assert capsys.readouterr().err == "usage: x.py [-h]\nx.py: error: give two\n"
+
+
+def test_a_worker_may_die_while_an_error_is_explained(monkeypatch, capsys):
+    """PyTorch tells it out of a signal's handler, wherever the program is."""
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    answers = [died, describe_accident(died)]
+
+    def describe(error: BaseException) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("mmvitconv.cli.describe_accident", describe)
+    assert execute(*raising(ConnectionResetError("reset"))) == 1
+    assert "DataLoader worker (pid 7) is killed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
