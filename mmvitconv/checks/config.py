@@ -147,7 +147,8 @@ def check_config(
         check_values(report, cfg, wanted)
         is_broken = bool(report.errors)
         try:
-            _check_with_data(report, cfg, wanted, not splits, sample, workers, seconds)
+            with without_collections():
+                _check_with_data(report, cfg, wanted, not splits, sample, workers, seconds)
         except Exception:  # of a config that is known to be wrong: that has been said already
             if not is_broken:
                 raise
@@ -423,7 +424,7 @@ class _Check:
             written.content = {}
         try:
             # pycocotools prints
-            with redirect_stdout(io.StringIO()), without_collections():
+            with redirect_stdout(io.StringIO()):
                 dataset.full_init()
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
