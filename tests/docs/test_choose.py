@@ -24,11 +24,14 @@ def test_nothing_is_out_of_date(tool, capsys):
     assert tool.main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_the_text_names_figures_of_the_tables_alone(tool):
+def test_the_text_names_figures_of_the_tables_and_the_ledger_alone(tool):
     text, tables = tool.PAGE.read_text("utf-8").split("<!-- choose: begin -->")
     named = re.findall(r"\b\d\d\.\d+\b", text)  # accuracies; times have one digit before the point
     assert len(named) > 20
     cells = {cell.strip() for line in tables.splitlines() for cell in re.split(r"[|/(]", line)}
+    cells |= set(
+        re.findall(r"\b\d\d\.\d+\b", (tool.ROOT / "configs/sources.yml").read_text("utf-8"))
+    )
     macs = {cell.removesuffix(" G") for cell in cells if cell.endswith(" G")}
     assert {value for value in named if value not in cells} <= {
         f"{float(value):.1f}" for value in macs
