@@ -345,6 +345,7 @@ def test_effective_batch(path, cfg):
     assert cfg.auto_scale_lr == {"enable": False, "base_batch_size": gpus * batch * steps}
     assert (steps == 2) == ("of which two make a step" in head["title"])
     assert head["Command"].split()[3:] == ([str(gpus)] if stated else [])
+    assert not stated or re.search(r"\d epochs|\dk iterations|\b[13]x\b", head["title"])
 
 
 def test_schedule(cfg):
