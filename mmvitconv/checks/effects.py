@@ -148,7 +148,7 @@ def _is_set(cfg: Mapping[str, Any], place: str) -> bool:
     """Tell whether a config has something at a place."""
     node: Any = cfg
     for key in place.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
+        node = node.get(key) if isinstance(node, (Mapping, Config)) else None
     return node is not None
 
 

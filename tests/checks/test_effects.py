@@ -1,9 +1,10 @@
 """Settings of a config file that have no effect."""
 
 import pytest
+from mmengine.config import Config
 
 from mmvitconv.checks.annotations import Report
-from mmvitconv.checks.effects import check_effects
+from mmvitconv.checks.effects import _is_set, check_effects
 from mmvitconv.engine.configuration import load_config
 
 BASE = """
@@ -75,3 +76,10 @@ def test_a_grandchild_may_read_a_variable(tmp_path):
     report = Report()
     check_effects(report, load_config(file))
     assert report.errors == {}
+
+
+def test_places_of_a_config_and_of_the_dicts_inside_are_found():
+    cfg = Config({"a": {"b": 1}})
+    assert _is_set(cfg, "a.b")
+    assert not _is_set(cfg, "a.c")
+    assert not _is_set(cfg, "a.b.c")
