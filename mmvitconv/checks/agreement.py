@@ -55,6 +55,8 @@ class Facts:
         classes: Their names; None where the data set has no names.
         labels: One more than the largest class number in use; 0 if unknown.
         samples: What is left of it.
+        ignored: The number in its label maps that counts for nothing; None without such maps.
+        reduces_zero: Whether 0 is ignored in them, too, and the others become one less.
     """
 
     option: str
@@ -62,6 +64,8 @@ class Facts:
     classes: Sequence[str] | None = None
     labels: int = 0
     samples: int = 0
+    ignored: int | None = None
+    reduces_zero: bool = False
 
 
 def check_agreement(report: Report, cfg: Config, facts: Sequence[Facts]) -> None:
@@ -125,7 +129,13 @@ def check_metainfo(report: Report, option: str, settings: Mapping[str, Any]) -> 
         report.error(
             f"the classes {shorten(twice, 5)} are named twice: name each once", f"{where}.classes"
         )
-    if palette and len(palette) != len(classes):
+    if "palette" in given and not isinstance(palette, (list, tuple)):
+        report.error(
+            f"{palette!r} is no list of colours: leave it out, or give [red, green, blue] for each "
+            "class",
+            f"{where}.palette",
+        )
+    elif palette and len(palette) != len(classes):
         report.error(
             f"the palette has {len(palette)} colours and classes {len(classes)} names: give a "
             "colour for each, or write metainfo=dict(_delete_=True, classes=(...)) to drop a "

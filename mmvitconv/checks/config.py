@@ -7,6 +7,7 @@ Every sample goes through the loading part of the config's own pipeline with the
 from __future__ import annotations
 
 import copy
+import filecmp
 import functools
 import io
 import os
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from mmvitconv.checks.annotations import (
     check_coco_file,
 )
 from mmvitconv.checks.effects import check_effects
+from mmvitconv.checks.ignored import check_ignored
 from mmvitconv.checks.keys import check_keys
 from mmvitconv.checks.samples import (
     UNLOADABLE,
@@ -90,10 +92,8 @@ CONVERSIONS = {
 }
 # of which a note says how many there are
 HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
-COPIES = {
-    "splits": "the score is that of images which were learnt by heart: leave one of both out",
-    "classes": "one of both is wrong, or the image has several classes",
-}
+LEARNT = "the score is that of images which were learnt by heart: "
+WHOLE = 0.9  # share of a split's images that are training's: no slip of single files
 NO_SAMPLE = "class without a sample in training, which the evaluation has"
 LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
@@ -193,6 +193,7 @@ def _check_with_data(
     for split in wanted:
         _check_evaluators(report, cfg, split)
     check_agreement(report, cfg, check.facts)
+    check_ignored(report, cfg, check.facts)
 
 
 def check_datasets(
@@ -283,6 +284,9 @@ class _Check:
     facts: list[Facts] = field(default_factory=list)
     # split and class of each image, by its real path
     files: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    images: Counter[str] = field(default_factory=Counter)  # by split
+    learnt: dict[str, list[str]] = field(default_factory=dict)  # by split, those of training, too
+    sources: list[tuple[str, str, str]] = field(default_factory=list)  # option, split, annotations
     folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
     # by split and class, whether it has a sample
     seen: dict[str, dict[str, bool]] = field(default_factory=dict)
@@ -302,7 +306,7 @@ class _Check:
         self.facts.append(fact)
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         fact.classes = list(classes) if isinstance(classes, (list, tuple)) else None
-        written = self._read_annotations(dataset, name, split)
+        written = self._read_annotations(dataset, option, name, split)
         if written is False:
             self.report.rows.append((name, 0, 0))
             return
@@ -313,6 +317,8 @@ class _Check:
             fact.labels = len(dataset.folder_to_idx)
         place = f"{option}.pipeline"
         pipeline = CollectingPipeline(transforms, dataset, self.num_classes, True, place)
+        if pipeline.has_class_maps:
+            fact.ignored, fact.reduces_zero = pipeline.ignore_index, bool(dataset.reduce_zero_label)
         early = list(find_early_steps(pipeline.steps, place)) if split == "train" else []
         if early:
             self.report.error(EARLY, *early, advice="put LoadAnnotations in front of it")
@@ -379,22 +385,57 @@ class _Check:
                 self.report.notes.append(f"{split}: no sample of the class {shorten(absent)}")
 
     def compare_contents(self) -> None:
-        """Name images that are the same as others of another split, or class."""
+        """Name images that are the same as others of training, or of another class."""
         pairs, left = find_copies(self.files)
-        for index, what in enumerate(("splits", "classes")):
-            found = [
-                pair for pair in pairs if self.files[pair[0]][index] != self.files[pair[1]][index]
-            ]
-            if found:
-                self.report.warn(
-                    f"the same image, byte for byte, is in two {what}",
-                    *(" and ".join(pair) for pair in found),
-                    advice=COPIES[what],
-                )
+        copies: dict[str, list[str]] = {}
+        for first, second in pairs:
+            splits = {self.files[path][0]: path for path in (second, first)}
+            if len(splits) > 1 and "train" in splits:
+                (split,) = splits.keys() - {"train"}
+                copies.setdefault(split, []).append(f"{splits['train']} and {splits[split]}")
+        for split in SPLITS[1:]:
+            self._judge_learnt(split, self.learnt.get(split, []), copies.get(split, []))
+        labels = [p for p in pairs if self.files[p[0]][1] != self.files[p[1]][1]]
+        if labels:
+            self.report.warn(
+                "the same image, byte for byte, is in two classes",
+                *(" and ".join(pair) for pair in labels),
+                advice="one of both is wrong, or the image has several classes",
+            )
         if left:
             self.report.notes.append(
                 f"{left} images of equal sizes were not compared, whether they are the same"
             )
+
+    def _judge_learnt(self, split: str, same: list[str], copies: list[str]) -> None:
+        """Report images of an evaluation that training has, too: one by one, or as a whole."""
+        cause = self._same_annotations(split)
+        number, total = len(same) + len(copies), self.images[split]
+        if cause or (total > 1 and number >= WHOLE * total):
+            what = f" (all {total} images)" if number == total else f" ({number} of {total} images)"
+            self.report.warn(
+                f"the {split} data are those of training{what * bool(number)}",
+                cause or f"{split}_dataloader: {next(iter(same or copies))}",
+                advice=f"{LEARNT}give {split}_dataloader images that training does not have",
+            )
+            return
+        kinds = {"image": same, "the same image, byte for byte,": copies}
+        for kind, places in kinds.items():
+            if places:
+                advice = f"{LEARNT}leave one of both out"
+                self.report.warn(f"{kind} is in train and {split}", *places, advice=advice)
+
+    def _same_annotations(self, split: str) -> str:
+        """Say that a split has the annotation file of training, or a copy; '' otherwise."""
+        trained = [(option, file) for option, other, file in self.sources if other == "train"]
+        for option, other, file in self.sources:
+            for train, first in trained if other == split else ():
+                if os.path.realpath(first) == os.path.realpath(file):
+                    return f"{option}.ann_file is that of {train}: {file}"
+                with suppress(OSError):
+                    if filecmp.cmp(first, file, shallow=False):
+                        return f"{option}.ann_file has the content of {train}'s: {file}, {first}"
+        return ""
 
     def compare_folders(self) -> None:
         """Compare the class folders of the splits, whose order numbers the classes."""
@@ -404,7 +445,9 @@ class _Check:
             for label in sorted(set(every) - set(labels)):
                 self.report.error(kind, f"{name}: {label}", advice="add it, empty if necessary")
 
-    def _read_annotations(self, dataset: Any, name: str, split: str) -> Written | bool | None:
+    def _read_annotations(
+        self, dataset: Any, option: str, name: str, split: str
+    ) -> Written | bool | None:
         """Let a dataset read its annotations; False (and an error) when it cannot."""
         path = getattr(dataset, "ann_file", "")
         own, written = Report(), None
@@ -420,6 +463,7 @@ class _Check:
         if own.errors:
             return False
         if written:
+            self.sources.append((option, split, path))
             _share(dataset, written.content)
             written.content = {}
         try:
@@ -601,7 +645,7 @@ class _Check:
         legal = {value for value in values if value != ignore}
         for kind in (
             maps.find_borders(),
-            maps.find_objects(are_named=count < len(inside)),
+            maps.find_objects(count < len(inside), are_unknown=classes <= max(legal, default=0)),
             maps.find_white() if ignore == 255 else "",
         ):
             if kind:
@@ -705,8 +749,9 @@ class _Check:
                 continue
             own = split, labels.get(path)
             other = self.files.setdefault(os.path.join(real(folder), file), own)[0]
-            if other != split:
-                self.report.warn("image is in two splits", f"{path}: {other} and {split}")
+            self.images[split] += 1
+            if other != split and "train" in (other, split):
+                self.learnt.setdefault(split if other == "train" else other, []).append(path)
         return inside
 
     def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> list[Problem]:

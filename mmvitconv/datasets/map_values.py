@@ -16,6 +16,7 @@ IGNORED = 255
 SOLID = 0.3  # least share of a value's pixels that begin a square of 2 x 2; 0.44 of 3 x 3 pixels
 FEWEST_BORDERS = 4  # values; a class may be of thin lines
 FEWEST_OBJECTS = 10  # values
+FEWEST_UNKNOWN = 3  # values, where some are no classes
 
 
 def count_values(values: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -87,15 +88,16 @@ class MapValues:
             f"{shorten(shown)}: write the masks again without smoothing, as png"
         )
 
-    def find_objects(self, are_named: bool = False) -> str:
+    def find_objects(self, are_named: bool = False, are_unknown: bool = False) -> str:
         """Say that the values number single objects instead of classes; '' where they do not.
 
         Args:
             are_named: There is a list of classes: a class may be in few maps.
+            are_unknown: Some values are known to be no classes: fewer are enough to tell.
         """
         maps = [sorted(seen - {0, IGNORED}) for seen in self.seen]
         counts = Counter(value for values in maps for value in values)
-        if len(counts) < FEWEST_OBJECTS:
+        if len(counts) < (FEWEST_UNKNOWN if are_unknown else FEWEST_OBJECTS):
             return ""
         what = ""
         several = [values for values in maps if len(values) > 1]

@@ -1,7 +1,9 @@
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from broken_data import CASES, Case, dataset, images, json_of, label_map
@@ -211,12 +213,101 @@ def test_image_in_two_splits_or_twice(make):
     cfg["test_dataloader"] = cfg["val_dataloader"]  # the same again is no news
     report = check(cfg)
     assert report.errors == {}
-    assert list(report.warnings) == ["image is in two splits"]
-    assert len(report.warnings["image is in two splits"]) == 8
+    kind = "the val data are those of training (all 8 images)"
+    option = "val_dataloader.dataset.ann_file"
+    assert report.warnings == {
+        kind: [f"{option} is that of train_dataloader.dataset: {json_of(root)}"]
+    }
     content = json.loads(json_of(root).read_text())
     content["images"][1]["file_name"] = content["images"][0]["file_name"]
     json_of(root).write_text(json.dumps(content))
     assert "image is listed more than once" in check(cfg, splits=["train"]).warnings
+
+
+def copied_json(root, cfg):
+    shutil.copy(json_of(root), json_of(root, "other"))
+    settings = {"ann_file": "annotations/instances_other.json", "test_mode": True}
+    cfg["val_dataloader"]["dataset"] = dataset("detection", root, **settings)
+
+
+def copied_images(root, cfg):
+    for new, old in zip(images("detection", root, "val"), images("detection", root), strict=False):
+        shutil.copy(old, new)
+
+
+def copied_image(root, cfg):
+    shutil.copy(images("detection", root)[0], images("detection", root, "val")[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "place"),
+    [
+        (copied_json, "the val data are those of training (all 8 images)", "has the content of"),
+        (copied_images, "the val data are those of training (all 2 images)", "val_dataloader: "),
+        (copied_image, "the same image, byte for byte, is in train and val", "/train/"),
+    ],
+)
+def test_images_of_training_in_an_evaluation_are_one_finding(make, change, kind, place):
+    root, cfg = make("detection")
+    change(root, cfg)
+    report = check(cfg)
+    assert report.errors == {}
+    ((found, (example,)),) = report.warnings.items()
+    assert found == kind
+    assert place in example
+
+
+def test_the_same_image_in_two_classes(make):
+    root, cfg = make("classification")
+    zero = next((root / "train" / "0").iterdir())
+    shutil.copy(zero, root / "train" / "1" / "again.jpg")
+    (kind,) = check(cfg).warnings
+    assert kind == "the same image, byte for byte, is in two classes"
+
+
+def numbered(number, rows):
+    """An object a row, counted up from 1: as many as the map has of the first values."""
+    values = np.zeros_like(rows)
+    for value in range(1, 3 + number % 4):
+        values[value * 20 : value * 20 + 9, 10:90] = value
+    return values
+
+
+def many_objects(number, rows):
+    return (np.arange(len(rows))[:, None] // 12 + 0 * rows) % (12 + number % 4)
+
+
+def soft(number, rows):
+    values = (rows > 96) * 120 + (rows > 30) * 120
+    return cv2.GaussianBlur(values.astype(np.uint8), (9, 9), 2)
+
+
+def lossy(number, rows):
+    values = (rows > 96) * 120 + (rows > 30) * 120 + np.eye(len(rows)) * 60
+    code = cv2.imencode(".jpg", values.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    return cv2.imdecode(code, cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize(
+    ("draw", "classes", "words"),
+    [
+        (numbered, 2, "masks count their values up one by one: numbers of single objects"),
+        (many_objects, 20, "masks count their values up one by one: numbers of single objects"),
+        (soft, 2, "only stand at the borders of others, as smoothing"),
+        (soft, 250, "only stand at the borders of others, as smoothing"),
+        (lossy, 2, "or a lossy format leaves them"),
+    ],
+)
+def test_label_maps_that_hold_no_classes(make, draw, classes, words):
+    root, cfg = make("segmentation")
+    for number, path in enumerate(images("segmentation", root)):
+        rows = np.mgrid[:192, :192][0]
+        Image.fromarray(draw(number, rows).astype(np.uint8)).save(label_map(root, path))
+    names = tuple(f"class {number}" for number in range(classes))
+    cfg["train_dataloader"]["dataset"]["metainfo"] = {"classes": names}
+    report = check(cfg, splits=["train"])
+    assert any(words in kind for kind in report.warnings), report
+    assert bool(report.errors) == (classes == 2)  # an unknown label
 
 
 def test_pillow_and_16_bits(make):

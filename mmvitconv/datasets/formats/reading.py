@@ -334,7 +334,7 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
         try:
             found = look_at(tree.path(record.image))
             record.size = found.size
-            if found.is_turned and record.mask:
+            if record.mask:
                 record.stated = look_at(tree.path(record.mask)).size
         except (UserError, OSError):
             record.size = record.stated  # the check names the file
@@ -345,6 +345,7 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
 
     with ThreadPoolExecutor() as pool:
         turned = list(pool.map(look, records))
+    _compare_masks(tree, records, turned)
     _compare_sizes(tree, records)
     if not any(turned):
         return False
@@ -361,6 +362,31 @@ def _look_at_all(tree: Tree, records: list[Record], tally: Tally) -> bool:
         if is_stored:
             record.size = record.stated
     return True
+
+
+def _compare_masks(tree: Tree, records: list[Record], turned: list[bool | None]) -> None:
+    """Compare the sizes of masks with those of their images.
+
+    Raises:
+        UserError: Some are others.
+    """
+    others = [
+        record
+        for record, is_turned in zip(records, turned, strict=True)
+        if record.mask and not is_turned and min(*record.size, *record.stated) > 0
+        if record.size != record.stated
+    ]
+    if others:
+        first = others[0]
+        (width, height), (other_width, other_height) = first.stated, first.size
+        raise UserError(
+            f"the mask {tree.path(first.mask)!r} has {width} x {height} pixels, but its image "
+            f"{first.image!r} has {other_width} x {other_height} ({len(others)} of {len(records)} "
+            "pairs are so, "
+            f"{shorten([record.mask for record in others], 3)}): a mask has a number for each "
+            "pixel of its image; give the images that were annotated, or resize the masks to "
+            "them with nearest-neighbour interpolation"
+        )
 
 
 def _compare_sizes(tree: Tree, records: list[Record]) -> None:

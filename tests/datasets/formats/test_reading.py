@@ -210,6 +210,17 @@ def test_masks_of_every_kind(kind, classes, tmp_path):
         np.testing.assert_array_equal(written, wanted)
 
 
+@pytest.mark.parametrize("size", [(exports.HEIGHT, exports.WIDTH), (20, 10)])
+def test_masks_of_another_size_than_their_images_are_named(size, tmp_path):
+    exports.masks(tmp_path, "numbers")
+    masks = sorted((tmp_path).rglob("*.png"))
+    with Image.open(masks[1]) as mask:
+        mask.resize(size).save(masks[1])
+    words = f"/{masks[1].name}' has {size[0]} x {size[1]} pixels, but its image .*1 of "
+    with pytest.raises(UserError, match=words):
+        read_folder(tmp_path, "semantic")
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "others"),
     [
@@ -263,7 +274,7 @@ def test_masks_of_single_objects(tmp_path):
 
 def test_jpeg_masks_are_cut_at_the_middle(tmp_path):
     exports.masks(tmp_path, "binary")
-    for file in (tmp_path / "masks").rglob("*.png"):
+    for file in (tmp_path).rglob("*.png"):
         Image.open(file).save(file.with_suffix(".jpg"), quality=60)
         file.unlink()
     data = read_folder(tmp_path, "semantic")
