@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.utils.benchmark import timer
 
-__all__ = ["clock", "take_turns"]
+__all__ = ["REST", "clock", "take_turns"]
 
+REST = 0.02  # seconds, between calls of different engines
 LEAST_ROUNDS = 5  # a time budget cuts no measurement shorter than that
 
 
@@ -29,6 +31,7 @@ def take_turns(
     rounds: int,
     warm_up: int = 1,
     seconds: float | None = None,
+    rest: float = 0.0,
 ) -> dict[Any, list[float]]:
     """Time functions that take turns; the order rotates from round to round.
 
@@ -41,6 +44,9 @@ def take_turns(
         warm_up: Rounds before the first that counts.
         seconds: Stop after the round in which the counted calls have taken so long together, but
             not before the fifth; None stops after ``rounds``.
+        rest: Seconds to wait before each call. The threads of torch and of ONNX Runtime keep their
+            cores busy for some milliseconds after their last work, which another engine would pay
+            for.
 
     Returns:
         The seconds of each counted call by key, in the order of the rounds.
@@ -55,6 +61,7 @@ def take_turns(
             gc.disable()
             order = order[1:] + order[:1]
             for key in order:
+                time.sleep(rest)
                 taken = clock(functions[key])
                 if turn >= 0:
                     times[key].append(taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import hashlib
 import json
 import os
@@ -561,41 +562,49 @@ class _Flat(nn.Module):
 class _Weights:
     """The weights of a module as they were, so that a change is seen.
 
-    Of each tensor the place in memory, torch's count of changes, and its largest value, which shows
-    a change that torch does not count (through ``.data`` or numpy).
+    Of each tensor the place in memory, torch's count of changes, and the bytes of its largest
+    value, which show a change that torch does not count (through ``.data`` or numpy).
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.slots = [
-            (slots, name, tensor, tensor.is_inference())
+        self.marks = [
+            _Mark(slots, name, tensor)
             for part in module.modules()
             for slots in (part._parameters, part._buffers)
             for name, tensor in slots.items()
             if tensor is not None and tensor.is_floating_point() and tensor.numel()
         ]
-        self.samples = [_largest(tensor) for _, _, tensor, _ in self.slots]
-        self.marks = self._marks()
-        self.values = self._values()
 
     def are_same(self) -> bool:
         """Tell whether nothing has changed."""
-        return self._marks() == self.marks and torch.equal(self._values(), self.values)
-
-    def _marks(self) -> list[tuple[int, int, int]]:
-        # a tensor made in inference mode has no count
-        return [
-            (id(slots.get(name)), tensor.data_ptr(), 0 if frozen else tensor._version)
-            for slots, name, tensor, frozen in self.slots
-        ]
-
-    def _values(self) -> Tensor:
-        return torch.stack(self.samples) if self.samples else torch.zeros(0)
+        return all(mark.is_same() for mark in self.marks)
 
 
-def _largest(tensor: Tensor) -> Tensor:
-    """Return a view of the largest value."""
-    flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-    return flat[int(flat.abs().argmax())]
+class _Mark:
+    """One tensor of a module as it was. Hundreds are asked before each call, so it asks little."""
+
+    __slots__ = ("content", "counts", "name", "place", "sample", "slots", "tensor", "version")
+
+    def __init__(self, slots: dict[str, Tensor | None], name: str, tensor: Tensor) -> None:
+        self.slots, self.name, self.tensor = slots, name, tensor
+        self.counts = not tensor.is_inference()  # one made in inference mode counts no changes
+        self.version = tensor._version if self.counts else 0
+        self.place = tensor.data_ptr()
+        flat = tensor.detach().as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+        largest = self.place + int(flat.abs().argmax()) * tensor.element_size()
+        # read while the tensor is still in its place: the memory is alive
+        self.sample = (ctypes.c_char * tensor.element_size()).from_address(largest)
+        self.content = self.sample.raw
+
+    def is_same(self) -> bool:
+        """Tell whether the tensor has not changed."""
+        tensor = self.tensor
+        return (
+            self.slots.get(self.name) is tensor
+            and tensor.data_ptr() == self.place
+            and not (self.counts and tensor._version != self.version)
+            and self.sample.raw == self.content
+        )
 
 
 def _open_axes(tensor: Tensor, is_open: bool) -> tuple[int, ...]:

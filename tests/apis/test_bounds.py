@@ -270,3 +270,14 @@ print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 10
     count, grown = map(int, result.stdout.split())
     assert count == len(files)
     assert grown < 1500, "MB"
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 1), (7, 5, 3), (7, 5, 4)])
+def test_arrays_arrive_exactly(shape: tuple[int, ...], backend: str) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    decoded = decode(content_of(array), Loading(backend=backend))
+    rgb = array if array.ndim == 3 and shape[2] > 1 else np.stack([array.reshape(7, 5)] * 3, 2)
+    np.testing.assert_array_equal(decoded, rgb[..., 2::-1])
+    grey = decode(content_of(array), Loading("unchanged", backend=backend))
+    assert grey.ndim == 2 if array.ndim == 2 or shape[2] == 1 else grey.shape[2] == 3

@@ -8,7 +8,7 @@ models stand in its place, for the dynamic convolutions timm's DeiT and Swin. Al
 same weights and run in both memory layouts; the better layout of each counts. bf16 compares
 autocast with float32 for these models, and for timm's convnext_tiny. "ours folded" is the backbone
 folded for inference. The memory of a training step is the peak of what its operators return beyond
-the model and its gradients.
+the model and its gradients. ``--ways`` compares runtimes with the original, and nothing else.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import copy
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from mmpretrain.models.backbones import ConvMixer as MMPretrainConvMixer
 from torch import Tensor, nn
 
 from mmvitconv.analysis.benchmark import LAYOUTS
-from mmvitconv.analysis.timing import take_turns
+from mmvitconv.analysis.timing import REST, take_turns
+from mmvitconv.cli.arguments import parse_shape
 from mmvitconv.models import (
     ConvMixer,
     DynConvSwin,
@@ -39,7 +40,8 @@ from mmvitconv.models import (
     ParCResNet,
 )
 from mmvitconv.models.backbones import convmixer
-from mmvitconv.runtime import fold
+from mmvitconv.runtime import PRECISIONS, accelerate, fold
+from mmvitconv.runtime.graphs import OFTEN
 from mmvitconv.weights import convert_state_dict
 from mmvitconv.zoo.costs import peak_memory
 
@@ -49,6 +51,7 @@ from oracles import fcvit, lightvit, parc, reference
 from shared import markdown_table, print_table
 
 FOLDED = "ours folded"
+WAYS = [f"{runtime} {precision}" for runtime, legal in PRECISIONS.items() for precision in legal]
 
 
 class Features(nn.Module):
@@ -110,6 +113,11 @@ class Job:
     size: int  # side of the square images
     batch: int  # number of images
     options: tuple[tuple[str, int], ...] = ()  # of the family's two builders, as pairs
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the images."""
+        return (self.batch, 3, self.size, self.size)
 
     def __str__(self) -> str:
         words = ["training step" if self.trains else "forward", f"{self.size}, batch {self.batch}"]
@@ -220,10 +228,11 @@ def build(family: str, arch: str, job: Job) -> dict[str, nn.Module]:
     return {**others, "ours": ours, FOLDED: fold(copy.deepcopy(ours).eval(), inplace=True)}
 
 
-def in_layout(model: nn.Module, job: Job, layout: str, device: str) -> tuple[nn.Module, Tensor]:
-    """Return a copy of the model and a job's images in a memory layout."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(job.batch, 3, job.size, job.size, generator=generator)
+def in_layout(
+    model: nn.Module, shape: Sequence[int], layout: str, device: str
+) -> tuple[nn.Module, Tensor]:
+    """Return a copy of the model and images of a shape in a memory layout."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     model = copy.deepcopy(model).to(device, memory_format=LAYOUTS[layout])
     return model, x.to(device).contiguous(memory_format=LAYOUTS[layout])
 
@@ -277,7 +286,7 @@ def measure_job(models: dict[str, nn.Module], job: Job, rounds: int, device: str
         models = {name: model for name, model in models.items() if name != FOLDED}
     results = measure(
         {
-            f"{name} {layout}": step(*in_layout(model, job, layout, device))
+            f"{name} {layout}": step(*in_layout(model, job.shape, layout, device))
             for name, model in models.items()
             for layout in LAYOUTS
         },
@@ -297,7 +306,7 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
     job = Job(False, 224, 2)
     dtypes = {"fp32": None, "bf16": torch.bfloat16}
     functions = {
-        f"{name} {layout} {label}": forward(*in_layout(model, job, layout, device), dtype)
+        f"{name} {layout} {label}": forward(*in_layout(model, job.shape, layout, device), dtype)
         for name, model in models.items()
         for layout in LAYOUTS
         for label, dtype in dtypes.items()
@@ -310,6 +319,31 @@ def measure_bf16(models: dict[str, nn.Module], rounds: int, device: str) -> list
     return rows
 
 
+def measure_runtimes(
+    models: dict[str, nn.Module], shape: tuple[int, int], ways: Sequence[str], rounds: int
+) -> list[str]:
+    """Return a row of the table of runtimes: how many times faster than the original, one image."""
+    job_shape = (1, 3, *shape)
+    functions = {
+        (name, layout): forward(*in_layout(model, job_shape, layout, "cpu"))
+        for name, model in models.items()
+        if not name.startswith("ours")
+        for layout in LAYOUTS
+    }
+    originals = list(functions)
+    ours, x = in_layout(models["ours"].eval(), job_shape, "nchw", "cpu")
+    for way in ways:
+        runtime, precision = way.split()
+        fast = accelerate(ours, runtime, precision, calibration=[x])
+        functions[way] = forward(fast, x)
+    # shapes that stay have graphs of their own after OFTEN calls
+    times = take_turns(functions, rounds, warm_up=OFTEN + 1, rest=REST)
+    medians = {key: 1e3 * statistics.median(seconds) for key, seconds in times.items()}
+    original = min(medians[key] for key in originals)
+    ratios = [f"{medians[way]:.1f} ({original / medians[way]:.2f}x)" for way in ways]
+    return [f"{shape[0]}x{shape[1]}", f"{original:.1f}", *ratios]
+
+
 def measure_memory(models: dict[str, nn.Module], job: Job, device: str) -> list[str]:
     """Return a row of the table of memory."""
     best = []
@@ -318,7 +352,7 @@ def measure_memory(models: dict[str, nn.Module], job: Job, device: str) -> list[
             continue
         peaks = []
         for layout in LAYOUTS:
-            step = training_step(*in_layout(model, job, layout, device))
+            step = training_step(*in_layout(model, job.shape, layout, device))
             step()  # gradients are there before
             peaks.append(peak_memory(step, device))
         best.append(f"{min(peaks) / 2**20:.0f}")
@@ -346,6 +380,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=25, help="at least 2")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="'RUNTIME PRECISION'")
+    parser.add_argument(
+        "--shapes", nargs="+", type=parse_shape, default=[(224, 224)], metavar="HxW",
+        help="of --ways")  # fmt: skip
     parser.add_argument(
         "--write", type=Path, help="put the tables between the family's markers of this file"
     )
@@ -359,6 +397,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
+    if args.ways:
+        models = build(args.family, arch, Job(False, 224, 1))
+        rows = [measure_runtimes(models, each, args.ways, args.rounds) for each in args.shapes]
+        print_table(
+            f"{args.family} {arch}, one image, milliseconds (times faster than the original)",
+            ["", "original", *args.ways], rows, width=140)  # fmt: skip
+        return
     rows = [
         measure_job(build(args.family, arch, job), job, args.rounds, args.device)
         for job in family.jobs

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mmvitconv.analysis.benchmark_results import device_name
-from mmvitconv.analysis.timing import take_turns
+from mmvitconv.analysis.timing import REST, take_turns
 from mmvitconv.apis.inference import Predictor
 from mmvitconv.cli import execute
 from mmvitconv.cli.arguments import parse_shape, positive
@@ -55,7 +55,7 @@ def measure(name: str, shape: Sequence[int], options: argparse.Namespace) -> str
     """Return the row of a model."""
     ways = ("eager fp32", *options.ways)
     calls = {way: make_call(name, way, shape, options.checkpoint) for way in ways}
-    taken = take_turns(calls, options.rounds, OFTEN + 1)
+    taken = take_turns(calls, options.rounds, OFTEN + 1, rest=REST)
     times = {way: median(each) for way, each in taken.items()}
     eager = times.pop("eager fp32")
     ratios = " | ".join(f"{eager / each:.2f}x" for each in times.values())

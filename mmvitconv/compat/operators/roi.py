@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from mmvitconv.compat.operators import shared
 from mmvitconv.compat.operators.shared import OPERATORS, check_regions, widen
 
 _MAX_POOLING = 0  # mmcv's number for pool_mode='max' (1 is 'avg')
+_FEW = 32  # regions for which threads do not pay
 
 
 @dataclass
@@ -38,7 +40,17 @@ class _RoIAlign:
     def align(self, source: Tensor, rois: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
         """Sample features; with rows and columns of a bin, give each point by itself."""
         how, end = self._arguments(rows, columns)
-        return OPERATORS.roi_align(source, rois, *how, *end)
+
+        @torch.no_grad()  # a thread's own setting, off in the one that calls
+        def run(some: Tensor) -> Tensor:
+            return OPERATORS.roi_align(source, some, *how, *end)
+
+        # torchvision's kernel for CPUs takes one region after the other; threads change none
+        threads = torch.get_num_threads() if type(source) is Tensor and not source.is_cuda else 1
+        if threads == 1 or len(rois) < _FEW:
+            return run(rois)
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.cat(list(pool.map(run, rois.chunk(4 * threads))))
 
     def align_backward(
         self, grad: Tensor, rois: Tensor, shape: Sequence[int], rows: int = 0, columns: int = 0

@@ -203,3 +203,20 @@ def test_regions_of_negative_size_are_zero(mode, roi):
     out = ops.RoIAlign(2, 1.0, 0, mode)(source, torch.tensor([roi]))
     assert not out.any()
     assert not torch.autograd.grad(out.sum(), source)[0].any()
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_threads_change_nothing(mode, monkeypatch):
+    """Neither a value nor a gradient, with a rest of regions that fills no thread's share."""
+    source, rois = features(3, 2, 7, 11), random_rois(101, 3, 20, seed=4)
+    layer = ops.RoIAlign((3, 2), 0.5, 0, mode)
+
+    def run(threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        leaf = source.clone().requires_grad_()
+        out = layer(leaf, rois)
+        out.square().sum().backward()
+        return out.detach(), leaf.grad
+
+    alone, together = run(1), run(3)
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
