@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         if not report.errors and not options.no_rehearsal:
             from mmvitconv.checks.rehearsal import rehearse_config
 
-            rehearse_config(report, cfg, options.splits or SPLITS)
+            rehearse_config(report, cfg, options.splits)
     except UserError:
         raise
     except Exception as error:  # annotations can be wrong in more ways than anyone has thought of

@@ -268,7 +268,7 @@ def test_a_training_is_the_same_with_a_rehearsal(make, tmp_path, runner_state, l
 def rehearse_of(cfg):
     """The report on a config, and the error with which its training ends."""
     report = Report()
-    rehearse_config(report, cfg, ("train", "val"))
+    rehearse_config(report, cfg)
     return report
 
 
@@ -319,3 +319,21 @@ def test_an_evaluation_that_does_not_pack_is_named(make, tmp_path, packs):
     assert packs or sentences[0].startswith(
         "val_dataloader.dataset.pipeline: the samples are not packed (they have img_path"
     )
+
+
+@pytest.mark.parametrize("splits", [None, ("test",)])
+def test_the_test_is_rehearsed_too(make, tmp_path, splits):
+    cfg = classifier(make, tmp_path)
+    loader = deepcopy(cfg.train_dataloader)
+    loader.dataset.update(data_prefix="val", test_mode=True)
+    loader.dataset.pipeline.pop(1)
+    cfg.train_dataloader.dataset.pipeline.pop(1)
+    cfg.update(test_dataloader=loader, test_evaluator={"type": "Accuracy", "topk": (1,)})
+    report = Report()
+    rehearse_config(report, cfg, splits)
+    assert report == Report()
+    cfg.test_evaluator["topk"] = (3,)
+    rehearse_config(report, cfg, splits)
+    (sentence,) = report.sentences("errors" if splits else "warnings")
+    assert sentence.startswith("test_dataloader: the test fails in a rehearsal with one batch")
+    assert "test_evaluator" in sentence

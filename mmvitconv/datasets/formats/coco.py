@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from mmvitconv.datasets.formats.fields import id_of, name_of
 from mmvitconv.datasets.formats.panoptic import is_panoptic
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
@@ -17,6 +18,7 @@ from mmvitconv.errors import UserError, shorten
 __all__ = ["NAME", "is_coco", "read"]
 
 NAME = "COCO json"
+TWICE = "images are in two annotation files: the one with more objects counts"
 LISTED = "annotations have an image_id that is none of the images"
 NO_BOX = "annotations have no box of any area, x, y, width, height"
 WHAT = ("image_id", "category_id", "bbox", "segmentation")
@@ -52,7 +54,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         for record in _read_file(tree, file, content, tally):
             known = records.get(record.image)
             if known is not None:
-                tally["images are in two annotation files: the one with more objects counts"] += 1
+                tally.count(TWICE, f"{record.image} is in {known.source} and {file}")
             if known is None or len(record.objects) > len(known.objects):
                 records[record.image] = record
         names.update(dict.fromkeys(_categories(content).values()))
@@ -63,15 +65,19 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
 
 def _categories(content: Mapping[str, Any]) -> dict[Any, str]:
     entries = [entry for entry in content["categories"] if isinstance(entry, dict)]
-    names = {entry.get("id"): entry.get("name", entry.get("id")) for entry in entries}
-    return {number: "" if name is None else str(name) for number, name in names.items()}
+    return {
+        id_of(entry.get("id"), "the id of a category"): name_of(
+            entry.get("name", entry.get("id")), f"the name of category {entry.get('id')!r}"
+        )
+        for entry in entries
+    }
 
 
 def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) -> list[Record]:
+    tally.at = file
     categories = _categories(content)
     annotations, seen, used = defaultdict(list), set(), set()
     records = []
-    tally.at = file
     _check_ids(tree, file, content)
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
@@ -83,15 +89,17 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
             tally["annotations are written twice: the second is left out"] += 1
             continue
         seen.add(what)
-        used.add(entry.get("category_id"))
-        annotations[entry.get("image_id")].append(entry)
+        where = f"of annotation {entry.get('id')!r}"
+        used.add(id_of(entry.get("category_id"), f"category_id {where}"))
+        annotations[id_of(entry.get("image_id"), f"image_id {where}")].append(entry)
     _check_categories(tree, file, used, set(categories))
     for number in used & categories.keys():
         if not categories[number].strip():
             raise UserError(
                 f"{tree.path(file)!r}: the category with the id {number!r} has no name: write one"
             )
-    known = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    images = [image for image in content["images"] if isinstance(image, dict)]
+    known = {id_of(image.get("id"), f"id of {image.get('file_name')!r}") for image in images}
     if strange := [number for number in annotations if number not in known]:
         lost = sum(len(annotations[number]) for number in strange)
         some = next(iter(known), None)
@@ -101,7 +109,7 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
         if not isinstance(image, dict) or not image.get("file_name"):
             tally.count("images of the json have no file_name", image)
             continue
-        path = tree.find_image(image["file_name"], file)
+        path = tree.find_image(name_of(image["file_name"], "the file_name of an image"), file)
         if path is None:
             tally["annotated images are not in the folder"] += 1
             continue
@@ -133,6 +141,7 @@ def _check_ids(tree: Tree, file: str, content: Mapping[str, Any]) -> None:
     for image in content["images"]:
         if isinstance(image, dict) and image.get("id") is not None:
             name = image.get("file_name")
+            id_of(image["id"], f"id of {name!r}")
             if named.setdefault(image["id"], name) != name:
                 twice.append((image["id"], named[image["id"]], name))
     if twice:

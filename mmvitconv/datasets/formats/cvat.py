@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from mmvitconv.datasets.formats.fields import FieldError, number_of, points_of, whole_of
 from mmvitconv.datasets.formats.records import (
     Object,
     Record,
@@ -62,7 +63,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                 if child.tag == "tag":
                     record.label = name
                     continue
-                made = _object(child, name, sides)
+                made = _object(child, name, sides, f" in {path!r}")
                 if not name and made is not None:
                     tally["shapes have no label"] += 1
                 elif made is None:
@@ -88,7 +89,7 @@ def _name_frames(tree: Tree, file: str, root: ElementTree.Element) -> None:
         for shape in track:
             if shape.get("outside") != "1" and shape.get("frame"):
                 shape.set("label", track.get("label", ""))
-                shapes[int(shape.get("frame"))].append(shape)
+                shapes[whole_of(shape.get("frame"), "frame of a track")].append(shape)
     frames = {number: tree.find_image(f"frame_{number:06d}", file) for number in shapes}
     if not any(frames.values()):
         raise UserError(
@@ -106,29 +107,41 @@ def _name_frames(tree: Tree, file: str, root: ElementTree.Element) -> None:
         image.extend(shapes[number])
 
 
-def _object(node: ElementTree.Element, name: str, sides: tuple[int, int]) -> Object | None:
-    number = {key: float(value) for key, value in node.items() if _is_number(value)}
+def _object(
+    node: ElementTree.Element, name: str, sides: tuple[int, int], where: str
+) -> Object | None:
+    def number(key: str, default: str | None = None) -> float:
+        return number_of(node.get(key, default), f"{key} of the {node.tag} {name!r}{where}")
+
     shape = None
     if node.tag == "box":
-        points = [(number["xtl"], number["ytl"]), (number["xbr"], number["ybr"])]
-        if turn := number.get("rotation", 0.0):
+        points = [(number("xtl"), number("ytl")), (number("xbr"), number("ybr"))]
+        if turn := number("rotation", "0"):
             (left, top), (right, bottom) = points
             centre = (left + right) / 2, (top + bottom) / 2
             corners = [(a - centre[0], b - centre[1]) for a in (left, right) for b in (top, bottom)]
             points = turn_points(corners, centre, math.radians(turn))
     elif node.tag == "polygon":
-        points = [tuple(map(float, p.split(","))) for p in node.get("points", "").split(";") if p]
+        points = [point.split(",") for point in node.get("points", "").split(";") if point]
+        points = points_of(points, f"points of the polygon {name!r}{where}")
         shape = [[value for point in points for value in point]] if len(points) >= 3 else None
         points = points if shape else []
     elif node.tag == "ellipse":
-        turn = math.radians(number.get("rotation", 0.0))
-        radii = number["rx"], number["ry"]
-        points = points_of_ellipse((number["cx"], number["cy"]), radii, turn)
+        turn = math.radians(number("rotation", "0"))
+        radii = number("rx"), number("ry")
+        points = points_of_ellipse((number("cx"), number("cy")), radii, turn)
         shape = [[value for point in points for value in point]]
     elif node.tag == "mask":
-        counts = [int(word) for word in node.get("rle", "").split(",")]
-        width, height = int(number["width"]), int(number["height"])
-        left, top = int(number["left"]), int(number["top"])
+        place = f"rle of the mask {name!r}{where}"
+        counts = [whole_of(word, place) for word in node.get("rle", "").split(",")]
+        keys = ("width", "height", "left", "top")
+        width, height, left, top = (
+            whole_of(node.get(key), f"{key} of the mask {name!r}{where}") for key in keys
+        )
+        inside = 0 <= left <= sides[1] - width and 0 <= top <= sides[0] - height
+        if not inside or min(counts) < 0 or sum(counts) < width * height:
+            legal = f"run lengths of {width} x {height} pixels inside the image"
+            raise FieldError(place, legal, node.get("rle"))
         values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)[: width * height]
         whole = np.zeros(sides, bool)
         whole[top : top + height, left : left + width] = values.reshape(height, width)
@@ -138,10 +151,3 @@ def _object(node: ElementTree.Element, name: str, sides: tuple[int, int]) -> Obj
         points = []
     box = box_of(points) if points else (0, 0, 0, 0)
     return Object(name, box, shape) if min(box[2:]) > 0 else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

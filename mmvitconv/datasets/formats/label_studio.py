@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from mmvitconv.datasets.formats.fields import (
+    FieldError,
+    get_list,
+    get_object,
+    name_of,
+    number_of,
+    points_of,
+    take,
+    whole_of,
+)
 from mmvitconv.datasets.formats.records import (
     Object,
     Record,
@@ -22,6 +32,8 @@ from mmvitconv.datasets.formats.tree import Tree, split_of
 __all__ = ["NAME", "decode_brush", "read"]
 
 NAME = "Label Studio json"
+# a shape's values, width and height of its image, and its place in the file
+Shape = tuple[Mapping[str, Any], tuple[int, int], str]
 KINDS = ("rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels")
 
 
@@ -32,8 +44,8 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
         if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
             continue
         tally.at = file
-        for task in content:
-            reference, results = _task(task)
+        for number, task in enumerate(content):
+            reference, results = _task(task, f"[{number}]")
             if reference is None:
                 continue
             if results is None:
@@ -45,11 +57,11 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
                 continue
             split = split_of(file, is_annotation=True) or split_of(path)
             record = records[path] = Record(path, split=split, source=file)
-            for value, sides in results:
+            for value, sides, where in results:
                 if "choices" in value:
-                    record.label = str(value["choices"][0])
+                    record.label = _first(value, "choices", where)
                     continue
-                made = _object(value, sides)
+                made = _object(value, sides, where)
                 if made is None:
                     tally["shapes are points, lines, empty or have no label"] += 1
                 else:
@@ -59,67 +71,104 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     return list(records.values()), sorted(names)
 
 
-def _task(task: dict[str, Any]) -> tuple[str | None, list[tuple[dict, tuple[int, int]]] | None]:
-    """Return the image of a task, and values with width and height; None: not annotated."""
+def _task(task: dict[str, Any], where: str) -> tuple[str | None, list[Shape] | None]:
+    """Return the image of a task, and its shapes; None: not annotated."""
     data = task.get("data")
     if isinstance(data, dict) and "annotations" in task:
         texts = [value for value in data.values() if isinstance(value, str)]
         reference = data.get("image") or data.get("img") or next(iter(texts), None)
-        done = [one for one in task["annotations"] if not one.get("was_cancelled")]
+        place = f"{where}.annotations"
+        every = get_list(task["annotations"], place)
+        done = [n for n, one in enumerate(every) if not take(one, "was_cancelled", f"{place}[{n}]")]
         if not done:
             return reference, None
-        return reference, [_sized(item.get("value") or {}, item) for item in done[-1]["result"]]
+        place = f"{place}[{done[-1]}].result"
+        results = get_list(every[done[-1]].get("result"), place)
+        return reference, [
+            _sized(take(item, "value", f"{place}[{n}]") or {}, item, f"{place}[{n}]")
+            for n, item in enumerate(results)
+        ]
     reference = task.get("image")
     if not isinstance(reference, str):
         return None, None
     if isinstance(task.get("annotations"), list):  # CreateML: centres, in pixels
-        return reference, [*_createml(task["annotations"])]
+        return reference, [*_createml(task["annotations"], f"{where}.annotations")]
     found = []
-    for value in task.values():
+    for key, value in task.items():
         if isinstance(value, list):
-            found += [_sized(item, item) for item in value if isinstance(item, dict)]
+            found += [
+                _sized(item, item, f"{where}.{key}[{number}]")
+                for number, item in enumerate(value)
+                if isinstance(item, dict)
+            ]
     if isinstance(task.get("choice"), str):
-        found.append(({"choices": [task["choice"]]}, (0, 0)))
+        found.append(({"choices": [task["choice"]]}, (0, 0), where))
     return reference, found or ([] if "annotator" in task else None)
 
 
-def _sized(value: dict[str, Any], item: dict[str, Any]) -> tuple[dict, tuple[int, int]]:
-    return value, (item.get("original_width") or 0, item.get("original_height") or 0)
+def _sized(value: Any, item: dict[str, Any], where: str) -> Shape:
+    value = get_object(value, f"{where}.value")
+    keys = ("original_width", "original_height")
+    width, height = (whole_of(item.get(key) or 0, f"{where}.{key}") for key in keys)
+    return value, (width, height), where
 
 
-def _createml(annotations: list[Any]) -> Iterator[tuple[dict, tuple[int, int]]]:
-    for entry in annotations:
-        place = entry.get("coordinates") or {}
-        x, y, width, height = (float(place.get(key, 0)) for key in ("x", "y", "width", "height"))
+def _first(value: Mapping[str, Any], key: str, where: str) -> str:
+    """Return the first of a list of classes."""
+    place = f"{where}.{key}"
+    return name_of(next(iter(get_list(value[key], place)), None), place)
+
+
+def _createml(annotations: list[Any], where: str) -> Iterator[Shape]:
+    for number, entry in enumerate(annotations):
+        one = f"{where}[{number}]"
+        place = take(entry, "coordinates", one) or {}
+        x, y, width, height = (
+            number_of(take(place, key, f"{one}.coordinates"), f"{one}.coordinates.{key}")
+            for key in ("x", "y", "width", "height")
+        )
         value = {"x": x - width / 2, "y": y - height / 2, "width": width, "height": height}
-        yield {**value, "rectanglelabels": [entry.get("label", "")]}, (100, 100)
+        yield {**value, "rectanglelabels": [entry.get("label")]}, (100, 100), one
 
 
-def _object(value: dict[str, Any], sides: tuple[int, int]) -> Object | None:
+def _object(value: Mapping[str, Any], sides: tuple[int, int], where: str) -> Object | None:
     kind = next((kind for kind in KINDS if value.get(kind)), None)
     if kind is None or not all(sides):
         return None
-    name = str(value[kind][0])
+
+    def number(key: str) -> float:
+        return number_of(value.get(key), f"{where}.{key}")
+
+    name = _first(value, kind, where)
+    if not name:
+        return None
     width, height = sides
     scale = (width / 100, height / 100)
     shape = None
     if kind == "brushlabels":
-        values = decode_brush(value["rle"]).reshape(height, width, 4)[..., 3] > 127
-        return object_of_mask(name, values)
+        code, place = get_list(value.get("rle"), f"{where}.rle"), f"{where}.rle"
+        if not all(type(byte) is int and 0 <= byte <= 255 for byte in code):
+            raise FieldError(place, "a list of whole numbers, 0 to 255", code)
+        values = decode_brush(code)
+        if values.size != height * width * 4:
+            legal = f"run lengths of {width} x {height} pixels with 4 numbers each"
+            raise FieldError(place, legal, f"{values.size} numbers")
+        return object_of_mask(name, values.reshape(height, width, 4)[..., 3] > 127)
     if kind == "polygonlabels":
-        points = [(x * scale[0], y * scale[1]) for x, y in value["points"]]
+        points = points_of(value.get("points"), f"{where}.points")
+        points = [(x * scale[0], y * scale[1]) for x, y in points]
         if len(points) < 3:
             return None
         shape = [[number for point in points for number in point]]
     else:
-        turn = math.radians(value.get("rotation") or 0)
-        corner = value["x"] * scale[0], value["y"] * scale[1]
+        turn = math.radians(number_of(value.get("rotation") or 0, f"{where}.rotation"))
+        corner = number("x") * scale[0], number("y") * scale[1]
         if kind == "ellipselabels":
-            radii = value["radiusX"] * scale[0], value["radiusY"] * scale[1]
+            radii = number("radiusX") * scale[0], number("radiusY") * scale[1]
             points = points_of_ellipse(corner, radii, turn)
             shape = [[number for point in points for number in point]]
         else:
-            sides = value["width"] * scale[0], value["height"] * scale[1]
+            sides = number("width") * scale[0], number("height") * scale[1]
             around = [(a * sides[0], b * sides[1]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
             points = turn_points(around, corner, turn)
     box = box_of(points)

@@ -5,12 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mmvitconv.datasets.formats.fields import (
+    FieldError,
+    name_of,
+    points_of,
+    take,
+    whole_of,
+)
 from mmvitconv.datasets.formats.records import (
     Object,
     Record,
@@ -25,6 +33,7 @@ from mmvitconv.datasets.formats.tree import Tree, split_of
 __all__ = ["NAME", "read"]
 
 NAME = "labelme json"
+SIDES = ("imageHeight", "imageWidth")
 NOT_OBJECTS = {"__ignore__", "_background_"}
 
 
@@ -41,25 +50,35 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             tally["annotated images are not in the folder"] += 1
             continue
         record = records[path] = Record(path, split=split_of(file) or split_of(path), source=file)
-        size = content.get("imageHeight"), content.get("imageWidth")
+        size = content.get(SIDES[0]), content.get(SIDES[1])
         record.stated = size_of(*size[::-1])
         groups: dict[tuple[str, Any], Object] = {}
         for number, shape in enumerate(content["shapes"]):
-            name = str(shape.get("label", "")).strip()
-            made = None if not name or name in NOT_OBJECTS else _object(name, shape, size)
+            where = f"shapes[{number}]"
+            name = name_of(take(shape, "label", where), f"{where}.label")
+            made = None if not name or name in NOT_OBJECTS else _object(name, shape, size, where)
             if made is None:
                 tally["shapes are points, lines, empty or have no label"] += 1
                 continue
             names.add(name)
             # shapes of one group and name are parts of one object
             group = shape.get("group_id")
-            key = name, f"shape {number}" if group is None else group
+            key = name, f"shape {number}" if group is None else repr(group)
             if key in groups and _is_polygon(made) and _is_polygon(groups[key]):
                 _join(groups[key], made)
             else:
                 groups[key] = made
                 record.objects.append(made)
     return list(records.values()), sorted(names)
+
+
+def _decode(code: Any, where: str) -> np.ndarray:
+    """Return a mask that is written as the text of a png."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(code))) as image:
+            return np.asarray(image.convert("L")) > 0
+    except (OSError, TypeError, ValueError) as error:
+        raise FieldError(where, "a png in base64", code) from error
 
 
 def _is_polygon(item: Object) -> bool:
@@ -77,11 +96,14 @@ def _join(first: Object, second: Object) -> None:
     first.box = box_of(corners)
 
 
-def _object(name: str, shape: dict[str, Any], size: tuple[Any, Any]) -> Object | None:
+def _object(
+    name: str, shape: Mapping[str, Any], size: tuple[Any, Any], where: str
+) -> Object | None:
     kind = shape.get("shape_type") or "polygon"
-    points = [tuple(map(float, point)) for point in shape.get("points") or []]
+    points = points_of(shape.get("points") or [], f"{where}.points")
     if kind == "mask" and shape.get("mask") and len(points) == 2:
-        part = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+        part = _decode(shape["mask"], f"{where}.mask")
+        size = tuple(whole_of(n, k) for n, k in zip(size, SIDES, strict=True))
         left, top = (round(value) for value in points[0])
         whole = np.zeros(size, bool)
         target = whole[top : top + part.shape[0], left : left + part.shape[1]]

@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from mmvitconv.datasets.formats.fields import (
+    FieldError,
+    get_list,
+    id_of,
+    name_of,
+    number_of,
+    take,
+)
 from mmvitconv.datasets.formats.masks import codes_of, read_mask
 from mmvitconv.datasets.formats.records import Record, Tally, object_of_mask, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.errors import shorten
 
 __all__ = ["NAME", "is_panoptic", "read"]
 
@@ -37,12 +46,12 @@ def read(tree: Tree, tally: Tally, stuff: bool = False) -> tuple[list[Record], l
         if not is_panoptic(content):
             continue
         tally.at = file
-        categories = {entry["id"]: entry for entry in content["categories"]}
-        images = {entry["id"]: entry for entry in content["images"]}
-        for annotation in content["annotations"]:
-            image = images.get(annotation["image_id"], {})
-            path = tree.find_image(image.get("file_name", ""), file)
-            mask = _mask_of(tree, annotation["file_name"], path)
+        categories, images = (_by_id(content, key) for key in ("categories", "images"))
+        for position, annotation in enumerate(content["annotations"]):
+            where = f"annotations[{position}]"
+            image = images.get(id_of(take(annotation, "image_id", where), f"{where}.image_id"), {})
+            path = tree.find_image(str(image.get("file_name") or ""), file)
+            mask = _mask_of(tree, str(annotation.get("file_name") or ""), path)
             if path is None or mask is None:
                 tally["annotated images, or their png of segments, are not in the folder"] += 1
                 continue
@@ -52,16 +61,30 @@ def read(tree: Tree, tally: Tally, stuff: bool = False) -> tuple[list[Record], l
             split = split_of(file, is_annotation=True) or split_of(path)
             record = Record(path, split=split, source=file)
             record.stated = size_of(image.get("width"), image.get("height"))
-            for segment in annotation["segments_info"]:
-                category = categories[segment["category_id"]]
+            segments = get_list(annotation.get("segments_info"), f"{where}.segments_info")
+            for number, segment in enumerate(segments):
+                place = f"{where}.segments_info[{number}]"
+                kind = id_of(take(segment, "category_id", place), f"{place}.category_id")
+                if kind not in categories:
+                    legal = f"the id of a category, {shorten(list(map(repr, categories)), 5)}"
+                    raise FieldError(f"{place}.category_id", legal, kind)
+                category = categories[kind]
                 if category.get("isthing", 1) or stuff:
-                    found, is_crowd = numbers == segment["id"], bool(segment.get("iscrowd", 0))
-                    made = object_of_mask(str(category["name"]), found, is_crowd)
+                    code = number_of(segment.get("id"), f"{place}.id")
+                    found, is_crowd = numbers == code, bool(segment.get("iscrowd", 0))
+                    name = name_of(category.get("name"), f"the name of category {kind}")
+                    made = object_of_mask(name, found, is_crowd)
                     record.objects += [made] if made is not None else []
             records.append(record)
-        names.update(dict.fromkeys(str(entry["name"]) for entry in categories.values()))
+        names.update(dict.fromkeys(str(entry.get("name")) for entry in categories.values()))
     used = {item.name for record in records for item in record.objects}
     return records, [name for name in names if name in used]
+
+
+def _by_id(content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
+    """Return the entries of a list by their ids."""
+    entries = enumerate(get_list(content.get(key), key))
+    return {id_of(take(e, "id", f"{key}[{n}]"), f"{key}[{n}].id"): e for n, e in entries}
 
 
 def _mask_of(tree: Tree, name: str, image: str | None) -> str | None:

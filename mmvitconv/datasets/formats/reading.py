@@ -23,6 +23,7 @@ from mmvitconv.datasets.formats import (
     voc,
     yolo,
 )
+from mmvitconv.datasets.formats.fields import FieldError
 from mmvitconv.datasets.formats.records import (
     DataSet,
     Object,
@@ -152,6 +153,8 @@ def _read(name: str, tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]
         raise
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         file = tree.path(tally.at) if tally.at else str(tree.root)
+        if isinstance(error, FieldError):
+            raise UserError(f"{file!r}: {error}; correct the file, or export it again") from error
         reason = printable(f"{type(error).__name__}: {error}")
         raise UserError(
             f"{file!r} is not complete {name} ({reason}); export it again, or as COCO json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
+from mmvitconv.datasets.formats.fields import number_of
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of, size_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.errors import UserError
@@ -128,6 +129,13 @@ def _polygon(node: ElementTree.Element | None) -> list[list[float]]:
     if node is None:
         return []
     if node.find("pt") is not None:
-        return [[float(pt.findtext(key)) for key in "xy"] for pt in node.iter("pt")]
-    numbers = [float(child.text) for child in node if child.tag[:1] in "xy" and child.text]
+        return [
+            [number_of(pt.findtext(key), f"polygon/pt/{key}") for key in "xy"]
+            for pt in node.iter("pt")
+        ]
+    numbers = [
+        number_of(child.text, f"polygon/{child.tag}")
+        for child in node
+        if child.tag[:1] in "xy" and child.text
+    ]
     return [numbers[i : i + 2] for i in range(0, len(numbers) - 1, 2)]

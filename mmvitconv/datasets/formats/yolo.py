@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mmvitconv.datasets.formats.fields import name_of
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.datasets.formats.voc import listed_splits
@@ -44,7 +45,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     if not folders:
         return [], []
     settings = _settings(tree)
-    names = _names(tree, settings)
+    names = _names(tree, settings, tally)
     listed, placed = listed_splits(tree), _placed(tree, settings)
     keypoints = "kpt_shape" in settings
     records, unnamed, outside, as_corner = [], set(), [], []
@@ -155,8 +156,9 @@ def _settings(tree: Tree) -> dict[str, Any]:
     return {}
 
 
-def _names(tree: Tree, settings: dict[str, Any]) -> list[str]:
+def _names(tree: Tree, settings: dict[str, Any], tally: Tally) -> list[str]:
     names, number = settings.get("names"), settings.get("nc")
+    tally.at = settings.get("_file", "")
     if isinstance(names, (list, dict)) and type(number) is int and number != len(names):
         raise UserError(
             f"{tree.path(settings['_file'])!r}: nc is {number}, but the names are {len(names)}: "
@@ -169,10 +171,12 @@ def _names(tree: Tree, settings: dict[str, Any]) -> list[str]:
                 f"{printable(names)}"
             )
         numbers = [int(number) for number in names]
-        by_number = {int(number): str(name) for number, name in names.items()}
+        by_number = {
+            int(number): name_of(name, f"names[{number}]") for number, name in names.items()
+        }
         return [by_number.get(i, str(i)) for i in range(max(numbers, default=-1) + 1)]
     if isinstance(names, list):
-        return [str(name) for name in names]
+        return [name_of(name, f"names[{number}]") for number, name in enumerate(names)]
     for name in tree.files:
         if PurePosixPath(name).name in ("classes.txt", "obj.names") or name.endswith(".names"):
             return tree.read_lines(name)

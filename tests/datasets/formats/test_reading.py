@@ -421,7 +421,7 @@ def cut_points(root):
 )
 def test_files_that_are_not_complete_are_named(write, file, tmp_path):
     write(tmp_path)
-    with pytest.raises(UserError, match=f"{file}' is not complete .*export it again"):
+    with pytest.raises(UserError, match=f"{file}': .* must be .*, got .*export it again"):
         read_folder(tmp_path, "detection")
 
 
