@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmvitconv.checks.samples import count_pixels, open_image
+from mmvitconv.datasets.image_files import decoding
 from mmvitconv.errors import UserError
 from mmvitconv.zoo.loading import TIMM, LoadedModel, load_model
 
@@ -133,21 +133,15 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no image file {str(path)!r}; give the path of an image")
-    try:
-        if found := count_pixels(path):
-            raise UserError(f"the image {str(path)!r} is too large: {found}; give a smaller one")
-        with open_image(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):
-                values = np.asarray(image, dtype=np.float64)
-                # 16-bit files say how bright they are; others have no scale of their own
-                low, high = (0, 65535) if image.mode.startswith("I;16") else _range(values)
-                values = (values - low) / max(high - low, 1e-12) * 255
-                image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError,
-            Image.DecompressionBombError) as error:  # fmt: skip
-        raise UserError(f"{str(path)!r} cannot be read as an image: {error}") from error
+    with decoding(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):
+            values = np.asarray(image, dtype=np.float64)
+            # 16-bit files say how bright they are; others have no scale of their own
+            low, high = (0, 65535) if image.mode.startswith("I;16") else _range(values)
+            values = (values - low) / max(high - low, 1e-12) * 255
+            image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -22,12 +22,8 @@ from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from mmvitconv.checks.samples import (
-    MAX_PIXELS,
-    count_pixels,
-    is_cut_off,
-    open_image,
-)
+from mmvitconv.checks.samples import is_cut_off
+from mmvitconv.datasets.image_files import MAX_PIXELS, count_pixels, open_image
 from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.datasets.loading import LoadBands
 from mmvitconv.errors import UserError

@@ -34,8 +34,8 @@ from mmvitconv.apis.images import (
     list_sources,
 )
 from mmvitconv.apis.results import Classification, Detection, Prediction, Segmentation
-from mmvitconv.checks.samples import MAX_PIXELS
 from mmvitconv.compat.absent import check_model
+from mmvitconv.datasets.image_files import MAX_PIXELS
 from mmvitconv.engine.calibration import calibration_batches
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.engine.runner import require

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmvitconv.datasets.image_files import MAX_PIXELS
 from mmvitconv.datasets.jsons import read_json
 from mmvitconv.datasets.layout import is_remote, leaf_datasets
 from mmvitconv.datasets.progress import progress
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 LISTS = ("images", "annotations", "categories")
-MAX_PIXELS = 100_000_000  # of an image
 MAX_PERIMETER = 2_000_000  # of a mask's polygons in pixels; drawing takes 40 bytes for each
 ADD_UP = "run lengths of a mask do not add up to its size"
 ANOTHER_SIZE = "mask has another size than its image"

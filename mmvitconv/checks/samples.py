@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import Compose
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from mmvitconv.checks.annotations import ANOTHER_SIZE, MAX_PIXELS, mask_problem
+from mmvitconv.checks.annotations import ANOTHER_SIZE, mask_problem
 from mmvitconv.checks.steps import Failure, explain_step
+from mmvitconv.datasets.image_files import count_pixels, open_image, orientation_of
 from mmvitconv.datasets.layout import is_remote
 from mmvitconv.datasets.listing import what_is_there
 from mmvitconv.datasets.loading import LoadBands
@@ -32,17 +31,12 @@ __all__ = [
     "Roots",
     "class_numbers",
     "conversions",
-    "count_pixels",
     "innermost",
-    "open_image",
     "paths_of",
     "sample_infos",
 ]
 
 IGNORED_LABEL = 255
-# Pillow starts programs of others, or asks for data elsewhere, to read some of its other formats
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-ORIENTATION = 0x0112  # EXIF tag
 UNLOADABLE = "sample cannot be loaded"
 NOT_THE_DATA = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 MODES = {  # of Pillow that are not RGB
@@ -496,54 +490,6 @@ def explain(error: Exception, paths: Sequence[str], name: str) -> Problem:
     return Problem(UNLOADABLE, name, f"{type(error).__name__}: {text}")
 
 
-@cache
-def _formats() -> list[str]:
-    """Return those of :data:`FORMATS` that the installed Pillow knows; once."""
-    Image.init()
-    # the pixels are compared with a limit of ours; a filter for each image would bring all
-    # warnings back that were given once
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
-    """Open an image of a photograph's format with Pillow, which reads its header only.
-
-    Args:
-        file: A path, or an open file.
-
-    Returns:
-        The image, not decoded yet.
-
-    Raises:
-        OSError: It is no image.
-    """
-    return Image.open(file, formats=_formats())
-
-
-def count_pixels(file: str | os.PathLike | IO[bytes], limit: int = MAX_PIXELS) -> str:
-    """Compare the size of an image with a limit before anything decodes it.
-
-    Args:
-        file: A path, or an open file.
-        limit: Most pixels, >= 1. Pillow has a limit of its own, 179 million.
-
-    Returns:
-        What is wrong; empty when the image is not larger.
-
-    Raises:
-        OSError: It is no image.
-    """
-    try:
-        with open_image(file) as image:
-            width, height = image.size
-    except Image.DecompressionBombError:
-        return f"more than {limit:,} pixels"
-    if width * height > limit:
-        return f"{width}x{height} are more than {limit:,} pixels"
-    return ""
-
-
 def is_cut_off(path: str) -> bool:
     """Tell whether a JPEG file ends too early; older versions of OpenCV paint the rest grey."""
     if not path.lower().endswith((".jpg", ".jpeg")):
@@ -611,11 +557,6 @@ def conversions(path: str) -> list[str]:
             found.append("transparent")
         if image.mode.startswith(("I", "F")) or png_depth(path) == 16:
             found.append("16-bit")
-        exif = Image.Exif()
-        if image.format == "TIFF":
-            exif = image.getexif()
-        elif image.info.get("exif"):
-            exif.load(image.info["exif"])
-        if exif.get(ORIENTATION, 1) not in (0, 1):
+        if orientation_of(image) not in (0, 1):
             found.append("EXIF-rotated")
     return found

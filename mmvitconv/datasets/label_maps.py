@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from mmvitconv.datasets.image_files import decoding
 from mmvitconv.datasets.progress import progress
 from mmvitconv.errors import UserError
 
@@ -54,7 +55,8 @@ def write_cityscapes(root: Path, source: Path | None = None) -> int:
         )
     for path in progress(files, "converting label maps"):
         target = path.with_name(path.name.replace("labelIds", "labelTrainIds"))
-        _save(table[np.asarray(Image.open(path))], target)
+        with decoding(path, "label map") as image:
+            _save(table[np.asarray(image)], target)
     return len(files)
 
 

@@ -382,7 +382,7 @@ def _check_optimizer(
     node.mapping()
     own, optimizer = wrapper.state_dict(), wrapper.optimizer
     # what is scheduled is state; so is all that the optimizer itself adds to its groups
-    state = {"lr", *(scheduler.param_name for scheduler in schedulers)}
+    state = {scheduler.param_name for scheduler in schedulers}
     if any(getattr(scheduler, "use_betas", False) for scheduler in schedulers):
         state.add("betas")
     settings = (set(inspect.signature(type(optimizer)).parameters) | {"params"}) - state
@@ -399,16 +399,17 @@ def _check_optimizer(
             ):
                 field.whole(index, index)
         for key, value in mine.items():
-            is_setting = key in settings or key.startswith("initial_") or key.endswith("_mult")
+            is_setting = key in settings or re.match("(initial|max|min)_|.*_mult$", key)
             if not is_setting:
                 rate = group[key]
                 rate.number(low=0) if key in state and key != "betas" else rate.like(value)
                 continue
-            is_kept = schedule == "checkpoint" and key.startswith("initial_") and key in group
+            is_choice = key == "lr" or key.startswith(("initial_", "max_", "min_"))
+            is_kept = schedule == "checkpoint" and is_choice and key in group
             if key != "params" and key in group and not _is_equal(group[key].value, value):
                 yield (
                     f"{group.place}.{key} is {_describe(group[key].value)}, but this run's config "
-                    f"has {_describe(value)}: {_counts(is_kept, key.startswith('initial_'))}"
+                    f"has {_describe(value)}: {_counts(is_kept, is_choice)}"
                 )
             group.value[key] = group[key].number(low=0) if is_kept else value
     if base is None:
@@ -905,6 +906,8 @@ def _is_equal(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_is_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
     return (type(one) is type(other) and one == other) or (
         isinstance(one, (int, float)) and isinstance(other, (int, float)) and one == other
     )

@@ -52,12 +52,12 @@ def test_images_are_turned_upright(tmp_path):
 
 def test_what_is_no_image(tmp_path):
     (tmp_path / "a.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"a.png' cannot be read as an image"):
+    with pytest.raises(UserError, match=r"a.png' cannot be decoded: it is no image"):
         read_image(tmp_path / "a.png")
     Image.fromarray(COLOURS.repeat(40, 0).repeat(40, 1)).save(tmp_path / "b.png")
     cut = (tmp_path / "b.png").read_bytes()[:400]
     (tmp_path / "b.png").write_bytes(cut)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be decoded"):
         read_image(tmp_path / "b.png")
     with pytest.raises(UserError, match="there is no image file"):
         read_image(tmp_path)

@@ -85,6 +85,10 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
     if not by_epoch:
         lengths = {"max_iters": epochs * PER_EPOCH, "val_interval": PER_EPOCH}
         train_cfg = {"type": "mmvitconv.ResumableIterLoop", **lengths}
+    schedules = [
+        {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7},
+        {"type": "CosineAnnealingLR", "by_epoch": by_epoch, "T_max": 5, "begin": 1, "end": 9},
+    ]
     torch.manual_seed(0)
     return Runner(
         model=Model(),
@@ -100,10 +104,7 @@ def build(work_dir: Path, resume: Path | None = None, **settings: Any) -> Runner
             "paramwise_cfg": {"custom_keys": {"head": {"lr_mult": 0.5}}},
             **settings.pop("optim_wrapper", {}),
         },
-        param_scheduler=[
-            {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7},
-            {"type": "CosineAnnealingLR", "by_epoch": by_epoch, "T_max": 5, "begin": 1, "end": 9},
-        ],
+        param_scheduler=settings.pop("param_scheduler", schedules),
         default_hooks={"checkpoint": checkpoint},
         custom_hooks=[
             {"type": "mmvitconv.SafeCheckpointHook"},
@@ -463,6 +464,40 @@ class Learning(Hook):
         self.window.append(runner.iter)
         self.flag, self.word, self.best = True, self.word + "b", self.count / 3
         self.thing.n += 1
+
+
+ONE_CYCLE = [{"type": "OneCycleLR", "eta_max": 0.02, "total_steps": 20, "by_epoch": False}]
+
+
+@pytest.mark.usefixtures("runner_state")
+@pytest.mark.parametrize(
+    ("schedules", "place", "value"),
+    [
+        (None, ("optimizer", "param_groups", 0, "lr"), 0.5),
+        (None, ("optimizer", "base_param_settings", "lr"), 10**18),
+        (ONE_CYCLE, ("optimizer", "param_groups", 0, "max_lr"), 2.0),
+        (ONE_CYCLE, ("optimizer", "base_param_settings", "max_lr"), -1),
+        (
+            ONE_CYCLE,
+            ("param_schedulers", 0, "_schedule_phases", 0, "end_step"),
+            torch.tensor([True, False]),
+        ),
+    ],
+)
+def test_other_settings_are_named_and_do_not_count(
+    tmp_path: Path, schedules: list | None, place: tuple, value: Any
+) -> None:
+    """A rate that no schedule changes is a setting; so is what a schedule notes in a group."""
+    build(tmp_path / "whole", param_scheduler=schedules).train()
+    expected = final_state(tmp_path / "whole")
+    checkpoint = torch.load(tmp_path / "whole" / "epoch_2.pth", weights_only=True)
+    torch.save(mutate(checkpoint, place, value), tmp_path / "changed.pth")
+    log = StringIO()
+    runner = build(tmp_path / "rest", tmp_path / "changed.pth", param_scheduler=schedules)
+    runner.logger.addHandler(logging.StreamHandler(log))
+    runner.train()
+    assert_same(final_state(tmp_path / "rest"), expected)
+    assert place[-1] in log.getvalue() or place[-2] in log.getvalue()
 
 
 def test_hooks_keep_what_they_have_learnt(tmp_path: Path) -> None:

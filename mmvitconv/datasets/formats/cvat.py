@@ -17,6 +17,7 @@ from mmvitconv.datasets.formats.records import (
     Record,
     Tally,
     box_of,
+    empty_mask,
     encode_mask,
     points_of_ellipse,
     size_of,
@@ -24,6 +25,7 @@ from mmvitconv.datasets.formats.records import (
 )
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.datasets.formats.voc import read_xml
+from mmvitconv.datasets.image_files import MAX_PIXELS
 from mmvitconv.errors import UserError
 
 __all__ = ["NAME", "read"]
@@ -142,8 +144,10 @@ def _object(
         if not inside or min(counts) < 0 or sum(counts) < width * height:
             legal = f"run lengths of {width} x {height} pixels inside the image"
             raise FieldError(place, legal, node.get("rle"))
+        if sum(counts) > MAX_PIXELS:
+            raise FieldError(place, f"at most {MAX_PIXELS:,} pixels", sum(counts))
         values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)[: width * height]
-        whole = np.zeros(sides, bool)
+        whole = empty_mask(*sides[::-1])
         whole[top : top + height, left : left + width] = values.reshape(height, width)
         points = [(left, top), (left + width, top + height)]
         shape = encode_mask(whole)

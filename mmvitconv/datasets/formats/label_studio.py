@@ -28,6 +28,7 @@ from mmvitconv.datasets.formats.records import (
     turn_points,
 )
 from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.datasets.image_files import MAX_PIXELS
 
 __all__ = ["NAME", "decode_brush", "read"]
 
@@ -198,6 +199,8 @@ def decode_brush(code: list[int]) -> np.ndarray:
         return int(bits[place - count : place] or "0", 2)
 
     total, word = take(32), take(5) + 1
+    if total > 4 * MAX_PIXELS:
+        raise ValueError(f"a brush of {total} numbers")
     lengths = [take(4) + 1 for _ in range(4)]
     numbers = np.zeros(total, np.uint8)
     done = 0

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmvitconv.datasets.formats.fields import (
     FieldError,
@@ -24,11 +23,13 @@ from mmvitconv.datasets.formats.records import (
     Record,
     Tally,
     box_of,
+    empty_mask,
     object_of_mask,
     points_of_ellipse,
     size_of,
 )
 from mmvitconv.datasets.formats.tree import Tree, split_of
+from mmvitconv.datasets.image_files import open_image
 
 __all__ = ["NAME", "read"]
 
@@ -75,9 +76,9 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
 def _decode(code: Any, where: str) -> np.ndarray:
     """Return a mask that is written as the text of a png."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(code))) as image:
+        with open_image(io.BytesIO(base64.b64decode(code))) as image:
             return np.asarray(image.convert("L")) > 0
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # Pillow raises errors of many kinds for damaged files
         raise FieldError(where, "a png in base64", code) from error
 
 
@@ -105,7 +106,7 @@ def _object(
         part = _decode(shape["mask"], f"{where}.mask")
         size = tuple(whole_of(n, k) for n, k in zip(size, SIDES, strict=True))
         left, top = (round(value) for value in points[0])
-        whole = np.zeros(size, bool)
+        whole = empty_mask(*size[::-1])
         target = whole[top : top + part.shape[0], left : left + part.shape[1]]
         target[:] = part[: target.shape[0], : target.shape[1]]
         return object_of_mask(name, whole)

@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmvitconv.datasets.formats.records import Record, Tally
 from mmvitconv.datasets.formats.tree import MASK_WORDS, Tree, split_of, words_of
 from mmvitconv.datasets.formats.voc import listed_splits
+from mmvitconv.datasets.image_files import decoding
 from mmvitconv.datasets.map_values import IGNORED, MapValues, count_values
 from mmvitconv.errors import UserError
 
@@ -110,15 +110,12 @@ def read_mask(path: str, as_colours: bool = False) -> np.ndarray:
     Raises:
         UserError: It cannot be decoded.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "1":
-                image = image.convert("L")
-            if image.mode in ("RGBA", "LA", "PA", "CMYK") or (image.mode == "P" and as_colours):
-                image = image.convert("RGB" if image.mode != "LA" else "L")
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"the mask {path!r} cannot be decoded: {error}") from error
+    with decoding(path, "mask") as image:
+        if image.mode == "1":
+            image = image.convert("L")
+        if image.mode in ("RGBA", "LA", "PA", "CMYK") or (image.mode == "P" and as_colours):
+            image = image.convert("RGB" if image.mode != "LA" else "L")
+        values = np.asarray(image)
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.round(values)).all()):
             raise UserError(
@@ -246,7 +243,7 @@ def _palettes_agree(tree: Tree, masks: list[str]) -> bool:
     """Tell whether a number means the same colour in all masks with a palette."""
     seen: dict[int, tuple[int, ...]] = {}
     for mask in masks:
-        with Image.open(tree.path(mask)) as image:
+        with decoding(tree.path(mask), "mask") as image:
             if image.mode != "P":
                 continue
             palette = image.getpalette("RGB") or []

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from mmvitconv.datasets.formats import (
 from mmvitconv.datasets.formats.fields import FieldError
 from mmvitconv.datasets.formats.records import (
     DataSet,
-    Object,
     Record,
     Tally,
     object_of_mask,
@@ -34,7 +34,8 @@ from mmvitconv.datasets.formats.records import (
 )
 from mmvitconv.datasets.formats.splitting import divide
 from mmvitconv.datasets.formats.tree import Tree
-from mmvitconv.datasets.image_files import look_at
+from mmvitconv.datasets.image_files import MAX_PIXELS, look_at
+from mmvitconv.datasets.run_lengths import size_in, total_of
 from mmvitconv.errors import UserError, printable, shorten
 
 __all__ = ["READERS", "TASKS", "read_folder"]
@@ -145,13 +146,13 @@ def _classes_without(
     return [name for name in classes if name in used - seen]
 
 
-def _read(name: str, tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
+def _read(name: str, tree: Tree, tally: Tally, **options: bool) -> tuple[list[Record], list[str]]:
     """Read one format; whatever is wrong with a file is one sentence."""
     try:
-        return READERS[name](tree, tally)
+        return READERS[name](tree, tally, **options)
     except UserError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a file may hold instead
         file = tree.path(tally.at) if tally.at else str(tree.root)
         if isinstance(error, FieldError):
             raise UserError(f"{file!r}: {error}; correct the file, or export it again") from error
@@ -169,7 +170,7 @@ def _read_objects(
     for name in READERS:
         own = Tally()
         records, classes = _read(name, tree, own)
-        _keep_finite(records, own)
+        _keep_drawable(records, own)
         objects = [item for record in records for item in record.objects]
         if not objects:
             if own.notes():
@@ -230,20 +231,33 @@ def _describe_unread(tree: Tree) -> str:
     return ""
 
 
-def _keep_finite(records: list[Record], tally: Tally) -> None:
-    """Leave out objects of which a number is NaN or infinite."""
+def _keep_drawable(records: list[Record], tally: Tally) -> None:
+    """Leave out objects with NaN or infinity, or with a mask that cannot be drawn."""
     for record in records:
-        kept = [item for item in record.objects if _is_finite(item)]
+        kept = [item for item in record.objects if all(map(math.isfinite, item.box))]
+        kept = [item for item in kept if _is_drawable(item.segmentation)]
         if lost := len(record.objects) - len(kept):
             record.objects, record.reference = kept, ""
-            tally["objects have coordinates that are NaN or infinite: left out"] += lost
+            tally[
+                "objects have coordinates that are NaN, infinite or no numbers, or a mask that "
+                "cannot be drawn: left out"
+            ] += lost
 
 
-def _is_finite(item: Object) -> bool:
-    rings = item.segmentation if isinstance(item.segmentation, list) else []
-    # text is named when it is drawn
-    numbers = (value for ring in rings for value in ring if isinstance(value, (int, float)))
-    return all(map(math.isfinite, item.box)) and all(map(math.isfinite, numbers))
+def _is_drawable(mask: Any) -> bool:
+    """Tell whether polygons are pairs of finite numbers, and run lengths add up to their size."""
+    if isinstance(mask, dict):
+        height, width = size_in(mask)
+        return 0 < height * width <= MAX_PIXELS and total_of(mask.get("counts")) == height * width
+    if not isinstance(mask, list):
+        return mask is None
+    return all(
+        isinstance(ring, list)
+        and len(ring) % 2 == 0
+        and set(map(type, ring)) <= {int, float}
+        and all(map(math.isfinite, ring))
+        for ring in mask
+    )
 
 
 def _keep_classes(records: list[Record], tally: Tally) -> None:
@@ -302,7 +316,7 @@ def _read_labels(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str]
 
 def _read_maps(tree: Tree, tally: Tally) -> tuple[str, list[Record], list[str], list, dict | None]:
     """Read masks of classes, else polygons, which become masks."""
-    records, classes = panoptic.read(tree, tally, stuff=True)
+    records, classes = _read(panoptic.NAME, tree, tally, stuff=True)
     if records:
         return f"{panoptic.NAME}, drawn as masks", records, [BACKGROUND, *classes], [], None
     own = Tally()

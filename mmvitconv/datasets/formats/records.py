@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmvitconv.datasets.image_files import MAX_PIXELS
 from mmvitconv.errors import printable
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Record",
     "Tally",
     "box_of",
+    "empty_mask",
     "encode_mask",
     "object_of_mask",
     "points_of_ellipse",
@@ -107,9 +109,21 @@ class DataSet:
 def size_of(width: Any, height: Any) -> tuple[int, int]:
     """Return a size that an annotation says; (0, 0) where it is none."""
     try:
-        return int(float(width)), int(float(height))
+        size = int(float(width)), int(float(height))
     except (TypeError, ValueError, OverflowError):
         return 0, 0
+    return size if min(size) > 0 and size[0] * size[1] <= MAX_PIXELS else (0, 0)
+
+
+def empty_mask(width: int, height: int) -> np.ndarray:
+    """Return a mask (H, W) without a pixel.
+
+    Raises:
+        ValueError: An annotation asks for a size that no image may have.
+    """
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"a mask of {width}x{height} pixels")
+    return np.zeros((height, width), bool)
 
 
 class Tally(Counter):

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from mmvitconv.datasets.formats.masks import IGNORED, MaskValues
 from mmvitconv.datasets.formats.records import DataSet, Object, Record
+from mmvitconv.datasets.image_files import decoding
 
 __all__ = ["plain_masks", "write_coco", "write_list", "write_masks"]
 
@@ -117,7 +118,7 @@ def plain_masks(data: DataSet) -> tuple[str, str, str, str] | None:
 
 def _is_plain(path: Path) -> bool:
     """Tell whether mmseg's decoder finds the class numbers in a mask."""
-    with Image.open(path) as image:
+    with decoding(path, "mask") as image:
         return image.mode in ("L", "P")
 
 
