@@ -72,13 +72,23 @@ def read(tree: Tree, tally: Tally, stuff: bool = False) -> tuple[list[Record], l
                 if category.get("isthing", 1) or stuff:
                     code = number_of(segment.get("id"), f"{place}.id")
                     found, is_crowd = numbers == code, bool(segment.get("iscrowd", 0))
-                    name = name_of(category.get("name"), f"the name of category {kind}")
-                    made = object_of_mask(name, found, is_crowd)
+                    made = object_of_mask(_name_of(category), found, is_crowd)
                     record.objects += [made] if made is not None else []
             records.append(record)
-        names.update(dict.fromkeys(str(entry.get("name")) for entry in categories.values()))
+        names.update(
+            dict.fromkeys(_name_of(category, needed=False) for category in categories.values())
+        )
     used = {item.name for record in records for item in record.objects}
     return records, [name for name in names if name in used]
+
+
+def _name_of(category: Mapping[str, Any], needed: bool = True) -> str:
+    """Return the name of a category; '' of one that has none and is not needed."""
+    where = f"the name of category {category.get('id')}"
+    name = name_of(category.get("name"), where)
+    if needed and not name:
+        raise FieldError(where, "a text", category.get("name"))
+    return name
 
 
 def _by_id(content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
