@@ -522,6 +522,13 @@ def _check_schedules(report: Report, cfg: Config, facts: Sequence[Facts]) -> Non
             f"chosen: write train_cfg.val_interval={max(1, total // 10)}",
             f"train_cfg.val_interval={interval}",
         )
+    begin = cfg.train_cfg.get("val_begin", 1)
+    if total and isinstance(begin, int) and begin > total and cfg.get("val_dataloader"):
+        report.warn(
+            f"the run ends before it ({key}={total}), so that nothing is validated and no best "
+            "checkpoint chosen: write train_cfg.val_begin=1",
+            f"train_cfg.val_begin={begin}",
+        )
     for number, (option, entry) in enumerate(entries):
         by_epoch = entry.get("by_epoch", True)
         if by_epoch and not epochs and iterations and not entry.get("convert_to_iter_based"):

@@ -49,6 +49,7 @@ FLAT_MASKS = "no polygon of the mask has 3 points"
 IS_CROWD = "iscrowd is 1, which training and evaluation ignore: write 0 for an object"
 OTHER_CATEGORIES = "their categories are not in metainfo.classes"
 LARGE_SHARE = 0.2  # of the images or objects of a split; losing more deserves a warning
+FEWEST_SIZES = 10  # boxes of which the sizes say something
 FEWEST_OUTSIDE = 5  # boxes
 SAMPLED_MASKS = 500  # of a file, whose boxes are compared with their masks
 
@@ -479,9 +480,11 @@ def _compare_boxes(report: Report, where: str, content: dict) -> None:
         "x1, y1, x2, y2": given,
         "the centre, width, height": np.stack([a - c / 2, b - d / 2, a + c / 2, b + d / 2], 1),
         "shares of the image": np.stack([a, b, a + c, b + d], 1) * np.tile(sides, 2),
+        "percents of the image": np.stack([a, b, a + c, b + d], 1) * np.tile(sides, 2) / 100,
         "y, x, height, width": np.stack([b, a, b + d, a + c], 1),
     }
     own, *foreign = readings
+    _look_at_sizes(report, where, readings[own], sides)
     known = np.array([other is not None for other in others])
     advice = "write x, y, width, height in pixels, with x, y the corner at the left and top"
     if known.sum() >= 3:
@@ -503,15 +506,46 @@ def _compare_boxes(report: Report, where: str, content: dict) -> None:
     with np.errstate(all="ignore"):
         as_own = np.isclose(c * d, area, rtol=0.02)
         as_corners = np.isclose((c - a) * (d - b), area, rtol=0.02)
-    foreign = [name for name in foreign if name != "shares of the image"]
+    foreign = [name for name in foreign if not name.endswith("of the image")]
     look = "x1, y1, x2, y2"
     if ((c > a) & (d > b) & as_corners & ~as_own).mean() > 0.5:
         by = "area"
     elif look := _find_reading({name: readings[name] for name in (own, *foreign)}, sides):
         by = "the images' sizes"
     else:
+        ends = np.maximum(readings[own][:, 2:] - sides, -readings[own][:, :2]).max(1)
+        if len(ends) >= FEWEST_SIZES and (ends > 1).mean() > 0.5:
+            kind = f"{(ends > 1).mean():.0%} of the boxes leave their images: do they belong to "
+            kind += f"larger copies of them? {advice}"
+            report.error(kind, f"{where}: bbox {given[ends.argmax()].tolist()}")
         return
     report.error(f"boxes look like {look} by {by}: {advice}", f"{where}: bbox {given[0].tolist()}")
+
+
+def _look_at_sizes(report: Report, where: str, boxes: np.ndarray, sides: np.ndarray) -> None:
+    """Tell boxes (left, top, right, bottom) of sizes that objects do not have."""
+    if len(boxes) < FEWEST_SIZES:
+        return
+    extents = boxes[:, 2:] - boxes[:, :2]
+    for is_odd, kind, advice in (
+        (
+            (extents >= 0.99 * sides).all(1).mean() > 0.9,
+            "nearly all boxes are as large as their images",
+            "where nothing is to be found, classify the images (mmvitconv init classification)",
+        ),
+        (
+            (extents <= 2).all(1).mean() > 0.5,
+            "most boxes have at most 2 pixels a side",
+            "are they points? Write the boxes of the objects",
+        ),
+        (
+            sides.min() >= 150 and 50 < boxes.max() <= 100.5,
+            "all boxes end at 100 or before, whatever the size of their images",
+            "are they percents of the image? Write x, y, width, height in pixels",
+        ),
+    ):
+        if is_odd:
+            report.warn(kind, f"{where}: {len(boxes)} boxes", advice=advice)
 
 
 def _find_reading(readings: Mapping[str, np.ndarray], sides: np.ndarray) -> str:

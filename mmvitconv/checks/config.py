@@ -377,6 +377,16 @@ class _Check:
             for label, is_seen in trained.items()
             if not is_seen and any(split.get(label) for split in self.seen.values())
         ]
+        for split in self.seen.keys() - {"train"} if trained else ():
+            has = [label for label, is_seen in self.seen[split].items() if is_seen]
+            if has and not any(trained.get(label) for label in has):
+                learnt = shorten([label for label, is_seen in trained.items() if is_seen])
+                self.report.error(
+                    f"none of the classes in the {split} data has a sample in training",
+                    f"{split}: {shorten(has)}",
+                    advice=f"training has {learnt}: are they the same classes in other words?",
+                )
+                return
         if lacking:
             self.report.warn(NO_SAMPLE, *[f"train: {label}" for label in lacking])
         for split, labels in self.seen.items():

@@ -127,13 +127,13 @@ def _rehearse_split(report: Report, model: nn.Module, cfg: Config, split: str) -
         return
     with quiet_logger(logging.CRITICAL), redirect_stdout(io.StringIO()):
         loader = Runner.build_dataloader(settings, seed=0)
-    if split == "train":
+        metrics = Evaluator(evaluator) if split != "train" else None
+    if metrics is None:
         for text in rehearse_training(model, loader, cfg):
             report.warn(text, f"{split}_dataloader")
         return
-    built = Evaluator(evaluator)
-    built.dataset_meta = getattr(loader.dataset, "metainfo", None)
-    rehearse_validation(model, loader, built, cfg, split=split)
+    metrics.dataset_meta = getattr(loader.dataset, "metainfo", None)
+    rehearse_validation(model, loader, metrics, cfg, split=split)
 
 
 def _writes_only(evaluator: Any) -> bool:

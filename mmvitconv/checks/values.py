@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +21,14 @@ NUMBERS = {
     "train_cfg.max_iters": (1, True),
     "train_cfg.val_interval": (1, True),
     "optim_wrapper.accumulative_counts": (1, True),
+    "optim_wrapper.clip_grad.max_norm": (0, False),
     "optim_wrapper.optimizer.lr": (0, False),
     "optim_wrapper.optimizer.weight_decay": (0, False),
     **{f"{split}_dataloader.batch_size": (1, True) for split in SPLITS},
     **{f"{split}_dataloader.num_workers": (0, True) for split in SPLITS},
 }
+ADAPTIVE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+MOST_ADAPTIVE, MOST_RATE = 0.1, 10.0  # rates, from which on nobody trains
 
 
 def check_values(report: Report, cfg: Config, splits: Sequence[str]) -> None:
@@ -56,12 +60,48 @@ def check_values(report: Report, cfg: Config, splits: Sequence[str]) -> None:
         for place, step in walk(loader.get("dataset"), f"{split}_dataloader.dataset"):
             if place.endswith(".prob") and not _is_share(step):
                 report.error(f"a probability is between 0 and 1, got {step!r}", place)
+    if "train" in splits:
+        _check_rate(report, cfg)
+        _check_weights_files(report, cfg)
     model = cfg.get("model") or {}
     for place, node in walk(model, "model"):
         if isinstance(node, Mapping):
             _check_loss(report, place, node)
             _check_weights(report, place, node)
     _check_colours(report, cfg, model)
+
+
+def _check_weights_files(report: Report, cfg: Config) -> None:
+    """Name files of weights that are not there."""
+    named = {"load_from": cfg.get("load_from")}
+    for place, node in walk(cfg.get("model") or {}, "model"):
+        if place.endswith("init_cfg") and isinstance(node, Mapping):
+            named[f"{place}.checkpoint"] = node.get("checkpoint")
+    for place, file in named.items():
+        is_local = isinstance(file, str) and file and "://" not in file
+        if is_local and not os.path.exists(os.path.expanduser(file)):
+            kind = f"there is no file {file!r}: give the path of one, or leave it out"
+            report.error(kind, place)
+
+
+def _check_rate(report: Report, cfg: Config) -> None:
+    """Name rates with which no training goes on."""
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    rate = optimizer.get("lr")
+    if not isinstance(rate, (int, float)):
+        return
+    kind = type_name(optimizer)
+    most = MOST_ADAPTIVE if kind in ADAPTIVE else MOST_RATE
+    place = "optim_wrapper.optimizer.lr"
+    if rate == 0:
+        report.warn("with the rate 0 nothing is learnt: write 1e-4, for example", place)
+    elif rate > most:
+        usual = "1e-4 to 1e-3" if kind in ADAPTIVE else "0.01 to 0.1"
+        report.warn(
+            f"{kind} with the rate {rate:g} usually ends in numbers that are not finite: {usual} "
+            "are usual",
+            place,
+        )
 
 
 def _is_number(value: Any, least: float, is_whole: bool) -> bool:

@@ -193,6 +193,52 @@ def test_label_above_the_head(make):
     assert kind == "file is outside the data root"
 
 
+def test_an_evaluation_of_other_classes(make):
+    root, cfg = make("segmentation")
+    for split in ("train", "val"):
+        for path in images("segmentation", root, split):
+            Image.fromarray(np.full((192, 192), split == "val", np.uint8)).save(
+                label_map(root, path)
+            )
+    (sentence,) = check(cfg).sentences()
+    assert sentence.startswith("val: nucleus: none of the classes in the val data has a sample")
+    assert "training has background" in sentence
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ([0, 0, 192, 192], "nearly all boxes are as large as their images"),
+        ([9, 9, 1, 1], "most boxes have at most 2 pixels a side"),
+        ([30, 40, 20, 60], "all boxes end at 100 or before"),
+    ],
+)
+def test_boxes_of_sizes_that_objects_do_not_have(make, box, words):
+    root, cfg = make("detection")
+    content = json.loads(json_of(root).read_text())
+    for number, entry in enumerate(content["annotations"]):
+        entry["bbox"] = [value - 1e-3 * number * (value > 1) for value in box]
+        entry["area"] = box[2] * box[3]
+        entry.pop("segmentation")
+    json_of(root).write_text(json.dumps(content))
+    cfg["train_dataloader"]["dataset"]["pipeline"][1]["with_mask"] = False
+    report = check(cfg, splits=["train"])
+    assert report.errors == {}
+    assert any(words in kind for kind in report.warnings)
+
+
+def test_boxes_of_larger_copies_of_the_images(make):
+    root, cfg = make("detection")
+    content = json.loads(json_of(root).read_text())
+    for entry in content["annotations"]:
+        entry["bbox"] = [3 * value for value in entry["bbox"]]
+        entry["area"] *= 9
+        entry.pop("segmentation")
+    json_of(root).write_text(json.dumps(content))
+    kinds = list(check(cfg, splits=["train"]).errors)
+    assert any("of the boxes leave their images: do they belong to larger" in k for k in kinds)
+
+
 def test_the_order_of_the_classes(make):
     root, cfg = make("detection")
     content = json.loads(json_of(root).read_text())

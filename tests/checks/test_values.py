@@ -34,6 +34,13 @@ def test_right_values(name):
         (DETECTOR, {"train_dataloader.batch_size": 0}, "train_dataloader.batch_size: it must be"),
         (DETECTOR, {"val_dataloader.num_workers": -1}, "at least 0, got -1"),
         (DETECTOR, {"optim_wrapper.optimizer.lr": "1e-3"}, "a number of at least 0, got '1e-3'"),
+        (DETECTOR, {"load_from": "gone.pth"}, "load_from: there is no file 'gone.pth'"),
+        (
+            DETECTOR,
+            {"model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "gone.pth"}},
+            "model.backbone.init_cfg.checkpoint: there is no file 'gone.pth'",
+        ),
+        (DETECTOR, {"optim_wrapper.clip_grad": {"max_norm": -1}}, "at least 0, got -1"),
         (DETECTOR, {"optim_wrapper.optimizer.lr": -0.1}, "a number of at least 0, got -0.1"),
         (
             DETECTOR,
@@ -67,6 +74,16 @@ def test_probabilities(prob, is_wrong):
     report = Report()
     check_values(report, cfg, ("train",))
     assert bool(report.errors) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.0, "nothing is learnt"), (10.5, "are usual"), (0.01, "")]
+)
+def test_rates_with_which_nobody_trains(rate, words):
+    report = look(DETECTOR, {"optim_wrapper.optimizer.lr": rate})
+    assert report.errors == {}
+    assert len(report.warnings) == bool(words)
+    assert all(words in kind for kind in report.warnings)
 
 
 def test_a_loss_of_the_weight_0():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -79,6 +79,9 @@ def _read_file(tree: Tree, file: str, content: Mapping[str, Any], tally: Tally) 
     annotations, seen, used = defaultdict(list), set(), set()
     records = []
     _check_ids(tree, file, content)
+    for name, number in Counter(categories.values()).items():
+        if number > 1:
+            tally.count("categories have the name of another: read as one class", name)
     split = split_of(file, is_annotation=True)
     left_out = tally.total()
     for entry in content["annotations"]:

@@ -67,6 +67,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             key = name, f"shape {number}" if group is None else repr(group)
             if key in groups and _is_polygon(made) and _is_polygon(groups[key]):
                 _join(groups[key], made)
+                tally["polygons have the group_id of another: parts of one object"] += 1
             else:
                 groups[key] = made
                 record.objects.append(made)

@@ -16,12 +16,14 @@ from mmvitconv.datasets.formats.tree import MASK_WORDS, Tree, split_of, words_of
 from mmvitconv.datasets.formats.voc import listed_splits
 from mmvitconv.datasets.image_files import decoding
 from mmvitconv.datasets.map_values import IGNORED, MapValues, count_values
-from mmvitconv.errors import UserError
+from mmvitconv.errors import UserError, shorten
 
 __all__ = ["MaskValues", "codes_of", "find_pairs", "read_mask", "study"]
 
 NO_DATA = (IGNORED, 65535)  # of 8 and of 16 bits
 DARK = 32  # in a lossy format, up to which gray is black; white mirrors it
+NEARLY = 250  # what some tools write for pixels to be ignored
+GAP = 32  # between groups of values, that no numbers of classes have
 MOST_CLASSES = 200  # distinct values: more are noise of a lossy format
 # What else stands in names, of Cityscapes for example
 AROUND = {"gtfine", "leftimg8bit", "color", "img", "image", "rgb"}
@@ -275,6 +277,13 @@ def _from_numbers(grays: MapValues, names: list[str], is_jpeg: bool) -> MaskValu
             f"the masks hold {len(values)} different values, more than classes can be: masks of "
             "single objects, or of a lossy format? Write class numbers 0, 1, 2 ... as png"
         )
+    groups = _groups(values)
+    if not listed and len(groups) > 1 and sum(len(group) > 1 for group in groups) > 1:
+        shown = shorten([f"{group[0]} to {group[-1]}" for group in groups if len(group) > 1])
+        raise UserError(
+            f"the masks hold no class numbers: the values stand in groups ({shown}), as a lossy "
+            "format or a change of brightness leaves them: write one number for each class, as png"
+        )
     kept = [value for value in values if value >= 0 and value not in NO_DATA]
     if len(kept) == 1 and values[-1] in NO_DATA:
         kind = f"{kept[0]} and {values[-1]}"
@@ -292,8 +301,21 @@ def _from_numbers(grays: MapValues, names: list[str], is_jpeg: bool) -> MaskValu
         kept = values  # levels of gray, of which white is one
     mapping = {value: number for number, value in enumerate(kept)}
     kind = f"the values {', '.join(map(str, kept[:12]))}"
+    if 2 * len(kept) < NEARLY <= kept[-1] < IGNORED and len(kept) > 2:
+        kind += f"; {kept[-1]} is read as a class: where it is none, write {IGNORED}"
     kind += "; 255 is read as a class, not as pixels to be ignored" * (kept[-1] == IGNORED)
     return MaskValues(_names(kept), mapping, kind)
+
+
+def _groups(values: list[int]) -> list[list[int]]:
+    """Return sorted values in groups with gaps between them."""
+    groups: list[list[int]] = []
+    for value in values:
+        if groups and value - groups[-1][-1] < GAP:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return groups
 
 
 def _names(values: list[int]) -> list[str]:

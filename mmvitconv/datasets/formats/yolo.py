@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import yaml
 
-from mmvitconv.datasets.formats.fields import name_of
+from mmvitconv.datasets.formats.fields import FieldError, name_of
 from mmvitconv.datasets.formats.records import Object, Record, Tally, box_of
 from mmvitconv.datasets.formats.tree import Tree, split_of
 from mmvitconv.datasets.formats.voc import listed_splits
@@ -47,7 +49,7 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
     settings = _settings(tree)
     names = _names(tree, settings, tally)
     listed, placed = listed_splits(tree), _placed(tree, settings)
-    keypoints = "kpt_shape" in settings
+    keypoints = "kpt_shape" in settings or _has_keypoints(tree, labels, tally)
     records, unnamed, outside, as_corner = [], set(), [], []
     for image in tree.images:
         if os.path.dirname(image) not in folders:
@@ -104,6 +106,32 @@ def read(tree: Tree, tally: Tally) -> tuple[list[Record], list[str]]:
             "data again, or as COCO json"
         )
     return records, names or [str(number) for number in sorted(unnamed)]
+
+
+def _has_keypoints(tree: Tree, labels: Mapping[str, str], tally: Tally) -> bool:
+    """Tell whether all lines are a box and points inside it, rather than a polygon."""
+    rows = []
+    for source in labels.values():
+        for line in tree.read_lines(source):
+            words = line.split()[1:]
+            if len(words) < 6 or (rows and len(words) != len(rows[0])):
+                return False
+            try:
+                rows.append([float(word) for word in words])
+            except ValueError:  # which is named where the line is read
+                return False
+    if len(rows) < LEAST:
+        return False
+    numbers = np.array(rows)
+    centre, half = numbers[:, None, :2], numbers[:, None, 2:4] / 2 + ABOVE_ONE - 1
+    for step in (2, 3):  # 3: with their visibility
+        if (numbers.shape[1] - 4) % step == 0:
+            points = numbers[:, 4:].reshape(len(rows), -1, step)[..., :2]
+            inside = (abs(points - centre) <= half).all(2) | (points == 0).all(2)
+            if inside.all():
+                tally["lines are a box and keypoints: the keypoints are left out"] += len(rows)
+                return True
+    return False
 
 
 def _image_of(tree: Tree, name: str) -> str | None:
@@ -175,6 +203,8 @@ def _names(tree: Tree, settings: dict[str, Any], tally: Tally) -> list[str]:
             int(number): name_of(name, f"names[{number}]") for number, name in names.items()
         }
         return [by_number.get(i, str(i)) for i in range(max(numbers, default=-1) + 1)]
+    if names is not None and not isinstance(names, list):
+        raise FieldError("names", "a list of names", names)
     if isinstance(names, list):
         return [name_of(name, f"names[{number}]") for number, name in enumerate(names)]
     for name in tree.files:

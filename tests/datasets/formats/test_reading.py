@@ -272,6 +272,26 @@ def test_masks_of_single_objects(tmp_path):
     assert {name: len(record.objects) for name, record in found.items()} == counts
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values * 80 + values % 2 * np.arange(len(values))[:, None] % 3,
+         r"values stand in groups \(80 to 82"),
+        (lambda values: np.where(values == 3, 254, values), "254 is read as a class: where it is"),
+    ],
+)  # fmt: skip
+def test_values_that_are_no_plain_numbers_are_named(change, message, tmp_path):
+    exports.masks(tmp_path, "numbers")
+    for file in (tmp_path / "masks").rglob("*.png"):
+        with Image.open(file) as mask:
+            Image.fromarray(change(np.asarray(mask)).astype(np.uint8)).save(file)
+    try:
+        said = read_folder(tmp_path, "semantic").format
+    except UserError as error:
+        said = str(error)
+    assert re.search(message, said)
+
+
 def test_jpeg_masks_are_cut_at_the_middle(tmp_path):
     exports.masks(tmp_path, "binary")
     for file in (tmp_path).rglob("*.png"):
@@ -450,6 +470,18 @@ def test_yolo_boxes_that_leave_their_images_are_named(line, is_named, tmp_path):
         assert len(everything(read_folder(tmp_path, "detection"))["d.jpg"].objects) == 40
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_keypoints_behind_boxes_are_no_polygons(step, tmp_path):
+    exports.yolo(tmp_path)
+    points = [f"{0.4 + 0.01 * n} .5 1"[: None if step == 3 else -2] for n in range(3)]
+    for file in (tmp_path / "labels").rglob("*.txt"):
+        file.write_text(f"0 .5 .5 .4 .4 {' '.join(points)}\n" * 8)
+    data = read_folder(tmp_path, "detection")
+    assert any("lines are a box and keypoints: the keypoints are left" in n for n in data.notes)
+    width = everything(data)["d.jpg"].objects[0].box[2]
+    assert width == pytest.approx(0.4 * exports.WIDTH)
+
+
 def test_yaml_says_the_splits(tmp_path):
     exports.yolo(tmp_path)
     shutil.move(tmp_path / "images/d.jpg", tmp_path / "other.jpg")
@@ -568,6 +600,9 @@ def slip(name, root):
     elif name == "nc":
         exports.yolo(root)
         (root / "data.yaml").write_text("nc: 5\nnames: [a, b, c]\n")
+    elif name == "names":
+        exports.yolo(root)
+        (root / "data.yaml").write_text("names: a, b, c\n")
     elif name == "corner":
         exports.yolo(root)
         for file in (root / "labels").rglob("*.txt"):
@@ -596,6 +631,7 @@ def slip(name, root):
     [
         ("typo", "vall' holds the folders cat, dog"),
         ("nc", "data.yaml': nc is 5, but the names are 3: a, b, c"),
+        ("names", "data.yaml': names must be a list of names, got 'a, b, c'"),
         ("corner", "6 of .* do they begin at a corner"),
         ("comma", "d.txt' may be YOLO txt, but begins with '0, .5, .5, .2, .2'"),
         ("sizes", "xmax is below xmin, .* all fit as x, y, width, height"),
