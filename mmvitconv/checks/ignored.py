@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from mmengine.config import Config
 
@@ -50,7 +51,24 @@ def check_ignored(report: Report, cfg: Config, facts: Sequence[Facts]) -> None:
             f"unknown class for the other; write ignore_index={usual}",
             *odd,
         )
+    for place in ("model.data_preprocessor", "data_preprocessor"):
+        pad = _at(cfg, place).get("seg_pad_val")
+        if isinstance(pad, int) and pad not in places.values():
+            what = f"the class {names[pad]!r}" if 0 <= pad < len(names) else "an unknown class"
+            (report.warn if 0 <= pad < len(names) else report.error)(
+                f"what is put around smaller images is labelled {pad}, {what}, instead of a "
+                f"number that is ignored: write seg_pad_val={numbers[-1]}",
+                f"{place}.seg_pad_val",
+            )
     _compare_zero(report, cfg, facts)
+
+
+def _at(cfg: Config, place: str) -> Mapping[str, Any]:
+    """Return the settings at a place of a config, none where there are none."""
+    node: Any = cfg
+    for part in place.split("."):
+        node = node.get(part) if isinstance(node, (Mapping, Config)) else None
+    return node if isinstance(node, Mapping) else {}
 
 
 def _ignored(cfg: Config, facts: Sequence[Facts]) -> Iterator[tuple[str, int]]:

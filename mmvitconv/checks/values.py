@@ -52,6 +52,12 @@ def check_values(report: Report, cfg: Config, splits: Sequence[str]) -> None:
             report.error(f"it must be {what} of at least {least}, got {value!r}", place)
     for split in splits:
         loader = cfg.get(f"{split}_dataloader") or {}
+        if loader.get("dataset") and not loader.get("sampler"):
+            shuffle = split == "train"
+            report.error(
+                f"it has no sampler: write sampler=dict(type='DefaultSampler', shuffle={shuffle})",
+                f"{split}_dataloader",
+            )
         if loader.get("persistent_workers") and loader.get("num_workers", 0) == 0:
             report.error(
                 "there are no workers to keep (num_workers=0): write persistent_workers=False",
@@ -65,6 +71,11 @@ def check_values(report: Report, cfg: Config, splits: Sequence[str]) -> None:
         _check_weights_files(report, cfg)
     model = cfg.get("model") or {}
     for place, node in walk(model, "model"):
+        key = place.rpartition(".")[2]
+        if key == "score_thr" and isinstance(node, (int, float)) and not 0 <= node < 1:
+            report.error(f"a score is between 0 and 1, got {node!r}: nothing would be found", place)
+        if key == "max_per_img" and isinstance(node, int) and node < 1 and node != -1:
+            report.error(f"it must be a whole number of at least 1, or -1 for all: {node!r}", place)
         if isinstance(node, Mapping):
             _check_loss(report, place, node)
             _check_weights(report, place, node)

@@ -56,6 +56,8 @@ def nothing(cfg):
          "val_evaluator.ignore_index: 1 is ignored, but it is the number of the class 'sea'"),
         (lambda c: c.model.auxiliary_head[0].update(ignore_index=-100), {},
          "model.auxiliary_head.0.ignore_index: -100 is ignored here, but 255 in train_dataloader"),
+        (lambda c: c.update(data_preprocessor={"seg_pad_val": 9}), {},
+         "data_preprocessor.seg_pad_val: what is put around smaller images is labelled 9, an unk"),
         (nothing, {"reduces": (True, False)},
          "train_dataloader.dataset.reduce_zero_label: it is True here, but False in val_dataload"),
         (loads(1, True), {}, "val_dataloader.dataset.pipeline.0.reduce_zero_label: it is True"),
@@ -71,7 +73,7 @@ def test_places_that_differ_are_named(change, settings, words):
 def test_a_class_that_is_ignored_everywhere_is_a_warning():
     report = check(everywhere(0), ignored=0)
     assert report.errors == {}
-    (sentence,) = report.sentences("warnings")
+    (sentence, *_) = report.sentences("warnings")
     assert "'sky', of which nothing is learnt or scored: write ignore_index=255" in sentence
 
 
@@ -86,3 +88,10 @@ def test_a_class_that_is_ignored_everywhere_is_a_warning():
 )
 def test_places_that_agree(change, settings):
     assert check(change, **settings) == Report()
+
+
+def test_padding_with_a_class_is_a_warning():
+    report = check(lambda cfg: cfg.model.update(data_preprocessor={"seg_pad_val": 0}))
+    assert report.errors == {}
+    (sentence,) = report.sentences("warnings")
+    assert "is labelled 0, the class 'sky', instead of a number that is ignored" in sentence

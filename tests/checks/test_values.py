@@ -34,6 +34,9 @@ def test_right_values(name):
         (DETECTOR, {"train_dataloader.batch_size": 0}, "train_dataloader.batch_size: it must be"),
         (DETECTOR, {"val_dataloader.num_workers": -1}, "at least 0, got -1"),
         (DETECTOR, {"optim_wrapper.optimizer.lr": "1e-3"}, "a number of at least 0, got '1e-3'"),
+        (DETECTOR, {"model.test_cfg.rcnn.score_thr": 1.5}, "between 0 and 1, got 1.5"),
+        (DETECTOR, {"model.test_cfg.rcnn.max_per_img": 0}, "at least 1, or -1 for all: 0"),
+        (DETECTOR, {"val_dataloader.sampler": None}, "it has no sampler: write sampler=dict("),
         (DETECTOR, {"load_from": "gone.pth"}, "load_from: there is no file 'gone.pth'"),
         (
             DETECTOR,
