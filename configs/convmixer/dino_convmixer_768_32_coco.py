@@ -5,16 +5,9 @@
 # Measured:  not trained here; model 41.29M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Starts from: mmvitconv://convmixer_768_32 (ImageNet); else --weights FILE or --from-scratch (the
 #   stem is resized from patches of 7)
-_base_ = "../_base_/recipes/dino_coco_1x.py"
+_base_ = ["../_base_/recipes/dino_coco_1x.py", "../_base_/backbones/convmixer_768_32.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="768_32",
-        patch_size=8,
-        norm_eval=True,
-        with_cp=True,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://convmixer_768_32"),
-    ),
+    backbone=_base_.convmixer_768_32,
     neck=[
         dict(
             type="mmvitconv.IsotropicPyramid",

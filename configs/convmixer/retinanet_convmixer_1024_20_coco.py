@@ -11,19 +11,7 @@ model = dict(
         arch="1024_20", patch_size=16, init_cfg=dict(checkpoint="mmvitconv://convmixer_1024_20")
     ),
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=1024,
-            patch_size=16,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[1024] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=1024, patch_size=16),
+        dict(_base_.fpn, in_channels=[1024] * 3),
     ],
 )

@@ -9,19 +9,7 @@ _base_ = "./retinanet_convmixer_768_32_coco.py"
 model = dict(
     backbone=dict(arch="1536_20", init_cfg=dict(checkpoint="mmvitconv://convmixer_1536_20")),
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=1536,
-            patch_size=8,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[1536] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=1536, patch_size=8),
+        dict(_base_.fpn, in_channels=[1536] * 3),
     ],
 )

@@ -8,19 +8,7 @@ _base_ = "./retinanet_convmixer_768_32_coco.py"
 model = dict(
     backbone=dict(arch="512_16", init_cfg=None),
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=512,
-            patch_size=8,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[512] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=512, patch_size=8),
+        dict(_base_.fpn, in_channels=[512] * 3),
     ],
 )

@@ -5,31 +5,16 @@
 # Measured:  not trained here; model 31.56M parameters; backbone 20.38M, 323.62G MACs at 800x1280
 # Starts from: mmvitconv://convmixer_768_32 (ImageNet); else --weights FILE or --from-scratch
 #   (the stem is resized from patches of 7)
-_base_ = "../_base_/recipes/retinanet_coco_1x.py"
+_base_ = [
+    "../_base_/recipes/retinanet_coco_1x.py",
+    "../_base_/backbones/convmixer_768_32.py",
+    "../_base_/models/isotropic_retinanet.py",
+]
 model = dict(
     # Strides of powers of two. Statistics of two images are too noisy; from scratch give SyncBN.
-    backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="768_32",
-        patch_size=8,
-        norm_eval=True,
-        with_cp=True,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://convmixer_768_32"),
-    ),
+    backbone=_base_.convmixer_768_32,
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=768,
-            patch_size=8,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[768] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=768, patch_size=8),
+        dict(_base_.fpn, in_channels=[768] * 3),
     ],
 )

@@ -5,17 +5,10 @@
 # Measured:  not trained here; model 56.78M parameters; backbone 20.38M, 165.69G MACs at 512x1024
 # Starts from: mmvitconv://convmixer_768_32 (ImageNet); else --weights FILE or --from-scratch (the
 #   stem is resized from patches of 7)
-_base_ = "../_base_/recipes/upernet_cityscapes_80k.py"
+_base_ = ["../_base_/recipes/upernet_cityscapes_80k.py", "../_base_/backbones/convmixer_768_32.py"]
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
-    backbone=dict(
-        type="mmvitconv.ConvMixer",
-        arch="768_32",
-        patch_size=8,
-        norm_eval=True,
-        with_cp=True,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://convmixer_768_32"),
-    ),
+    backbone=_base_.convmixer_768_32,
     neck=dict(type="mmvitconv.IsotropicPyramid", in_channels=768, patch_size=8, mode="taps"),
     decode_head=dict(in_channels=[768] * 4),
     auxiliary_head=dict(in_channels=768),

@@ -7,13 +7,11 @@
 # Starts from: mmvitconv://swin_tiny (ImageNet); else --weights FILE or --from-scratch
 _base_ = [
     "../_base_/recipes/cascade_maskrcnn_coco_3x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/backbones/dynconv_swin_tiny.py",
 ]
 model = dict(
     backbone=dict(
-        type="mmvitconv.DynConvSwin",
-        arch="tiny",
-        drop_path_rate=0.2,
+        _base_.dynconv_swin_tiny,
         mixer="swin",
         init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny"),
     ),

@@ -6,18 +6,9 @@
 # Measured:  not trained here; model 27.84M parameters; backbone 21.67M, 31.72G MACs at 512x512
 # Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better: --weights
 #   FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/fpn_ade20k_40k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/fpn_ade20k_40k.py", "../_base_/backbones/dynconv_deit_small.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.DynConvViT",
-        arch="small",
-        out_indices=(2, 5, 8, 11),
-        drop_path_rate=0.1,
-        mixer="ln_relu",
-    ),
+    backbone=_base_.dynconv_deit_small,
     neck=[
         dict(type="mmvitconv.IsotropicPyramid", in_channels=384, patch_size=16, mode="taps"),
         dict(type="FPN", in_channels=[384] * 4, out_channels=256, num_outs=4),

@@ -6,12 +6,9 @@
 # Measured:  not trained here; model 31.89M parameters; backbone 27.52M, 25.02G MACs at 512x512
 # Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better: --weights FILE
 #   (mmvitconv://swin_tiny fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/fpn_ade20k_40k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/fpn_ade20k_40k.py", "../_base_/backbones/dynconv_swin_tiny.py"]
 model = dict(
-    backbone=dict(type="mmvitconv.DynConvSwin", arch="tiny", drop_path_rate=0.2, mixer="ln_relu"),
+    backbone=_base_.dynconv_swin_tiny,
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

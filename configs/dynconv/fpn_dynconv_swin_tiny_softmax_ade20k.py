@@ -8,7 +8,6 @@
 _base_ = "./fpn_dynconv_swin_tiny_lnrelu_ade20k.py"
 model = dict(
     backbone=dict(
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny"),
+        mixer="swin", init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny")
     ),
 )

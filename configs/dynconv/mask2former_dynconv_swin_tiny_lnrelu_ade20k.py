@@ -7,15 +7,10 @@
 #   (mmvitconv://swin_tiny fits too, but was learnt with softmax)
 _base_ = [
     "../_base_/recipes/mask2former_ade20k_160k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/backbones/dynconv_swin_tiny.py",
 ]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.DynConvSwin",
-        arch="tiny",
-        drop_path_rate=0.2,
-        mixer="ln_relu",
-    ),
+    backbone=_base_.dynconv_swin_tiny,
     decode_head=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

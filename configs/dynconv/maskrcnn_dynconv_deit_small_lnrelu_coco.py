@@ -6,17 +6,11 @@
 # The recipe is the field's 1x, not ViTDet's longer one.
 # Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better:
 #   --weights FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/maskrcnn_coco_1x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/maskrcnn_coco_1x.py", "../_base_/backbones/dynconv_deit_small.py"]
 model = dict(
     backbone=dict(
-        type="mmvitconv.DynConvViT",
-        arch="small",
+        _base_.dynconv_deit_small,
         out_indices=(11,),
-        drop_path_rate=0.1,
-        mixer="ln_relu",
         window_size=14,  # of all blocks but these four, which see the whole map
         global_blocks=(2, 5, 8, 11),
     ),

@@ -6,11 +6,7 @@
 # A baseline of ours: softmax in the recipe of the other mixers. The figures are of mmdet's, which
 # warms up for 1000 iterations instead of 500, decays biases and is trained with mixed precision.
 # Starts from: mmvitconv://swin_small (ImageNet); else --weights FILE or --from-scratch
-_base_ = "./maskrcnn_dynconv_swin_tiny_lnrelu_3x_coco.py"
+_base_ = "./maskrcnn_dynconv_swin_tiny_softmax_3x_coco.py"
 model = dict(
-    backbone=dict(
-        arch="small",
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_small"),
-    ),
+    backbone=dict(arch="small", init_cfg=dict(checkpoint="mmvitconv://swin_small")),
 )

@@ -5,11 +5,7 @@
 # Measured:  not trained here; model 69.11M parameters; backbone 48.84M, 185.44G MACs at 800x1280
 # A baseline of ours: softmax in the recipe of the other mixers.
 # Starts from: mmvitconv://swin_small (ImageNet); else --weights FILE or --from-scratch
-_base_ = "./maskrcnn_dynconv_swin_tiny_lnrelu_coco.py"
+_base_ = "./maskrcnn_dynconv_swin_tiny_softmax_coco.py"
 model = dict(
-    backbone=dict(
-        arch="small",
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_small"),
-    ),
+    backbone=dict(arch="small", init_cfg=dict(checkpoint="mmvitconv://swin_small")),
 )

@@ -6,12 +6,9 @@
 # Measured:  not trained here; model 47.79M parameters; backbone 27.52M, 94.64G MACs at 800x1280
 # Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better: --weights FILE
 #   (mmvitconv://swin_tiny fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/maskrcnn_coco_3x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/maskrcnn_coco_3x.py", "../_base_/backbones/dynconv_swin_tiny.py"]
 model = dict(
-    backbone=dict(type="mmvitconv.DynConvSwin", arch="tiny", drop_path_rate=0.2, mixer="ln_relu"),
+    backbone=_base_.dynconv_swin_tiny,
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

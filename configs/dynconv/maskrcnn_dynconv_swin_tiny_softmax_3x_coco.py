@@ -9,7 +9,6 @@
 _base_ = "./maskrcnn_dynconv_swin_tiny_lnrelu_3x_coco.py"
 model = dict(
     backbone=dict(
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny"),
+        mixer="swin", init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny")
     ),
 )

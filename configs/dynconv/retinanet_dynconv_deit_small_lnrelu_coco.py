@@ -7,33 +7,18 @@
 #   FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
 _base_ = [
     "../_base_/recipes/retinanet_coco_1x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/models/isotropic_retinanet.py",
+    "../_base_/backbones/dynconv_deit_small.py",
 ]
 model = dict(
     backbone=dict(
-        type="mmvitconv.DynConvViT",
-        arch="small",
-        out_indices=(2, 5, 8, 11),
-        drop_path_rate=0.1,
-        mixer="ln_relu",
+        _base_.dynconv_deit_small,
         window_size=14,  # of all blocks but these four, which see the whole map
         global_blocks=(2, 5, 8, 11),
     ),
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=384,
-            patch_size=16,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[384] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=384, patch_size=16),
+        dict(_base_.fpn, in_channels=[384] * 3),
     ],
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

@@ -8,19 +8,7 @@ _base_ = "./retinanet_dynconv_deit_small_lnrelu_coco.py"
 model = dict(
     backbone=dict(arch="tiny", mixer="dwvit", window_size=0),
     neck=[
-        dict(
-            type="mmvitconv.IsotropicPyramid",
-            in_channels=192,
-            patch_size=16,
-            mode="taps",
-            out_indices=(1, 2, 3),  # RetinaNet has no map of stride 4
-        ),
-        dict(
-            type="FPN",
-            in_channels=[192] * 3,
-            out_channels=256,
-            add_extra_convs="on_input",
-            num_outs=5,
-        ),
+        dict(_base_.taps, in_channels=192, patch_size=16),
+        dict(_base_.fpn, in_channels=[192] * 3),
     ],
 )

@@ -5,12 +5,8 @@
 # Measured:  not trained here; model 98.39M parameters; backbone 86.74M, 327.21G MACs at 800x1280
 # A baseline of ours: softmax in the recipe of the other mixers.
 # Starts from: mmvitconv://swin_base (ImageNet); else --weights FILE or --from-scratch
-_base_ = "./retinanet_dynconv_swin_tiny_dwvit_coco.py"
+_base_ = "./retinanet_dynconv_swin_tiny_softmax_coco.py"
 model = dict(
-    backbone=dict(
-        arch="base",
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_base"),
-    ),
+    backbone=dict(arch="base", init_cfg=dict(checkpoint="mmvitconv://swin_base")),
     neck=dict(in_channels=[256, 512, 1024]),
 )

@@ -5,18 +5,9 @@
 # Measured:  not trained here; model 38.88M parameters; backbone 27.94M, 77.68G MACs at 800x1280
 # Starts from: random weights; those of dynconv_swin_tiny_dwvit_imagenet are better:
 #   --weights FILE
-_base_ = [
-    "../_base_/recipes/retinanet_coco_1x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/retinanet_coco_1x.py", "../_base_/backbones/dynconv_swin_tiny.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.DynConvSwin",
-        arch="tiny",
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.2,
-        mixer="dwvit",
-    ),
+    backbone=dict(_base_.dynconv_swin_tiny, out_indices=(1, 2, 3), mixer="dwvit"),
     neck=dict(in_channels=[192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

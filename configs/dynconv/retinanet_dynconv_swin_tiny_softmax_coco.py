@@ -8,7 +8,6 @@
 _base_ = "./retinanet_dynconv_swin_tiny_dwvit_coco.py"
 model = dict(
     backbone=dict(
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny"),
+        mixer="swin", init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_tiny")
     ),
 )

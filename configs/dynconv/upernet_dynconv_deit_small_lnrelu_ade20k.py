@@ -5,19 +5,10 @@
 # Measured:  not trained here; model 53.55M parameters; backbone 21.67M, 31.72G MACs at 512x512
 # Starts from: random weights; those of dynconv_deit_small_lnrelu_imagenet are better: --weights
 #   FILE (mmvitconv://deit_small fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/upernet_ade20k_160k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/upernet_ade20k_160k.py", "../_base_/backbones/dynconv_deit_small.py"]
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
-    backbone=dict(
-        type="mmvitconv.DynConvViT",
-        arch="small",
-        out_indices=(2, 5, 8, 11),
-        drop_path_rate=0.1,
-        mixer="ln_relu",
-    ),
+    backbone=_base_.dynconv_deit_small,
     neck=dict(type="mmvitconv.IsotropicPyramid", in_channels=384, patch_size=16, mode="taps"),
     decode_head=dict(in_channels=[384] * 4),
     auxiliary_head=dict(in_channels=384),

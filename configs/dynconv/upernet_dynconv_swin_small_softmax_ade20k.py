@@ -6,11 +6,7 @@
 # A baseline of ours: softmax in the recipe of the other mixers. The figure is of mmseg's, which has
 # stochastic depth of 0.3 instead of 0.2 and decays biases.
 # Starts from: mmvitconv://swin_small (ImageNet); else --weights FILE or --from-scratch
-_base_ = "./upernet_dynconv_swin_tiny_lnrelu_ade20k.py"
+_base_ = "./upernet_dynconv_swin_tiny_softmax_ade20k.py"
 model = dict(
-    backbone=dict(
-        arch="small",
-        mixer="swin",
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://swin_small"),
-    ),
+    backbone=dict(arch="small", init_cfg=dict(checkpoint="mmvitconv://swin_small")),
 )

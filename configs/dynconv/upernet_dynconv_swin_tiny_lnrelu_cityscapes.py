@@ -5,17 +5,9 @@
 # Measured:  not trained here; model 59.84M parameters; backbone 27.52M, 49.31G MACs at 512x1024
 # Starts from: random weights; those of dynconv_swin_tiny_lnrelu_imagenet are better: --weights FILE
 #   (mmvitconv://swin_tiny fits too, but was learnt with softmax)
-_base_ = [
-    "../_base_/recipes/upernet_cityscapes_80k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/upernet_cityscapes_80k.py", "../_base_/backbones/dynconv_swin_tiny.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.DynConvSwin",
-        arch="tiny",
-        drop_path_rate=0.2,
-        mixer="ln_relu",
-    ),
+    backbone=_base_.dynconv_swin_tiny,
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -4,13 +4,8 @@
 # Published: nothing: this model is ours; its recipe is mmseg's Mask2Former, biases not decayed
 # Measured:  not trained here; model 34.00M parameters; backbone 14.19M, 13.81G MACs at 512x512
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
-_base_ = "../_base_/recipes/mask2former_ade20k_160k.py"
+_base_ = ["../_base_/recipes/mask2former_ade20k_160k.py", "../_base_/backbones/fcvit_s12.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.FCViT",
-        arch="s12",
-        layer_scale_init_value=1e-6,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
-    ),
+    backbone=_base_.fcvit_s12,
     decode_head=dict(in_channels=[64, 128, 320, 512]),
 )

@@ -6,14 +6,9 @@
 # Optimizer and batch are those of the authors' 1x recipe. The authors train with mixed precision:
 # add --amp to the command.
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
-_base_ = "../_base_/recipes/maskrcnn_coco_3x.py"
+_base_ = ["../_base_/recipes/maskrcnn_coco_3x.py", "../_base_/backbones/fcvit_s12.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.FCViT",
-        arch="s12",
-        layer_scale_init_value=1e-6,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
-    ),
+    backbone=_base_.fcvit_s12,
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 train_dataloader = dict(batch_size=4)

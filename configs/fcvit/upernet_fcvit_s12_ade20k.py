@@ -4,14 +4,9 @@
 # Published: nothing: the authors give no UperNet recipe; this is the field's standard one
 # Measured:  not trained here; model 44.68M parameters; backbone 14.19M, 13.81G MACs at 512x512
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
-_base_ = "../_base_/recipes/upernet_ade20k_160k.py"
+_base_ = ["../_base_/recipes/upernet_ade20k_160k.py", "../_base_/backbones/fcvit_s12.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.FCViT",
-        arch="s12",
-        layer_scale_init_value=1e-6,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
-    ),
+    backbone=_base_.fcvit_s12,
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320),
 )

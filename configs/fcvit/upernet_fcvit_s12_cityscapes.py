@@ -4,14 +4,9 @@
 # Published: nothing: this model is ours, and so is the recipe: our UperNet's, as long as mmseg's
 # Measured:  not trained here; model 44.58M parameters; backbone 14.19M, 27.63G MACs at 512x1024
 # Starts from: mmvitconv://fcvit_s12 (ImageNet); else --weights FILE or --from-scratch
-_base_ = "../_base_/recipes/upernet_cityscapes_80k.py"
+_base_ = ["../_base_/recipes/upernet_cityscapes_80k.py", "../_base_/backbones/fcvit_s12.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.FCViT",
-        arch="s12",
-        layer_scale_init_value=1e-6,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://fcvit_s12"),
-    ),
+    backbone=_base_.fcvit_s12,
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320),
 )

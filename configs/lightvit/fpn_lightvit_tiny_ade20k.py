@@ -6,18 +6,9 @@
 # As in LightViT's detectors: stochastic depth of 0.1, norms, global tokens and bias tables not
 # decayed.
 # Starts from: mmvitconv://lightvit_tiny (ImageNet); else --weights FILE or --from-scratch
-_base_ = [
-    "../_base_/recipes/fpn_ade20k_40k.py",
-    "../_base_/schedules/lightvit_no_decay.py",
-]
+_base_ = ["../_base_/recipes/fpn_ade20k_40k.py", "../_base_/backbones/lightvit_tiny.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.LightViT",
-        arch="tiny",
-        drop_path_rate=0.1,
-        norm_eval=True,
-        init_cfg=dict(type="Pretrained", checkpoint="mmvitconv://lightvit_tiny"),
-    ),
+    backbone=_base_.lightvit_tiny,
     # a map of stride 4
     neck=dict(type="mmvitconv.LightViTFPN", in_channels=[64, 128, 256], num_outs=4),
 )

@@ -6,11 +6,12 @@
 # The recipe, warm-up, batch and exemptions from weight decay included, is that of the detection
 # repository of Fast-ParC's first author, without mixed precision.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/cascade_maskrcnn_coco_3x.py"
+_base_ = [
+    "../_base_/recipes/cascade_maskrcnn_coco_3x.py",
+    "../_base_/backbones/parc_convnext_xt.py",
+]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.4, layer_scale_init_value=1.0
-    ),
+    backbone=dict(_base_.parc_convnext_xt, drop_path_rate=0.4),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
 optim_wrapper = dict(

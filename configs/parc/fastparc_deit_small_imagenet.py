@@ -5,20 +5,15 @@
 # Measured:  not trained here; model 15.09M parameters; backbone 14.70M, 2.86G MACs at 224x224
 # A ConvNet out of a ViT: circular convolutions of the patch tokens' map mix them. The recipe is
 # DeiT's, as in dynconv_deit_small_softmax_imagenet.
-_base_ = "../dynconv/dynconv_deit_small_softmax_imagenet.py"
+_base_ = [
+    "../dynconv/dynconv_deit_small_softmax_imagenet.py",
+    "../_base_/backbones/fastparc_deit_small.py",
+]
 model = dict(
     backbone=dict(
+        _base_.fastparc_deit_small,
         _delete_=True,
-        type="mmvitconv.WithParC",
-        fraction=1.0,  # all attention of all blocks
-        backbone=dict(
-            type="mmpretrain.VisionTransformer",
-            arch="deit-small",
-            img_size=224,
-            patch_size=16,
-            drop_path_rate=0.1,
-            out_type="avg_featmap",
-        ),
+        backbone=dict(_base_.fastparc_deit_small.backbone, out_type="avg_featmap"),
     ),
     neck=None,  # the mean of the patch tokens
 )

@@ -5,10 +5,8 @@
 # Measured:  not trained here; model 11.22M parameters; backbone 7.03M, 5.96G MACs at 512x512
 # As in classification: stochastic depth 0.1. As in the authors' segmentors: layer scale from 1.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/fpn_ade20k_40k.py"
+_base_ = ["../_base_/recipes/fpn_ade20k_40k.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.1, layer_scale_init_value=1.0
-    ),
+    backbone=_base_.parc_convnext_xt,
     neck=dict(in_channels=[48, 96, 192, 384]),
 )

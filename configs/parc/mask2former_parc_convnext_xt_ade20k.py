@@ -4,13 +4,8 @@
 # Published: nothing: this model is ours; its recipe is mmseg's Mask2Former, biases not decayed
 # Measured:  not trained here; model 26.76M parameters; backbone 7.03M, 5.96G MACs at 512x512
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/mask2former_ade20k_160k.py"
+_base_ = ["../_base_/recipes/mask2former_ade20k_160k.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt",
-        arch="xt",
-        drop_path_rate=0.1,
-        layer_scale_init_value=1.0,
-    ),
+    backbone=_base_.parc_convnext_xt,
     decode_head=dict(in_channels=[48, 96, 192, 384]),
 )

@@ -5,18 +5,8 @@
 # Measured:  not trained here; model 27.14M parameters; backbone 7.05M, 23.34G MACs at 800x1280
 # The recipe is that of maskrcnn_parc_convnext_xt_coco.
 # Starts from: random weights; those of convnext_xt_imagenet are better: --weights FILE
-_base_ = "./maskrcnn_parc_convnext_xt_coco.py"
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmpretrain.ConvNeXt",
-        arch=dict(depths=[3, 3, 9, 3], channels=[48, 96, 192, 384]),
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.1,
-        layer_scale_init_value=1.0,
-        gap_before_final_norm=False,
-    )
-)
+_base_ = ["./maskrcnn_parc_convnext_xt_coco.py", "../_base_/backbones/convnext_xt.py"]
+model = dict(backbone=dict(_base_.convnext_xt, _delete_=True))
 optim_wrapper = dict(  # the published groups, by mmdet's constructor
     constructor="LearningRateDecayOptimizerConstructor",
     paramwise_cfg=dict(_delete_=True, decay_rate=0.7, decay_type="layer_wise", num_layers=6),

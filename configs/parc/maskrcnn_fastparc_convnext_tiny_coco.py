@@ -5,21 +5,9 @@
 # Measured:  not trained here; model 48.10M parameters; backbone 27.83M, 92.46G MACs at 800x1280
 # The recipe is that of the baseline, without layer decay.
 # Starts from: random weights; those of fastparc_convnext_tiny_imagenet are better: --weights FILE
-_base_ = "./maskrcnn_convnext_xt_coco.py"
+_base_ = ["./maskrcnn_convnext_xt_coco.py", "../_base_/backbones/fastparc_convnext_tiny.py"]
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmvitconv.WithParC",
-        stages=(0, 1),  # of strides 4 and 8: long axes, where spectra pay
-        backbone=dict(
-            type="mmpretrain.ConvNeXt",
-            arch="tiny",
-            out_indices=(0, 1, 2, 3),
-            drop_path_rate=0.1,
-            layer_scale_init_value=1.0,
-            gap_before_final_norm=False,
-        ),
-    ),
+    backbone=dict(_base_.fastparc_convnext_tiny, _delete_=True),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(  # every layer has the full rate

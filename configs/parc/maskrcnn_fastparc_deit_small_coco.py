@@ -7,20 +7,10 @@
 _base_ = [
     "../_base_/recipes/maskrcnn_coco_1x.py",
     "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/backbones/fastparc_deit_small.py",
 ]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.WithParC",
-        fraction=1.0,  # all attention of all blocks
-        backbone=dict(
-            type="mmpretrain.VisionTransformer",
-            arch="deit-small",
-            img_size=224,
-            patch_size=16,
-            drop_path_rate=0.1,
-            out_type="featmap",
-        ),
-    ),
+    backbone=_base_.fastparc_deit_small,
     neck=dict(
         _delete_=True,
         type="mmvitconv.IsotropicPyramid",

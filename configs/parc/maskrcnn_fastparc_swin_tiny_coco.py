@@ -4,22 +4,9 @@
 # Published: nothing: Fast-ParC's variants and recipes could not be read; design and recipe are ours
 # Measured:  not trained here; model 39.26M parameters; backbone 18.99M, 65.10G MACs at 800x1280
 # Starts from: random weights; those of fastparc_swin_tiny_imagenet are better: --weights FILE
-_base_ = [
-    "../_base_/recipes/maskrcnn_coco_1x.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/maskrcnn_coco_1x.py", "../_base_/backbones/fastparc_swin_tiny.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.WithParC",
-        stages=(0, 1, 2, 3),
-        fraction=1.0,  # all attention in windows
-        backbone=dict(
-            type="mmpretrain.SwinTransformer",
-            arch="tiny",
-            drop_path_rate=0.2,
-            out_indices=(0, 1, 2, 3),
-        ),
-    ),
+    backbone=_base_.fastparc_swin_tiny,
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.no_decay)

@@ -5,11 +5,9 @@
 # Measured:  not trained here; model 27.12M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # Ours: Mask R-CNN. The rest is the Cascade R-CNN recipe of Fast-ParC's first author.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/maskrcnn_coco_3x.py"
+_base_ = ["../_base_/recipes/maskrcnn_coco_3x.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.4, layer_scale_init_value=1.0
-    ),
+    backbone=dict(_base_.parc_convnext_xt, drop_path_rate=0.4),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
 optim_wrapper = dict(

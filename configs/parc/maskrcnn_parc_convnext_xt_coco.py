@@ -7,11 +7,9 @@
 # AdamW 2e-4, weight decay 0.05, layer decay 0.7, layer scale from 1; classification's stochastic
 # depth.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/maskrcnn_coco_1x.py"
+_base_ = ["../_base_/recipes/maskrcnn_coco_1x.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.1, layer_scale_init_value=1.0
-    ),
+    backbone=_base_.parc_convnext_xt,
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
 optim_wrapper = dict(

@@ -5,14 +5,5 @@
 # Measured:  not trained here; model 44.40M parameters; backbone 23.51M, 83.41G MACs at 800x1280
 # The recipe is that of maskrcnn_parc_resnet50_coco.
 # Starts from: random weights; those of resnet50_imagenet are better: --weights FILE
-_base_ = "./maskrcnn_parc_resnet50_coco.py"
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmpretrain.ResNet",
-        depth=50,
-        out_indices=(0, 1, 2, 3),
-        frozen_stages=1,
-        norm_eval=True,
-    )
-)
+_base_ = ["./maskrcnn_parc_resnet50_coco.py", "../_base_/backbones/resnet50.py"]
+model = dict(backbone=dict(_base_.resnet50, _delete_=True))

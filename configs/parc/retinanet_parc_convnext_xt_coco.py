@@ -5,15 +5,9 @@
 # Measured:  not trained here; model 16.91M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # As in classification: stochastic depth 0.1. As in the authors' detectors: layer scale from 1.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/retinanet_coco_1x.py"
+_base_ = ["../_base_/recipes/retinanet_coco_1x.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt",
-        arch="xt",
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.1,
-        layer_scale_init_value=1.0,
-    ),
+    backbone=dict(_base_.parc_convnext_xt, out_indices=(1, 2, 3)),
     neck=dict(in_channels=[96, 192, 384]),
 )
 optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=0.0))  # as norms: layer scales, biases

@@ -7,21 +7,13 @@
 _base_ = [
     "../_base_/recipes/upernet_ade20k_160k.py",
     "../_base_/schedules/dynconv_no_decay.py",
+    "../_base_/backbones/fastparc_deit_small.py",
 ]
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=32)),  # maps that end where the image does
     backbone=dict(
-        type="mmvitconv.WithParC",
-        fraction=1.0,  # all attention of all blocks
-        backbone=dict(
-            type="mmpretrain.VisionTransformer",
-            arch="deit-small",
-            img_size=224,
-            patch_size=16,
-            drop_path_rate=0.1,
-            out_indices=(2, 5, 8, 11),
-            out_type="featmap",
-        ),
+        _base_.fastparc_deit_small,
+        backbone=dict(_base_.fastparc_deit_small.backbone, out_indices=(2, 5, 8, 11)),
     ),
     neck=dict(type="mmvitconv.IsotropicPyramid", in_channels=384, patch_size=16, mode="taps"),
     decode_head=dict(in_channels=[384] * 4),

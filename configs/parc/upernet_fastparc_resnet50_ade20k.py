@@ -5,17 +5,7 @@
 # Measured:  not trained here; model 66.83M parameters; backbone 23.84M, 31.82G MACs at 512x512
 # The recipe is that of the baseline, but nothing is frozen.
 # Starts from: random weights; those of fastparc_resnet50_imagenet are better: --weights FILE
-_base_ = "./upernet_resnet50_ade20k.py"
+_base_ = ["./upernet_resnet50_ade20k.py", "../_base_/backbones/fastparc_resnet50.py"]
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmvitconv.WithParC",
-        stages=(0, 1),  # of strides 4 and 8: long axes, where spectra pay
-        backbone=dict(
-            type="mmpretrain.ResNet",
-            depth=50,
-            out_indices=(0, 1, 2, 3),
-            norm_eval=True,
-        ),
-    ),
+    backbone=dict(_base_.fastparc_resnet50, _delete_=True),
 )

@@ -4,22 +4,9 @@
 # Published: nothing: Fast-ParC's variants and recipes could not be read; design and recipe are ours
 # Measured:  not trained here; model 51.41M parameters; backbone 18.99M, 16.06G MACs at 512x512
 # Starts from: random weights; those of fastparc_swin_tiny_imagenet are better: --weights FILE
-_base_ = [
-    "../_base_/recipes/upernet_ade20k_160k.py",
-    "../_base_/schedules/dynconv_no_decay.py",
-]
+_base_ = ["../_base_/recipes/upernet_ade20k_160k.py", "../_base_/backbones/fastparc_swin_tiny.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.WithParC",
-        stages=(0, 1, 2, 3),
-        fraction=1.0,  # all attention in windows
-        backbone=dict(
-            type="mmpretrain.SwinTransformer",
-            arch="tiny",
-            drop_path_rate=0.2,
-            out_indices=(0, 1, 2, 3),
-        ),
-    ),
+    backbone=_base_.fastparc_swin_tiny,
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -6,11 +6,12 @@
 # The recipe is that of the segmentation repository of Fast-ParC's first author: stochastic depth of
 # 0.4, a stage-wise decay of 0.9, no weight decay of biases and one-dimensional parameters.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/upernet_ade20k_160k_slide.py"
+_base_ = [
+    "../_base_/recipes/upernet_ade20k_160k_slide.py",
+    "../_base_/backbones/parc_convnext_xt.py",
+]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt", arch="xt", drop_path_rate=0.4, layer_scale_init_value=1.0
-    ),
+    backbone=dict(_base_.parc_convnext_xt, drop_path_rate=0.4),
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),
 )

@@ -4,14 +4,9 @@
 # Published: nothing: this model is ours, and so is the recipe: our UperNet's, as long as mmseg's
 # Measured:  not trained here; model 36.18M parameters; backbone 7.03M, 11.94G MACs at 512x1024
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/upernet_cityscapes_80k.py"
+_base_ = ["../_base_/recipes/upernet_cityscapes_80k.py", "../_base_/backbones/parc_convnext_xt.py"]
 model = dict(
-    backbone=dict(
-        type="mmvitconv.ParCConvNeXt",
-        arch="xt",
-        drop_path_rate=0.1,
-        layer_scale_init_value=1.0,
-    ),
+    backbone=_base_.parc_convnext_xt,
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),
 )

@@ -5,14 +5,5 @@
 # Measured:  not trained here; model 66.50M parameters; backbone 23.51M, 21.35G MACs at 512x512
 # The recipe is that of upernet_parc_resnet50_ade20k.
 # Starts from: random weights; those of resnet50_imagenet are better: --weights FILE
-_base_ = "./upernet_parc_resnet50_ade20k.py"
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmpretrain.ResNet",
-        depth=50,
-        out_indices=(0, 1, 2, 3),
-        frozen_stages=1,
-        norm_eval=True,
-    )
-)
+_base_ = ["./upernet_parc_resnet50_ade20k.py", "../_base_/backbones/resnet50.py"]
+model = dict(backbone=dict(_base_.resnet50, _delete_=True))
