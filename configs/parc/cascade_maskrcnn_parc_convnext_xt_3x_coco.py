@@ -9,15 +9,10 @@
 _base_ = [
     "../_base_/recipes/cascade_maskrcnn_coco_3x.py",
     "../_base_/backbones/parc_convnext_xt.py",
+    "../_base_/schedules/fastparc_detectors.py",
 ]
 model = dict(
     backbone=dict(_base_.parc_convnext_xt, drop_path_rate=0.4),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
-    constructor="mmvitconv.LayerDecayOptimWrapperConstructor",
-    paramwise_cfg=dict(  # of ConvNeXt's six layers; no decay of norms, biases and layer scales
-        layer_decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
-    ),
-)
+optim_wrapper = _base_.layer_decay

@@ -7,13 +7,12 @@
 # precision: maps of 24, 32, 96 and 1280 channels, nothing frozen, BatchNorms trained. Its layer
 # decay is ConvNeXt's and is left out.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = "../_base_/recipes/cascade_maskrcnn_coco_3x.py"
+_base_ = [
+    "../_base_/recipes/cascade_maskrcnn_coco_3x.py",
+    "../_base_/schedules/fastparc_detectors.py",
+]
 model = dict(
     backbone=dict(type="mmvitconv.ParCMobileNetV2", arch="1.0", out_indices=(1, 2, 4, 7)),
     neck=dict(in_channels=[24, 32, 96, 1280]),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
-    # nothing of one dimension is decayed
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
-)
+optim_wrapper = _base_.no_flat_decay

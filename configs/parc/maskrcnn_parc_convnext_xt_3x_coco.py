@@ -5,15 +5,13 @@
 # Measured:  not trained here; model 27.12M parameters; backbone 7.03M, 23.37G MACs at 800x1280
 # Ours: Mask R-CNN. The rest is the Cascade R-CNN recipe of Fast-ParC's first author.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = ["../_base_/recipes/maskrcnn_coco_3x.py", "../_base_/backbones/parc_convnext_xt.py"]
+_base_ = [
+    "../_base_/recipes/maskrcnn_coco_3x.py",
+    "../_base_/backbones/parc_convnext_xt.py",
+    "../_base_/schedules/fastparc_detectors.py",
+]
 model = dict(
     backbone=dict(_base_.parc_convnext_xt, drop_path_rate=0.4),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
-    constructor="mmvitconv.LayerDecayOptimWrapperConstructor",
-    paramwise_cfg=dict(  # of ConvNeXt's six layers; no decay of norms, biases and layer scales
-        layer_decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
-    ),
-)
+optim_wrapper = _base_.layer_decay

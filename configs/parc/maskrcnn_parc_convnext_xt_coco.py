@@ -7,15 +7,13 @@
 # AdamW 2e-4, weight decay 0.05, layer decay 0.7, layer scale from 1; classification's stochastic
 # depth.
 # Starts from: random weights, as none are published; else --weights FILE
-_base_ = ["../_base_/recipes/maskrcnn_coco_1x.py", "../_base_/backbones/parc_convnext_xt.py"]
+_base_ = [
+    "../_base_/recipes/maskrcnn_coco_1x.py",
+    "../_base_/backbones/parc_convnext_xt.py",
+    "../_base_/schedules/fastparc_detectors.py",
+]
 model = dict(
     backbone=_base_.parc_convnext_xt,
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-4 * (8 * 2) / 16),
-    constructor="mmvitconv.LayerDecayOptimWrapperConstructor",
-    paramwise_cfg=dict(  # of ConvNeXt's six layers; no decay of norms, biases and layer scales
-        layer_decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
-    ),
-)
+optim_wrapper = _base_.layer_decay

@@ -1,5 +1,5 @@
-# The necks of a RetinaNet on a backbone of one scale: maps of blocks, resized, and an FPN. Give both
-# their channels, and the first the patches.
+# The necks of a RetinaNet on a backbone of one scale: maps of its blocks, resized, and an FPN. Give
+# both their channels, and the first the size of the patches.
 taps = dict(
     type="mmvitconv.IsotropicPyramid",
     mode="taps",

@@ -41,17 +41,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict of any of the layouts.
-
-    Args:
-        state_dict: Keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename a state dict of any of the layouts."""
     renamed = {_rename(key, state_dict): value for key, value in state_dict.items()}
     depth = count(renamed, r"blocks\.(\d+)\.")
     expected = [*_STEM, *(f"blocks.{i}.{name}" for i in range(depth) for name in _BLOCK)]

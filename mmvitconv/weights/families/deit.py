@@ -47,17 +47,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict, with or without classifier and class token.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename an original state dict, with or without classifier and class token."""
     state_dict = {from_openmmlab(key, _BLOCKS): value for key, value in state_dict.items()}
     if "dist_token" in state_dict:
         state_dict = _without_distillation(state_dict)

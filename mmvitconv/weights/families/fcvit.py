@@ -56,17 +56,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict, classification or dense.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename an original state dict, classification or dense."""
     expected = _expected_keys(state_dict)
     last = max(int(key.split(".")[1]) for key in expected if key.startswith("network.")) // 2
     return rename(state_dict, {key: _rename(key, last) for key in expected}, "FCViT")

@@ -40,17 +40,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict of the classification or the detection code.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``neck.*`` and ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename an original state dict of the classification or the detection code."""
     given = {k: v for k, v in state_dict.items() if not k.endswith(".relative_position_index")}
     expected = _expected_keys(given)
     last_stage = max(int(key.split(".")[1]) for key in expected if key.startswith("stages."))

@@ -42,17 +42,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over, or no block has ParC layers.
-    """
+    """Rename an original state dict."""
     keys = list(state_dict)
     refuse_without_parc(keys, _PARC_KEY, "ParC-MobileNetV2", "gcc_{H,W}")
     last = count(keys, r"features\.(\d+)\.(conv|pw_expand|gcc_[HW]|bn|pw_linear)\.")

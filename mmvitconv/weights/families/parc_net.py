@@ -67,19 +67,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict of a classifier, a backbone, or a detector or segmentor.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes; the backbone of a detector or segmentor
-            has ``encoder.``.
-
-    Returns:
-        ``backbone.*``; for a classifier ``head.fc.*``, for a detector ``neck.*`` and
-        ``bbox_head.*``, for a segmentor ``decode_head.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename an original state dict of a classifier, a backbone, or a detector or segmentor."""
     prefix = "encoder." if has(state_dict, "encoder.") else ""
     encoder = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     names = {prefix + theirs: ours for theirs, ours in _names(encoder).items()}

@@ -38,17 +38,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over, or no block has ParC layers.
-    """
+    """Rename an original state dict."""
     keys = list(state_dict)
     refuse_without_parc(keys, _PARC_KEY, "ParC-ResNet", "parc_{H,W}")
     embedded = any(key.endswith(".pe") for key in keys)

@@ -51,17 +51,7 @@ def is_original(keys: Iterable[str]) -> bool:
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an original state dict of a classifier or a dense backbone.
-
-    Args:
-        state_dict: Original keys without wrapper prefixes.
-
-    Returns:
-        ``backbone.*`` and, for a classifier, ``head.fc.*``.
-
-    Raises:
-        CheckpointError: Keys are missing or left over.
-    """
+    """Rename an original state dict of a classifier or a dense backbone."""
     given = {key: value for key, value in state_dict.items() if not key.endswith(_COMPUTED)}
     if any(_OPENMMLAB in key for key in given):
         given = _to_original(given)
