@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -91,8 +92,10 @@ def measure(data: DataSet) -> Statistics:
     is_opaque = True
     if max(bits) > 8 or bands > 3:
         for path in sample_paths(data, 40):
-            with open(path, "rb") as file:
-                pixels = read_bands(file.read(), path)
+            try:
+                pixels = read_bands(Path(path).read_bytes(), path)
+            except (UserError, OSError):
+                continue
             values.append(pixels[::4, ::4].reshape(-1).astype(np.float64))
             is_opaque &= pixels.shape[2] != 4 or pixels[..., 3].min() == pixels[..., 3].max()
     everything = np.concatenate(values) if values else np.zeros(1)

@@ -16,6 +16,7 @@ from mmvitconv.datasets.formats.masks import IGNORED
 from mmvitconv.datasets.formats.reading import classes_in
 from mmvitconv.datasets.formats.records import DataSet
 from mmvitconv.datasets.formats.writing import plain_masks, write_coco, write_list, write_masks
+from mmvitconv.datasets.image_files import count_pixels
 from mmvitconv.datasets.statistics import colour_statistics, measure
 from mmvitconv.engine.configuration import load_config
 from mmvitconv.errors import UserError, shorten
@@ -254,6 +255,8 @@ class _Planner:
         import cv2
 
         if not self.is_rgb:
+            if count_pixels(path):
+                raise ValueError(path)
             image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 raise ValueError(path)

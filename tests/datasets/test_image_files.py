@@ -3,11 +3,14 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from mmvitconv.datasets import image_files
+from mmvitconv.datasets.formats.records import DataSet, Record
 from mmvitconv.datasets.image_files import decoding, look_at, open_image, read_bands
+from mmvitconv.datasets.statistics import measure
 from mmvitconv.errors import UserError
 
 PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"  # Pillow would start Ghostscript
@@ -55,3 +58,16 @@ def test_programs_are_no_images(tmp_path: Path) -> None:
         decoding(tmp_path / "a.png"),
     ):
         pytest.fail("opened")
+
+
+def test_what_cannot_be_read_is_left_out_of_statistics(tmp_path: Path) -> None:
+    records = []
+    for number in range(4):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((8, 8), 300 * number, np.uint16)).save(file)
+        records.append(Record(file.name, label="a", size=(8, 8)))
+    giant(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-30])
+    data = DataSet(str(tmp_path), "classification", "", ("a",), {"train": records})
+    found = measure(data)
+    assert (found.bits, found.low, found.high) == (16, 0, 900)
