@@ -221,7 +221,8 @@ class _Group:
             if (model := self.attempt(name, self.build, name)) is not None:
                 prepared |= self.prepare(name, model, images)
         calls = {variant: call for variant, (call, _) in prepared.items()}
-        times = timing.take_turns(calls, plan.rounds, plan.warm_up, plan.seconds)
+        rest = timing.REST if set(plan.mode) - {"eager", "compiled"} else 0.0  # other engines
+        times = timing.take_turns(calls, plan.rounds, plan.warm_up, plan.seconds, rest)
         return [self.row(variant, *prepared[variant], times[variant]) for variant in times]
 
     def build(self, name: str) -> nn.Module:
