@@ -193,16 +193,22 @@ def test_label_above_the_head(make):
     assert kind == "file is outside the data root"
 
 
-def test_an_evaluation_of_other_classes(make):
+@pytest.mark.parametrize("classes", [2, 60])
+def test_an_evaluation_of_other_classes(make, classes):
+    """Two images of 60 classes may share none with training by chance: that stops nobody."""
     root, cfg = make("segmentation")
     for split in ("train", "val"):
+        names = ["background", "nucleus", *(f"class {number}" for number in range(2, classes))]
+        cfg[f"{split}_dataloader"]["dataset"]["metainfo"] = {"classes": names}
         for path in images("segmentation", root, split):
             Image.fromarray(np.full((192, 192), split == "val", np.uint8)).save(
                 label_map(root, path)
             )
-    (sentence,) = check(cfg).sentences()
+    report = check(cfg)
+    (sentence,) = report.sentences("errors" if classes == 2 else "warnings")
     assert sentence.startswith("val: nucleus: none of the classes in the val data has a sample")
     assert "training has background" in sentence
+    assert bool(report.errors) == (classes == 2)
 
 
 @pytest.mark.parametrize(
