@@ -52,7 +52,8 @@ def check_values(report: Report, cfg: Config, splits: Sequence[str]) -> None:
             report.error(f"it must be {what} of at least {least}, got {value!r}", place)
     for split in splits:
         loader = cfg.get(f"{split}_dataloader") or {}
-        if loader.get("dataset") and not loader.get("sampler"):
+        runs = cfg.get(f"{split}_cfg") is not None  # not only data, to be looked at
+        if runs and loader.get("dataset") and not loader.get("sampler"):
             shuffle = split == "train"
             report.error(
                 f"it has no sampler: write sampler=dict(type='DefaultSampler', shuffle={shuffle})",
