@@ -40,6 +40,7 @@ def test_accuracies_in_the_plot_of_a_benchmark():
     figures = {name: row for entry in LEDGER[::-1] for name, row in entry["figures"].items()}
     known = {row["timm"]: row[metric] for row in peers if "timm" in row}
     known["swin_tiny_patch4_window7_224"] = figures["dynconv_swin_tiny_softmax_imagenet"][metric]
+    known["deit_small_patch16_224"] = figures["deit_small_imagenet"][metric]
     known["convmixer_768_32"] = figures["convmixer_768_32_imagenet"][metric]
     assert {name: float(known[name]) for name in PEER_ACCURACY} == PEER_ACCURACY
 
