@@ -94,7 +94,6 @@ def check_effects(report: Report, cfg: Config) -> None:
     """
     read = (legal_arguments_of_runner() - {"cfg"}) | RUNNER_EXTRAS | OWN_KEYS
     sources = read_sources(cfg.filename) if cfg.get("model") and cfg.filename else []
-    read_above: set[str] = set().union(*(source.read_of_bases for source in sources))
     values = [value for key, node in cfg.items() if key in read for _, value in walk(node, key)]
     values += [node for key, node in cfg.items() if key in read]
     named: dict[str, list[Any]] = {}  # by their last key
@@ -103,6 +102,8 @@ def check_effects(report: Report, cfg: Config) -> None:
             named.setdefault(place.rpartition(".")[2], []).append(value)
     for number, source in enumerate(sources):
         bases = sources[number + 1 :]
+        # a base has read what it reads before this file sets it
+        read_above = set().union(*(above.read_of_bases for above in sources[:number]))
         name = os.path.basename(source.path)
         for key, line in source.set.items():
             if key in read | read_above | source.read or key.startswith("_"):

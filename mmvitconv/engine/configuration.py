@@ -528,17 +528,16 @@ def _look_up(registry: Any, kind: str, scope: str | None) -> Any:
 
 def _note_on_variable(cfg: Config, key: str) -> str | None:
     """Return a note when ``key`` is a helper variable that nothing reads after parsing."""
-    if "." in key or key not in cfg:
-        return None
     from mmengine.runner import Runner
 
-    if key in (legal_arguments(Runner) or set()) | RUNNER_EXTRAS:
+    top, dot, rest = key.partition(".")
+    if top not in cfg or top in (legal_arguments(Runner) or set()) | RUNNER_EXTRAS:
         return None
-    old = cfg[key]
+    old = cfg[top]
     users = [
-        place
+        place + dot + rest
         for place, value in walk(cfg)
-        if place != key and not isinstance(value, (bool, type(None))) and value == old
+        if place != top and not isinstance(value, (bool, type(None))) and value == old
     ]
     hint = f"set {' '.join(users[:4])} instead" if users else "set the values derived from it"
     return f"--cfg-options {key} has no effect: it is a helper variable of the config file; {hint}"

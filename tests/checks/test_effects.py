@@ -83,3 +83,22 @@ def test_places_of_a_config_and_of_the_dicts_inside_are_found():
     assert _is_set(cfg, "a.b")
     assert not _is_set(cfg, "a.c")
     assert not _is_set(cfg, "a.b.c")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("backbone = dict(depth=50)", ["mine.py:2: backbone: it has no effect"]),
+        ("backbone = dict(depth=50)\nmodel = dict(backbone=backbone)", []),
+    ],
+)
+def test_a_variable_that_a_base_has_read_before(tmp_path, text, words):
+    (tmp_path / "backbone.py").write_text('backbone = dict(type="Net", depth=18)\n')
+    (tmp_path / "base.py").write_text(
+        '_base_ = "./backbone.py"\nmodel = dict(backbone=_base_.backbone)\n'
+    )
+    file = tmp_path / "mine.py"
+    file.write_text(f'_base_ = "./base.py"\n{text}\n')
+    report = Report()
+    check_effects(report, load_config(file))
+    assert [sentence[: len(words[0])] for sentence in report.sentences()] == words

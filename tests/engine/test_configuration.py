@@ -127,10 +127,19 @@ def test_a_new_type_decides_about_the_other_keys() -> None:
     assert cfg.model.backbone.arch == "base"
 
 
-def test_helper_variable_without_effect_is_reported() -> None:
-    (note,) = apply_options(make_config(), {"data_root": "data/y/"})
-    assert "data_root has no effect" in note
-    assert "val_evaluator.data_root instead" in note
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("data_root", "val_evaluator.data_root instead"),
+        ("backbone.depth", "set model.backbone.depth instead"),
+    ],
+)
+def test_helper_variable_without_effect_is_reported(key: str, instead: str) -> None:
+    cfg = make_config()
+    cfg.backbone = cfg.model.backbone.to_dict()
+    (note,) = apply_options(cfg, {key: 34})
+    assert f"--cfg-options {key} has no effect" in note
+    assert instead in note
 
 
 class Parent:
