@@ -7,7 +7,6 @@ Every sample goes through the loading part of the config's own pipeline with the
 from __future__ import annotations
 
 import copy
-import filecmp
 import functools
 import io
 import os
@@ -16,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +40,7 @@ from mmvitconv.checks.annotations import (
 from mmvitconv.checks.effects import check_effects
 from mmvitconv.checks.ignored import check_ignored
 from mmvitconv.checks.keys import check_keys
+from mmvitconv.checks.learnt import Images
 from mmvitconv.checks.samples import (
     UNLOADABLE,
     BadSampleError,
@@ -58,7 +58,6 @@ from mmvitconv.checks.steps import (
     find_late_steps,
 )
 from mmvitconv.checks.values import check_values
-from mmvitconv.datasets.copies import find_copies
 from mmvitconv.datasets.jsons import without_collections
 from mmvitconv.datasets.layout import (
     as_items,
@@ -92,8 +91,6 @@ CONVERSIONS = {
 }
 # of which a note says how many there are
 HARMLESS = [CONVERSIONS[kind] for kind in ("grayscale", "CMYK", "palette", "EXIF-rotated")]
-LEARNT = "the score is that of images which were learnt by heart: "
-WHOLE = 0.9  # share of a split's images that are training's: no slip of single files
 NO_SAMPLE = "class without a sample in training, which the evaluation has"
 LEFT_OUT = "training leaves the sample out"
 DAMAGED = "file is damaged, what can be decoded of it is used"
@@ -187,7 +184,7 @@ def _check_with_data(
         if check.report is not report:
             report.take(check.report, errors_as="warnings")
     check.report = report
-    check.compare_contents()
+    check.images.compare(report)
     check.compare_folders()
     check.compare_classes()
     for split in wanted:
@@ -220,7 +217,7 @@ def check_datasets(
     check = _Check(num_classes, sample, workers, is_strict=True)
     for option, split, settings in datasets:
         check.add(option, split, settings)
-    check.compare_contents()
+    check.images.compare(check.report)
     check.compare_folders()
     check.compare_classes()
     return check.report
@@ -282,14 +279,10 @@ class _Check:
     is_strict: bool = False
     report: Report = field(default_factory=Report)
     facts: list[Facts] = field(default_factory=list)
-    # split and class of each image, by its real path
-    files: dict[str, tuple[str, int | None]] = field(default_factory=dict)
-    images: Counter[str] = field(default_factory=Counter)  # by split
-    learnt: dict[str, list[str]] = field(default_factory=dict)  # by split, those of training, too
-    sources: list[tuple[str, str, str]] = field(default_factory=list)  # option, split, annotations
+    images: Images = field(default_factory=Images)  # of all splits, to be compared
     folders: dict[str, list[str]] = field(default_factory=dict)  # of datasets named by folders
-    # by split and class, whether it has a sample
-    seen: dict[str, dict[str, bool]] = field(default_factory=dict)
+    # samples by split and class
+    seen: dict[str, dict[str, int]] = field(default_factory=dict)
     unclear: set[str] = field(default_factory=set)  # splits of which not all files were opened
 
     def add(self, option: str, split: str, settings: Mapping[str, Any]) -> None:
@@ -396,59 +389,6 @@ class _Check:
             if absent and not (split == "train" and set(absent) <= set(lacking)):
                 self.report.notes.append(f"{split}: no sample of the class {shorten(absent)}")
 
-    def compare_contents(self) -> None:
-        """Name images that are the same as others of training, or of another class."""
-        pairs, left = find_copies(self.files)
-        copies: dict[str, list[str]] = {}
-        for first, second in pairs:
-            splits = {self.files[path][0]: path for path in (second, first)}
-            if len(splits) > 1 and "train" in splits:
-                (split,) = splits.keys() - {"train"}
-                copies.setdefault(split, []).append(f"{splits['train']} and {splits[split]}")
-        for split in SPLITS[1:]:
-            self._judge_learnt(split, self.learnt.get(split, []), copies.get(split, []))
-        labels = [p for p in pairs if self.files[p[0]][1] != self.files[p[1]][1]]
-        if labels:
-            self.report.warn(
-                "the same image, byte for byte, is in two classes",
-                *(" and ".join(pair) for pair in labels),
-                advice="one of both is wrong, or the image has several classes",
-            )
-        if left:
-            self.report.notes.append(
-                f"{left} images of equal sizes were not compared, whether they are the same"
-            )
-
-    def _judge_learnt(self, split: str, same: list[str], copies: list[str]) -> None:
-        """Report images of an evaluation that training has, too: one by one, or as a whole."""
-        cause = self._same_annotations(split)
-        number, total = len(same) + len(copies), self.images[split]
-        if cause or (total > 1 and number >= WHOLE * total):
-            what = f" (all {total} images)" if number == total else f" ({number} of {total} images)"
-            self.report.warn(
-                f"the {split} data are those of training{what * bool(number)}",
-                cause or f"{split}_dataloader: {next(iter(same or copies))}",
-                advice=f"{LEARNT}give {split}_dataloader images that training does not have",
-            )
-            return
-        kinds = {"image": same, "the same image, byte for byte,": copies}
-        for kind, places in kinds.items():
-            if places:
-                advice = f"{LEARNT}leave one of both out"
-                self.report.warn(f"{kind} is in train and {split}", *places, advice=advice)
-
-    def _same_annotations(self, split: str) -> str:
-        """Say that a split has the annotation file of training, or a copy; '' otherwise."""
-        trained = [(option, file) for option, other, file in self.sources if other == "train"]
-        for option, other, file in self.sources:
-            for train, first in trained if other == split else ():
-                if os.path.realpath(first) == os.path.realpath(file):
-                    return f"{option}.ann_file is that of {train}: {file}"
-                with suppress(OSError):
-                    if filecmp.cmp(first, file, shallow=False):
-                        return f"{option}.ann_file has the content of {train}'s: {file}, {first}"
-        return ""
-
     def compare_folders(self) -> None:
         """Compare the class folders of the splits, whose order numbers the classes."""
         every = sorted({label for labels in self.folders.values() for label in labels})
@@ -475,7 +415,7 @@ class _Check:
         if own.errors:
             return False
         if written:
-            self.sources.append((option, split, path))
+            self.images.annotations.append((option, split, path))
             _share(dataset, written.content)
             written.content = {}
         try:
@@ -759,11 +699,7 @@ class _Check:
             folder, file = os.path.split(path)
             if is_remote(path):
                 continue
-            own = split, labels.get(path)
-            other = self.files.setdefault(os.path.join(real(folder), file), own)[0]
-            self.images[split] += 1
-            if other != split and "train" in (other, split):
-                self.learnt.setdefault(split if other == "train" else other, []).append(path)
+            self.images.add(path, os.path.join(real(folder), file), split, labels.get(path))
         return inside
 
     def _check_presence(self, infos: Iterable[Mapping[str, Any]]) -> list[Problem]:

@@ -46,7 +46,8 @@ class _RoIAlign:
             return OPERATORS.roi_align(source, some, *how, *end)
 
         # torchvision's kernel for CPUs takes one region after the other; threads change none
-        threads = torch.get_num_threads() if type(source) is Tensor and not source.is_cuda else 1
+        is_plain = type(source) is Tensor and source.device.type == "cpu"
+        threads = torch.get_num_threads() if is_plain else 1
         if threads == 1 or len(rois) < _FEW:
             return run(rois)
         with ThreadPoolExecutor(threads) as pool:
